@@ -1,0 +1,3 @@
+module github.com/ultrathink-pilot/trainyard/proto
+
+go 1.26.0
