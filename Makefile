@@ -1,31 +1,114 @@
-# Trainyard: `make demo` shows it, `make test` proves it, `make help` lists the rest.
+# Trainyard. `make demo` shows it, `make test` proves it, `make` lists the rest.
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.DELETE_ON_ERROR:
 
-CACHE := .cache
-TOOLS := $(CACHE)/bin
+# A root environment without HOME (cron, chroot) still needs a place for Go's caches.
+ifeq ($(HOME),)
+export HOME := $(CURDIR)/.cache/home
+endif
+# No VCS stamp: equal sources give equal programs, and a checkout that another user owns builds too.
+export GOFLAGS := $(filter-out -buildvcs=%,$(GOFLAGS)) -buildvcs=false
+export PATH := $(CURDIR)/.cache/bin:$(PATH)
+
+MODULES := proto libs services/scheduler services/gpu-agent services/trainer services/registry \
+  services/checkpoint-janitor tools
+PROGRAMS := $(wildcard services/*/cmd/*) $(wildcard tools/cmd/*)
+PYTHON := .cache/sdk/bin/python
+need := @tools/dev/setup
+# The real neighbours of tests that start them: see libs/pg/pgtest and libs/objectstore/s3test.
+export TRAINYARD_VERSITYGW := $(CURDIR)/bin/versitygw
 
 .PHONY: help
 help: ## this list
-	@sed -nE 's/^([a-z0-9-]+):.*## (.*)/  make \1|\2/p' $(MAKEFILE_LIST) | column -t -s '|'
+	@sed -nE 's/^([a-z0-9-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 28
 
-# ---- contracts -------------------------------------------------------------------------------------------------------
+# ---- run it ----------------------------------------------------------------------------------------------------------
+
+.PHONY: setup
+setup: ## install what building and running needs (Go and make are yours to install)
+	$(need) go postgres
+
+.PHONY: build
+build: setup ## all programs, into bin/
+	@mkdir -p bin
+	@go build -trimpath -o bin/ $(addprefix ./,$(PROGRAMS))
+	@GOWORK=off go -C tools/versitygw build -trimpath -o ../../bin/versitygw .
+
+.PHONY: demo
+demo: build ## train, register and promote three specialists on real market history, then stop
+	@bin/trainyard demo
+
+.PHONY: up
+up: build ## start the whole mesh on this machine and leave it running (Ctrl-C stops it)
+	@bin/trainyard up
+
+# ---- prove it --------------------------------------------------------------------------------------------------------
+
+.PHONY: test
+test: test-units test-e2e ## every test: race detector, real Postgres, real S3, real processes
+
+.PHONY: test-units
+test-units: build ## all but the end-to-end tests
+	$(need) race promtool
+	go test -race $(TESTFLAGS) work
+	GOWORK=off go -C tools/versitygw test $(TESTFLAGS) ./...
+	promtool test rules deploy/prometheus/tests/*.yaml
+
+.PHONY: test-e2e
+test-e2e: build ## the whole mesh as processes, killed and watched
+	go test -tags=e2e -count=1 -timeout=15m $(TESTFLAGS) ./tools/e2e/...
+
+.PHONY: bench
+bench: build ## benchmarks
+	go test -run='^$$' -bench=. -benchmem $(TESTFLAGS) work
+
+# ---- keep it ---------------------------------------------------------------------------------------------------------
+
+.PHONY: check
+check: check-contracts check-sdks check-modules lint check-rules vulnerabilities ## everything that needs no run: contracts, lint, module files
 
 .PHONY: generate
-generate: $(CACHE)/stamp/buf $(CACHE)/stamp/plugins ## SDKs from the contracts
-	$(TOOLS)/buf generate
+generate: ## write the Go, Python and TypeScript SDKs from the contracts
+	$(need) contracts
+	buf generate
 
-$(CACHE)/stamp/plugins: tools/dev/go.mod tools/dev/go.sum
-	@mkdir -p $(TOOLS) $(@D)
-	GOWORK=off go -C tools/dev build -o $(CURDIR)/$(TOOLS)/ \
-	  google.golang.org/protobuf/cmd/protoc-gen-go google.golang.org/grpc/cmd/protoc-gen-go-grpc
-	@touch $@
+.PHONY: check-contracts
+check-contracts: ## contracts are clean, break nobody, and the SDKs are what they generate
+	$(need) contracts
+	buf lint
+	buf format --diff --exit-code proto
+	@tools/dev/breaking
+	@tools/dev/gen-diff
 
-$(CACHE)/stamp/buf: tools/dev/requirements.txt
-	@mkdir -p $(TOOLS) $(@D)
-	python3 -m venv $(CACHE)/sdk
-	$(CACHE)/sdk/bin/pip install --quiet --require-hashes --only-binary :all: -r $<
-	ln -sf ../sdk/bin/buf $(TOOLS)/buf
-	@touch $@
+.PHONY: check-sdks
+check-sdks: ## the Python SDK imports, the TypeScript SDK compiles
+	$(need) contracts
+	@$(PYTHON) -B proto/gen/python/check.py
+	@tools/dev/check-ts
+
+.PHONY: check-modules
+check-modules: ## formatted, every module tidy, and complete without the workspace
+	$(need) go
+	@files=$$(gofmt -l $(MODULES)); [ -z "$$files" ] || { echo "gofmt: $$files"; exit 1; }
+	@for m in $(MODULES) tools/versitygw; do echo "tidy $$m"; GOWORK=off go -C $$m mod tidy -diff; done
+	@for m in $(MODULES) tools/versitygw; do echo "build $$m alone"; GOWORK=off go -C $$m build ./...; done
+
+.PHONY: lint
+lint: ## golangci-lint over every module
+	$(need) golangci
+	golangci-lint run --build-tags=e2e $(addsuffix /...,$(addprefix ./,$(MODULES)))
+
+.PHONY: check-rules
+check-rules: ## alert rules and collector configuration parse
+	$(need) promtool
+	promtool check rules deploy/prometheus/rules/*.yaml
+
+.PHONY: vulnerabilities
+vulnerabilities: ## known vulnerabilities that our code reaches
+	$(need) govulncheck
+	@tools/dev/vulnerabilities $(MODULES)
+
+.PHONY: clean
+clean: ## remove programs, tools and reports (a mesh's data under .trainyard stays)
+	rm -rf bin .cache report.html
