@@ -1,0 +1,321 @@
+package retention
+
+import (
+	"math"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"pgregory.net/rapid"
+)
+
+func TestExplanations(t *testing.T) {
+	t.Parallel()
+	at := func(days int) time.Time { return testNow.Add(-time.Duration(days) * day) }
+	good := func(id string, sharpe float64, days int) Checkpoint {
+		return Checkpoint{ID: id, Experiment: "bull", RunID: "run", CreateTime: at(days), State: StateLive, Sharpe: Measured(sharpe),
+			Files: []File{{Digest: "sha-" + id, Bytes: 10}}}
+	}
+	version := good("a3", 1.42, 20)
+	version.References = []Reference{{Kind: RefVersion, Detail: "version 7 of bull_specialist"}, {Kind: RefProduction, Detail: "version 7 of bull_specialist"}}
+	pinned := good("a8", -0.5, 41)
+	pinned.References = []Reference{{Kind: RefPin, Detail: "ana"}}
+	nan := good("a9", math.NaN(), 41)
+	unmeasured := good("b1", 0, 41)
+	unmeasured.Sharpe = Metric{}
+	young := good("b2", 0.1, 2)
+	tomb := good("b3", 0.05, 60)
+	tomb.State, tomb.TombstoneTime = StateTombstoned, at(1)
+	wrong := good("b4", 9, 41)
+	wrong.State = StateUnknown
+	corrupt := good("b5", 8, 41)
+	corrupt.State = StateCorrupt
+	other := Checkpoint{ID: "z1", Experiment: "quiet", CreateTime: at(100), State: StateLive, Files: []File{{"z", 5}}}
+	fresh := Checkpoint{ID: "z2", Experiment: "fresh", CreateTime: at(29), State: StateLive}
+	v := Inventory{Checkpoints: []Checkpoint{
+		good("a1", 2, 20), good("a2", 1.5, 31), version, good("a4", 1, 20), good("a5", 0.9, 20),
+		good("a6", 0.31, 41), pinned, nan, unmeasured, young, tomb, wrong, corrupt, other, fresh,
+	}}
+	want := map[string]string{
+		"a1": "kept: rank 1 of 5, Sharpe 2.00",
+		"a2": "to be archived: not used for 31 d; also rank 2 of 5, Sharpe 1.50",
+		"a3": "kept: rank 3 of 5, Sharpe 1.42; also version 7 of bull_specialist (Production)",
+		"a6": "to be deleted: rank 6, only the best 5 stay, Sharpe 0.31, age 41 d; nothing refers to it",
+		"a8": "kept: pinned by ana; also rank 9, Sharpe -0.50",
+		"a9": "to be deleted: it cannot rank: its Sharpe is not finite, age 41 d; nothing refers to it",
+		"b1": "to be deleted: it cannot rank: it has no Sharpe, age 41 d; nothing refers to it",
+		"b2": "kept: younger than 7 d (age 2 d); also rank 7, Sharpe 0.10",
+		"b3": "tombstoned, to be deleted after 2026-11-29T12:00:00Z: rank 8, only the best 5 stay, Sharpe 0.05, age 60 d; nothing refers to it",
+		"b4": "kept: its record contradicts itself (its state is unknown)",
+		"b5": "kept: its bytes do not match their digest; it is kept as evidence and not used",
+		"z1": "to be deleted: experiment \"quiet\" had no run, reader or reference for 100 d",
+		"z2": "kept: nothing in experiment \"fresh\" has a comparable Sharpe, so nothing is dropped by rank",
+	}
+	plan := mustDecide(t, DefaultPolicy(), v, testNow)
+	for id, text := range want {
+		d, ok := plan.Find(id)
+		if !ok || d.Text() != text {
+			t.Errorf("%s:\n got %q\nwant %q", id, d.Text(), text)
+		}
+	}
+}
+
+func TestTombstoneIsRevivedWhenItsReasonIsGone(t *testing.T) {
+	t.Parallel()
+	c := Checkpoint{ID: "a", Experiment: "bull", CreateTime: testNow.Add(-20 * day), TombstoneTime: testNow.Add(-time.Hour),
+		State: StateTombstoned, Sharpe: Measured(1)}
+	plan := mustDecide(t, DefaultPolicy(), Inventory{Checkpoints: []Checkpoint{c}}, testNow)
+	if d := plan.Decisions[0]; d.Verdict != Revive {
+		t.Fatalf("got %v, want revive", d.Verdict)
+	}
+}
+
+func TestFullDiskTightens(t *testing.T) {
+	t.Parallel()
+	var v Inventory
+	for _, id := range []string{"a", "b", "c", "d", "e"} {
+		v.Checkpoints = append(v.Checkpoints, Checkpoint{ID: id, Experiment: "x", CreateTime: testNow.Add(-10 * day), State: StateLive, Sharpe: Measured(1)})
+	}
+	for used, drops := range map[int64]int{79: 0, 80: 2} {
+		v.Usage = Usage{UsedBytes: used, CapacityBytes: 100}
+		plan := mustDecide(t, DefaultPolicy(), v, testNow)
+		if got := plan.Totals()[Drop].Objects; got != drops || plan.Tightened != (drops > 0) {
+			t.Errorf("at %d %%: %d drops, tightened %v; want %d drops", used, got, plan.Tightened, drops)
+		}
+	}
+}
+
+// Every checkpoint gets exactly one decision with a reason.
+func TestEverythingIsExplained(t *testing.T) {
+	t.Parallel()
+	rapid.Check(t, func(t *rapid.T) {
+		v := anyInventory().Draw(t, "inventory")
+		plan := mustDecide(t, anyPolicy().Draw(t, "policy"), v, testNow)
+		if len(plan.Decisions) != len(v.Checkpoints) {
+			t.Fatalf("%d decisions for %d checkpoints", len(plan.Decisions), len(v.Checkpoints))
+		}
+		for _, d := range plan.Decisions {
+			if d.Verdict == 0 || len(d.Reasons) == 0 || d.Reasons[0].Code == "" || strings.HasSuffix(d.Text(), ": ") {
+				t.Fatalf("%s is not explained: %+v", d.ID, d)
+			}
+			for _, r := range d.Reasons {
+				if r.Code == "" || r.Text == "" {
+					t.Fatalf("%s has an empty reason: %+v", d.ID, d.Reasons)
+				}
+			}
+		}
+	})
+}
+
+// What a reference holds, what is young and what is in flight is never let go.
+func TestRootsAreNeverLetGo(t *testing.T) {
+	t.Parallel()
+	rapid.Check(t, func(t *rapid.T) {
+		v := anyInventory().Draw(t, "inventory")
+		p := anyPolicy().Draw(t, "policy")
+		plan := mustDecide(t, p, v, testNow)
+		for _, c := range v.Checkpoints {
+			held := slices.ContainsFunc(c.References, func(r Reference) bool {
+				return r.Kind != RefRestored || r.Until.IsZero() || testNow.Before(r.Until)
+			})
+			held = held || testNow.Sub(c.CreateTime) < p.Rules[0].YoungFor || c.State == StateUploading || c.State == StateCorrupt
+			d, _ := plan.Find(c.ID)
+			if held && (d.Verdict == Drop || d.Verdict == Archive) {
+				t.Fatalf("%s is a root and would be let go: %s", c.ID, d.Text())
+			}
+		}
+	})
+}
+
+// A live job always keeps its newest checkpoint and its newest resumable one.
+func TestLiveJobsCanResume(t *testing.T) {
+	t.Parallel()
+	rapid.Check(t, func(t *rapid.T) {
+		v := anyInventory().Draw(t, "inventory")
+		plan := mustDecide(t, anyPolicy().Draw(t, "policy"), v, testNow)
+		newest := map[string]Checkpoint{}
+		for _, c := range v.Checkpoints {
+			if !c.RunActive || !c.Resumable || c.State != StateLive && c.State != StateTombstoned {
+				continue
+			}
+			if best, ok := newest[c.RunID]; !ok || c.Step > best.Step {
+				newest[c.RunID] = c
+			}
+		}
+		for run, want := range newest {
+			kept := slices.ContainsFunc(v.Checkpoints, func(c Checkpoint) bool {
+				d, _ := plan.Find(c.ID)
+				return c.RunID == run && c.Resumable && c.Step == want.Step && (d.Verdict == Keep || d.Verdict == Revive)
+			})
+			if !kept {
+				t.Fatalf("live run %s would lose the checkpoint at step %d", run, want.Step)
+			}
+		}
+	})
+}
+
+// Only finite figures rank, and the ranks are those of a plain recount.
+func TestRanksAreHonest(t *testing.T) {
+	t.Parallel()
+	rapid.Check(t, func(t *rapid.T) {
+		v := anyInventory().Draw(t, "inventory")
+		p := anyPolicy().Draw(t, "policy")
+		plan := mustDecide(t, p, v, testNow)
+		competes := func(c Checkpoint) bool {
+			return (c.State == StateLive || c.State == StateTombstoned) && c.Sharpe.Finite() && c.Trades >= p.Rules[0].MinTrades
+		}
+		for _, c := range v.Checkpoints {
+			d, _ := plan.Find(c.ID)
+			if !competes(c) {
+				if d.Rank != 0 {
+					t.Fatalf("%s ranks %d with Sharpe %+v", c.ID, d.Rank, c.Sharpe)
+				}
+				continue
+			}
+			rank := 1
+			for _, o := range v.Checkpoints {
+				if o.ID == c.ID || !competes(o) || o.Experiment != c.Experiment || o.Window != c.Window {
+					continue
+				}
+				better := o.Sharpe.Value > c.Sharpe.Value
+				if o.Sharpe.Value == c.Sharpe.Value {
+					better = o.CreateTime.Before(c.CreateTime) || o.CreateTime.Equal(c.CreateTime) && o.ID < c.ID
+				}
+				if better {
+					rank++
+				}
+			}
+			if d.Rank != rank {
+				t.Fatalf("%s ranks %d, a recount says %d", c.ID, d.Rank, rank)
+			}
+		}
+	})
+}
+
+// The same input gives the same plan, whatever the order of the records.
+func TestPlansReplay(t *testing.T) {
+	t.Parallel()
+	rapid.Check(t, func(t *rapid.T) {
+		v := anyInventory().Draw(t, "inventory")
+		p := anyPolicy().Draw(t, "policy")
+		first := mustDecide(t, p, v, testNow)
+		shuffled := Inventory{Usage: v.Usage, Checkpoints: slices.Clone(v.Checkpoints)}
+		r := rand.New(rand.NewPCG(rapid.Uint64().Draw(t, "seed"), 1))
+		r.Shuffle(len(shuffled.Checkpoints), func(i, k int) {
+			shuffled.Checkpoints[i], shuffled.Checkpoints[k] = shuffled.Checkpoints[k], shuffled.Checkpoints[i]
+		})
+		again := mustDecide(t, p, shuffled, testNow)
+		if first.Hash != again.Hash || len(first.Diff(again)) != 0 {
+			t.Fatalf("replay differs: %s and %s", first.Hash, again.Hash)
+		}
+		if later := mustDecide(t, p, v, testNow.Add(time.Second)); later.Hash == first.Hash {
+			t.Fatal("the instant is not part of the hash")
+		}
+		p.Rules[0].KeepTop++
+		if other := mustDecide(t, p, v, testNow); other.Hash == first.Hash {
+			t.Fatal("the policy is not part of the hash")
+		}
+	})
+}
+
+// No kept or restorable checkpoint loses a parent.
+func TestParentsStay(t *testing.T) {
+	t.Parallel()
+	rapid.Check(t, func(t *rapid.T) {
+		v := anyInventory().Draw(t, "inventory")
+		plan := mustDecide(t, anyPolicy().Draw(t, "policy"), v, testNow)
+		for _, c := range v.Checkpoints {
+			d, _ := plan.Find(c.ID)
+			if d.Verdict == Gone || d.Verdict == Drop && c.State != StateTombstoned {
+				continue
+			}
+			for _, id := range c.Parents {
+				if parent, _ := plan.Find(id); parent.Verdict == Drop {
+					t.Fatalf("%s stays (%s), but its parent goes: %s", c.ID, d.Text(), parent.Text())
+				}
+			}
+		}
+	})
+}
+
+// The freed bytes are what the store loses when exactly the drops are gone.
+func TestFreedBytes(t *testing.T) {
+	t.Parallel()
+	rapid.Check(t, func(t *rapid.T) {
+		v := anyInventory().Draw(t, "inventory")
+		plan := mustDecide(t, anyPolicy().Draw(t, "policy"), v, testNow)
+		after := Inventory{}
+		for _, c := range v.Checkpoints {
+			if d, _ := plan.Find(c.ID); d.Verdict != Drop {
+				after.Checkpoints = append(after.Checkpoints, c)
+			}
+		}
+		if got, want := plan.Totals()[Drop].FreedBytes, uniqueBytes(v)-uniqueBytes(after); got != want {
+			t.Fatalf("the plan says %d bytes are freed, the store loses %d", got, want)
+		}
+	})
+}
+
+// Where nothing ranks, nothing is dropped before the experiment is abandoned.
+func TestNothingRanksDropsNothing(t *testing.T) {
+	t.Parallel()
+	rapid.Check(t, func(t *rapid.T) {
+		v := anyInventory().Draw(t, "inventory")
+		for i := range v.Checkpoints {
+			v.Checkpoints[i].Sharpe = rapid.SampledFrom([]Metric{{}, Measured(math.NaN()), Measured(math.Inf(1))}).Draw(t, "no figure")
+		}
+		v.Usage = Usage{}
+		plan := mustDecide(t, anyPolicy().Draw(t, "policy"), v, testNow)
+		for _, d := range plan.Decisions {
+			if d.Verdict == Drop && d.Reasons[0].Code != CodeAbandoned {
+				t.Fatalf("%s: %s", d.ID, d.Text())
+			}
+		}
+	})
+}
+
+func TestOneBadRowDoesNotStopTheOthers(t *testing.T) {
+	t.Parallel()
+	old := testNow.Add(-41 * day)
+	v := Inventory{Checkpoints: []Checkpoint{
+		{ID: "twice", Experiment: "x", State: StateLive, CreateTime: old, Sharpe: Measured(1)},
+		{ID: "twice", Experiment: "x", State: StateLive, CreateTime: old, Sharpe: Measured(2)},
+		{ID: "s1", Experiment: "x", State: StateLive, CreateTime: old, Files: []File{{"d", 1}}},
+		{ID: "s2", Experiment: "x", State: StateLive, CreateTime: old, Files: []File{{"d", 2}}},
+		{ID: "future", Experiment: "x", State: StateLive, CreateTime: testNow.Add(time.Hour)},
+		{ID: "fine", Experiment: "x", State: StateLive, CreateTime: old, Sharpe: Measured(1)},
+		{ID: "nan", Experiment: "x", State: StateLive, CreateTime: old, Sharpe: Measured(math.NaN())},
+	}}
+	plan := mustDecide(t, DefaultPolicy(), v, testNow)
+	for _, d := range plan.Decisions {
+		bad := d.ID != "fine" && d.ID != "nan"
+		if bad != (d.Reasons[0].Code == CodeRecordProblem) {
+			t.Errorf("%s: %s", d.ID, d.Text())
+		}
+		if (d.Verdict == Drop) != (d.ID == "nan") {
+			t.Errorf("%s: %v", d.ID, d.Verdict)
+		}
+	}
+}
+
+func BenchmarkDecide100k(b *testing.B) {
+	r := rand.New(rand.NewPCG(1, 2))
+	v := Inventory{Checkpoints: make([]Checkpoint, 100_000)}
+	for i := range v.Checkpoints {
+		id := make([]byte, 16)
+		for k := range id {
+			id[k] = "0123456789abcdef"[r.IntN(16)]
+		}
+		v.Checkpoints[i] = Checkpoint{
+			ID: string(id), Experiment: string(id[:2]), RunID: string(id[:3]), State: StateLive,
+			CreateTime: testNow.Add(-time.Duration(r.IntN(100)) * day), Sharpe: Measured(r.NormFloat64()),
+			Files: []File{{string(id) + "w", 100}, {string(id) + "o", 200}, {"meta", 1}},
+		}
+	}
+	b.ReportAllocs()
+	for b.Loop() {
+		mustDecide(b, DefaultPolicy(), v, testNow)
+	}
+}
