@@ -1,0 +1,371 @@
+package postgres
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/ultrathink-pilot/trainyard/services/registry/internal/catalog"
+)
+
+// InventoryItem is a checkpoint as the janitor sees it.
+type InventoryItem struct {
+	Checkpoint catalog.Checkpoint
+	Roots      []catalog.Root
+	// ExclusiveBytes would be freed by this checkpoint's deletion alone.
+	ExclusiveBytes int64
+	RunActive      bool
+}
+
+// inventoryWhere is what has bytes: everything committed and not DELETED, and uploads
+// that were given up long ago.
+const inventoryWhere = `c.state <> 'DELETED' AND (c.state <> 'PENDING' OR c.create_time < $1)`
+
+// Inventory returns up to limit checkpoints that have bytes, by id above after, and the
+// size of the whole inventory.
+func (s *Store) Inventory(ctx context.Context, after string, limit int, now time.Time) ([]InventoryItem, int64, error) {
+	stale := now.Add(-catalog.PendingGrace)
+	var total int64
+	if err := s.pool.QueryRow(ctx, `SELECT count(*) FROM checkpoints c WHERE `+inventoryWhere, stale).Scan(&total); err != nil {
+		return nil, 0, fmt.Errorf("count inventory: %w", err)
+	}
+	cs, err := readCheckpoints(ctx, s.pool, `WHERE `+inventoryWhere+` AND c.checkpoint_id > $2 ORDER BY c.checkpoint_id LIMIT $3`, stale, after, limit)
+	if err != nil {
+		return nil, 0, err
+	}
+	ids := make([]string, len(cs))
+	for i, c := range cs {
+		ids[i] = c.ID
+	}
+	facts, active, err := readFacts(ctx, s.pool, ids, now)
+	if err != nil {
+		return nil, 0, err
+	}
+	exclusive, err := exclusiveBytes(ctx, s.pool, ids)
+	if err != nil {
+		return nil, 0, err
+	}
+	items := make([]InventoryItem, len(cs))
+	for i, c := range cs {
+		items[i] = InventoryItem{Checkpoint: c, Roots: catalog.Roots(*facts[c.ID]), ExclusiveBytes: exclusive[c.ID], RunActive: active[c.ID]}
+	}
+	return items, total, nil
+}
+
+// readFacts reads everything that refers to the given checkpoints. Called under their row
+// locks it is decisive: every statement sees what committed before the locks were taken,
+// and whoever adds a reference needs the same locks.
+func readFacts(ctx context.Context, q querier, ids []string, now time.Time) (map[string]*catalog.Facts, map[string]bool, error) {
+	facts := make(map[string]*catalog.Facts, len(ids))
+	active := make(map[string]bool, len(ids))
+	for _, id := range ids {
+		facts[id] = &catalog.Facts{}
+	}
+	rows, err := q.Query(ctx, `SELECT v.checkpoint_id, m.name, v.version, v.stage,
+		ARRAY(SELECT a.alias FROM model_aliases a WHERE a.model_id = v.model_id AND a.version = v.version),
+		COALESCE((SELECT f.rank FROM (
+			SELECT h.version, row_number() OVER (ORDER BY max(h.sequence) DESC) AS rank FROM model_history h
+			JOIN model_versions o ON o.model_id = h.model_id AND o.version = h.version AND NOT o.deleted AND o.stage <> 'PRODUCTION'
+			WHERE h.model_id = v.model_id AND h.to_stage = 'PRODUCTION' GROUP BY h.version) f WHERE f.version = v.version), 0)
+		FROM model_versions v JOIN models m USING (model_id) WHERE v.checkpoint_id = ANY($1) AND NOT v.deleted ORDER BY m.name, v.version`, ids)
+	if err != nil {
+		return nil, nil, err
+	}
+	var (
+		id string
+		v  catalog.VersionUse
+	)
+	if _, err := pgx.ForEachRow(rows, []any{&id, &v.Model, &v.Version, &v.Stage, &v.Aliases, &v.RollbackRank}, func() error {
+		use := v
+		facts[id].Versions = append(facts[id].Versions, use)
+		return nil
+	}); err != nil {
+		return nil, nil, fmt.Errorf("read versions: %w", err)
+	}
+	rows, err = q.Query(ctx, `SELECT c.checkpoint_id, r.state, COALESCE(r.end_time, r.start_time),
+		CASE WHEN c.state = 'LIVE' AND NOT c.corrupt THEN (SELECT count(*) + 1 FROM checkpoints n WHERE n.run_id = c.run_id AND n.state = 'LIVE'
+			AND NOT n.corrupt AND (n.step, n.commit_time, n.checkpoint_id) > (c.step, c.commit_time, c.checkpoint_id)) ELSE 0 END
+		FROM checkpoints c JOIN runs r USING (run_id) WHERE c.checkpoint_id = ANY($1)`, ids)
+	if err != nil {
+		return nil, nil, err
+	}
+	var (
+		state catalog.RunState
+		end   time.Time
+		rank  int
+	)
+	if _, err := pgx.ForEachRow(rows, []any{&id, &state, &end, &rank}, func() error {
+		facts[id].RunLive, facts[id].RunRank = catalog.MayResume(state, end, now), rank
+		active[id] = !state.Ended()
+		return nil
+	}); err != nil {
+		return nil, nil, fmt.Errorf("read runs: %w", err)
+	}
+	rows, err = q.Query(ctx, `SELECT parent_id, checkpoint_id, '' FROM checkpoints WHERE parent_id = ANY($1) AND state IN ('PENDING', 'LIVE')
+		UNION ALL SELECT checkpoint_id, '', actor || CASE WHEN reason = '' THEN '' ELSE ': ' || reason END
+		FROM checkpoint_pins WHERE checkpoint_id = ANY($1) ORDER BY 1, 2, 3`, ids)
+	if err != nil {
+		return nil, nil, err
+	}
+	var child, pin string
+	if _, err := pgx.ForEachRow(rows, []any{&id, &child, &pin}, func() error {
+		if child != "" {
+			facts[id].Children = append(facts[id].Children, child)
+		} else {
+			facts[id].Pins = append(facts[id].Pins, pin)
+		}
+		return nil
+	}); err != nil {
+		return nil, nil, fmt.Errorf("read parents and pins: %w", err)
+	}
+	return facts, active, nil
+}
+
+func exclusiveBytes(ctx context.Context, q querier, ids []string) (map[string]int64, error) {
+	rows, err := q.Query(ctx, `SELECT f.checkpoint_id, sum(f.size_bytes)::bigint FROM (
+			SELECT DISTINCT cf.checkpoint_id, b.blob_id, b.size_bytes FROM checkpoint_files cf JOIN blobs b USING (blob_id)
+			WHERE cf.checkpoint_id = ANY($1)
+			AND NOT EXISTS (SELECT 1 FROM checkpoint_files o JOIN checkpoints oc USING (checkpoint_id)
+				WHERE o.blob_id = cf.blob_id AND o.checkpoint_id <> cf.checkpoint_id AND oc.state <> 'DELETED')
+			AND NOT EXISTS (SELECT 1 FROM artifacts a WHERE a.blob_id = cf.blob_id)) f GROUP BY 1`, ids)
+	if err != nil {
+		return nil, err
+	}
+	out := map[string]int64{}
+	var (
+		id string
+		n  int64
+	)
+	_, err = pgx.ForEachRow(rows, []any{&id, &n}, func() error {
+		out[id] = n
+		return nil
+	})
+	return out, err
+}
+
+// RetentionResult is what became of one checkpoint; State "" means that it does not exist.
+type RetentionResult struct {
+	ID     string
+	State  catalog.CheckpointState
+	Done   bool
+	Reason string
+}
+
+type swept struct {
+	state     catalog.CheckpointState
+	committed bool
+	created   time.Time
+	buried    time.Time
+}
+
+// lockSwept locks the checkpoints by id, the one order for checkpoint locks.
+func (t *Tx) lockSwept(ctx context.Context, ids []string) (map[string]swept, error) {
+	rows, err := t.tx.Query(ctx, `SELECT checkpoint_id, state, commit_time IS NOT NULL, create_time, tombstone_time
+		FROM checkpoints WHERE checkpoint_id = ANY($1) ORDER BY checkpoint_id FOR UPDATE`, ids)
+	if err != nil {
+		return nil, err
+	}
+	out := map[string]swept{}
+	var (
+		id     string
+		s      swept
+		buried *time.Time
+	)
+	_, err = pgx.ForEachRow(rows, []any{&id, &s.state, &s.committed, &s.created, &buried}, func() error {
+		s.buried = fromNull(buried)
+		out[id] = s
+		return nil
+	})
+	return out, err
+}
+
+func refusalOf(roots []catalog.Root) string {
+	r := roots[0]
+	return "still needed: " + string(r.Kind) + " (" + r.Detail + ")"
+}
+
+// Tombstone condemns checkpoints: each is locked, its roots are read again under the
+// lock, and only one that nothing refers to moves. Children in the same request go first,
+// so that a whole abandoned line can be condemned at once.
+func (t *Tx) Tombstone(ctx context.Context, ids []string, reason string) ([]RetentionResult, error) {
+	held, err := t.lockSwept(ctx, ids)
+	if err != nil {
+		return nil, fmt.Errorf("lock checkpoints: %w", err)
+	}
+	done := map[string]RetentionResult{}
+	for progress := true; progress; {
+		progress = false
+		facts, _, err := readFacts(ctx, t.tx, ids, t.now)
+		if err != nil {
+			return nil, err
+		}
+		for _, id := range ids {
+			h, ok := held[id]
+			if done[id].Done || !ok {
+				continue
+			}
+			r := RetentionResult{ID: id, State: h.state}
+			switch roots := catalog.Roots(*facts[id]); {
+			case h.state == catalog.Tombstoned:
+				r.Done = true
+			case !catalog.CanMove(h.state, catalog.Tombstoned):
+				r.Reason = "is " + string(h.state)
+			case h.state == catalog.Pending && t.now.Sub(h.created) < catalog.PendingGrace:
+				r.Reason = "its upload may be under way"
+			case len(roots) > 0:
+				r.Reason = refusalOf(roots)
+			default:
+				if _, err := t.tx.Exec(ctx, `UPDATE checkpoints SET state = 'TOMBSTONED', tombstone_time = $2, reason = $3
+					WHERE checkpoint_id = $1`, id, t.now, reason); err != nil {
+					return nil, fmt.Errorf("tombstone: %w", err)
+				}
+				r.State, r.Done, progress = catalog.Tombstoned, true, true
+			}
+			done[id] = r
+		}
+	}
+	return inOrder(ids, done), nil
+}
+
+// Restore takes tombstones back.
+func (t *Tx) Restore(ctx context.Context, ids []string) ([]RetentionResult, error) {
+	return t.each(ctx, ids, func(id string, h swept) (RetentionResult, error) {
+		r := RetentionResult{ID: id, State: h.state}
+		switch {
+		case h.state == catalog.Live:
+			r.Done = true
+		case !catalog.CanMove(h.state, catalog.Live) || !h.committed:
+			r.Reason = "is " + string(h.state) + ": only a committed tombstone comes back"
+		default:
+			if _, err := t.tx.Exec(ctx, `UPDATE checkpoints SET state = 'LIVE', tombstone_time = NULL, reason = '' WHERE checkpoint_id = $1`, id); err != nil {
+				return r, fmt.Errorf("restore: %w", err)
+			}
+			r.State, r.Done = catalog.Live, true
+		}
+		return r, nil
+	})
+}
+
+// BeginDelete checks the roots a second time, moves old enough tombstones to DELETING and
+// returns the keys of the objects that nothing else shares. Those blobs are closed in the
+// same transaction: the same content arriving later gets a new key.
+func (t *Tx) BeginDelete(ctx context.Context, ids []string, grace time.Duration) ([]RetentionResult, []string, error) {
+	var facts map[string]*catalog.Facts
+	var deleting []string
+	results, err := t.each(ctx, ids, func(id string, h swept) (RetentionResult, error) {
+		r := RetentionResult{ID: id, State: h.state}
+		if facts == nil {
+			var err error
+			if facts, _, err = readFacts(ctx, t.tx, ids, t.now); err != nil {
+				return r, err
+			}
+		}
+		switch roots := catalog.Roots(*facts[id]); {
+		case h.state == catalog.Deleting:
+			r.Done = true
+			deleting = append(deleting, id)
+		case h.state == catalog.Gone:
+			r.Done = true
+		case !catalog.CanMove(h.state, catalog.Deleting):
+			r.Reason = "is " + string(h.state)
+		case len(roots) > 0:
+			r.Reason = refusalOf(roots)
+		case t.now.Sub(h.buried) < grace:
+			r.Reason = "its tombstone is " + t.now.Sub(h.buried).Round(time.Second).String() + " old, " + grace.String() + " wanted"
+		default:
+			if _, err := t.tx.Exec(ctx, `UPDATE checkpoints SET state = 'DELETING' WHERE checkpoint_id = $1`, id); err != nil {
+				return r, fmt.Errorf("begin delete: %w", err)
+			}
+			r.State, r.Done = catalog.Deleting, true
+			deleting = append(deleting, id)
+		}
+		return r, nil
+	})
+	if err != nil {
+		return nil, nil, err
+	}
+	keys, err := t.releaseBlobs(ctx, deleting)
+	return results, keys, err
+}
+
+// releaseBlobs closes and returns the blobs that only checkpoints on their way out refer to.
+func (t *Tx) releaseBlobs(ctx context.Context, ids []string) ([]string, error) {
+	// Lock first, look second: in one statement the look would use a snapshot from before
+	// the lock, and miss a reference that was just added.
+	if _, err := t.tx.Exec(ctx, `SELECT 1 FROM blobs WHERE blob_id IN (SELECT blob_id FROM checkpoint_files WHERE checkpoint_id = ANY($1))
+		ORDER BY sha256, generation FOR UPDATE`, ids); err != nil {
+		return nil, fmt.Errorf("lock blobs: %w", err)
+	}
+	rows, err := t.tx.Query(ctx, `UPDATE blobs b SET state = CASE WHEN b.state = 'DELETED' THEN b.state ELSE 'DELETING' END, update_time = $2
+		WHERE b.blob_id IN (SELECT blob_id FROM checkpoint_files WHERE checkpoint_id = ANY($1))
+		AND NOT EXISTS (SELECT 1 FROM checkpoint_files f JOIN checkpoints c USING (checkpoint_id)
+			WHERE f.blob_id = b.blob_id AND c.state NOT IN ('DELETING', 'DELETED'))
+		AND NOT EXISTS (SELECT 1 FROM artifacts a WHERE a.blob_id = b.blob_id)
+		RETURNING b.object_key`, ids, t.now)
+	if err != nil {
+		return nil, err
+	}
+	keys, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	if err != nil {
+		return nil, fmt.Errorf("release blobs: %w", err)
+	}
+	return keys, nil
+}
+
+// ConfirmDeleted records that the bytes are gone.
+func (t *Tx) ConfirmDeleted(ctx context.Context, ids []string) ([]RetentionResult, error) {
+	return t.each(ctx, ids, func(id string, h swept) (RetentionResult, error) {
+		r := RetentionResult{ID: id, State: h.state}
+		switch {
+		case h.state == catalog.Gone:
+			r.Done = true
+		case !catalog.CanMove(h.state, catalog.Gone):
+			r.Reason = "is " + string(h.state) + ", not DELETING"
+		default:
+			if _, err := t.tx.Exec(ctx, `UPDATE checkpoints SET state = 'DELETED', delete_time = $2 WHERE checkpoint_id = $1`, id, t.now); err != nil {
+				return r, fmt.Errorf("confirm: %w", err)
+			}
+			if _, err := t.tx.Exec(ctx, `UPDATE blobs SET state = 'DELETED', update_time = $2 WHERE state = 'DELETING'
+				AND blob_id IN (SELECT blob_id FROM checkpoint_files WHERE checkpoint_id = $1)`, id, t.now); err != nil {
+				return r, fmt.Errorf("confirm blobs: %w", err)
+			}
+			r.State, r.Done = catalog.Gone, true
+		}
+		return r, nil
+	})
+}
+
+// each locks all ids and answers one by one, in the request's order.
+func (t *Tx) each(ctx context.Context, ids []string, fn func(string, swept) (RetentionResult, error)) ([]RetentionResult, error) {
+	held, err := t.lockSwept(ctx, ids)
+	if err != nil {
+		return nil, fmt.Errorf("lock checkpoints: %w", err)
+	}
+	done := map[string]RetentionResult{}
+	for _, id := range ids {
+		h, ok := held[id]
+		if _, twice := done[id]; twice || !ok {
+			continue
+		}
+		r, err := fn(id, h)
+		if err != nil {
+			return nil, err
+		}
+		done[id] = r
+	}
+	return inOrder(ids, done), nil
+}
+
+func inOrder(ids []string, done map[string]RetentionResult) []RetentionResult {
+	out := make([]RetentionResult, len(ids))
+	for i, id := range ids {
+		r, ok := done[id]
+		if !ok {
+			r = RetentionResult{ID: id, Reason: "does not exist"}
+		}
+		out[i] = r
+	}
+	return out
+}
