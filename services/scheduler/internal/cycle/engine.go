@@ -1,0 +1,331 @@
+package cycle
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand"
+	"sync"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/ultrathink-pilot/trainyard/services/scheduler/internal/job"
+	"github.com/ultrathink-pilot/trainyard/services/scheduler/internal/lease"
+	"github.com/ultrathink-pilot/trainyard/services/scheduler/internal/placement"
+)
+
+// ErrUnavailable says that the store is away or that the outcome of a commit is
+// unknown. The caller may repeat the same request.
+var ErrUnavailable = errors.New("the scheduler's database is away; repeat the request")
+
+// Options are the engine's parts. Zero durations mean the defaults.
+type Options struct {
+	Store  Store
+	Log    *zap.Logger
+	Meter  *Meter
+	Holder string
+	Terms  lease.Terms
+	Policy job.Policy
+	Defaults
+	// Seed of the backoff's jitter.
+	Seed int64
+	// Tick is how often the clock-driven rules are looked at.
+	Tick time.Duration
+	// ReceiptAge is how long answers to requests are kept.
+	ReceiptAge time.Duration
+}
+
+// Defaults fill what a specification leaves open.
+type Defaults struct {
+	DeviceBytes int64
+	CPUMillis   int64
+	HostBytes   int64
+	StallLimit  time.Duration
+	MinBatch    int
+}
+
+// Engine is the scheduler's heart: see the package comment.
+type Engine struct {
+	o    Options
+	log  *zap.Logger
+	ops  chan *operation
+	rng  *rand.Rand // only the committer draws
+	term uint64
+
+	mu      sync.RWMutex // guards st, reasons and started
+	st      *state
+	started time.Time
+	reasons map[string]placement.Unplaced
+
+	cmu      sync.Mutex // guards contacts
+	contacts map[string]*contact
+
+	hub   *hub
+	wake  chan struct{}
+	ready chan struct{}
+	open  sync.Once
+}
+
+type operation struct {
+	run  func(*tx) error
+	done chan error
+}
+
+// New makes an engine. Run must be called before it answers anything.
+func New(o Options) *Engine {
+	if o.Log == nil {
+		o.Log = zap.NewNop()
+	}
+	if o.Meter == nil {
+		o.Meter = NewMeter(nil)
+	}
+	if o.Terms.Duration == 0 {
+		o.Terms = lease.Terms{Duration: 15 * time.Second, LockDelay: 5 * time.Second}
+	}
+	if o.Policy.Budgets == nil {
+		o.Policy = job.DefaultPolicy()
+	}
+	if o.Tick == 0 {
+		o.Tick = 500 * time.Millisecond
+	}
+	if o.ReceiptAge == 0 {
+		o.ReceiptAge = 7 * 24 * time.Hour
+	}
+	return &Engine{
+		o: o, log: o.Log, ops: make(chan *operation, 1024), rng: rand.New(rand.NewSource(o.Seed)),
+		contacts: map[string]*contact{}, hub: newHub(), wake: make(chan struct{}, 1), ready: make(chan struct{}),
+		reasons: map[string]placement.Unplaced{},
+	}
+}
+
+// Ready is closed when the engine has loaded the world and answers.
+func (e *Engine) Ready() <-chan struct{} { return e.ready }
+
+// Run leads, loads and works until ctx ends or a newer scheduler takes over.
+func (e *Engine) Run(ctx context.Context) error {
+	term, err := retry(ctx, e.log, "take the lead", func() (uint64, error) {
+		return e.o.Store.Lead(ctx, e.o.Holder, time.Now())
+	})
+	if err != nil {
+		return err
+	}
+	e.term = term
+	if err := e.load(ctx); err != nil {
+		return err
+	}
+	e.mu.Lock()
+	e.started = time.Now()
+	e.mu.Unlock()
+	e.open.Do(func() { close(e.ready) })
+	e.log.Info("leading", zap.Uint64("term", term), zap.Int("unfinished_jobs", len(e.st.records)), zap.Int("agents", len(e.st.agents)))
+
+	inner, cancel := context.WithCancel(ctx)
+	var wg sync.WaitGroup
+	wg.Go(func() { e.plans(inner) })
+	wg.Go(func() { e.tends(inner) })
+	err = e.commits(ctx)
+	cancel()
+	wg.Wait()
+	e.hub.close()
+	return err
+}
+
+// load replaces the memory by the store's truth.
+func (e *Engine) load(ctx context.Context) error {
+	w, err := retry(ctx, e.log, "load the world", func() (World, error) { return e.o.Store.Load(ctx) })
+	if err != nil {
+		return err
+	}
+	st := newState(w)
+	e.mu.Lock()
+	if e.st != nil {
+		// Revisions handed out for a commit that did not happen stay used: a
+		// watcher must never see one number mean two things.
+		st.revision = max(st.revision, e.st.revision+1)
+		st.loaded = st.revision
+	}
+	e.st = st
+	e.mu.Unlock()
+	e.hub.forget(st.revision)
+	e.kick()
+	return nil
+}
+
+// retry repeats a store call until it works or ctx ends.
+func retry[T any](ctx context.Context, log *zap.Logger, what string, call func() (T, error)) (T, error) {
+	wait := 50 * time.Millisecond
+	for {
+		v, err := call()
+		if err == nil || errors.Is(err, ErrDeposed) {
+			return v, err
+		}
+		if ctx.Err() != nil {
+			return v, ctx.Err()
+		}
+		log.Warn("cannot "+what+", trying again", zap.Error(err), zap.Duration("wait", wait))
+		select {
+		case <-ctx.Done():
+			return v, ctx.Err()
+		case <-time.After(wait):
+		}
+		wait = min(2*wait, 2*time.Second)
+	}
+}
+
+// do hands an operation to the committer and waits until it is durable. When
+// ctx ends first, the operation may still happen.
+func (e *Engine) do(ctx context.Context, run func(*tx) error) error {
+	op := &operation{run: run, done: make(chan error, 1)}
+	select {
+	case <-e.ready:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	select {
+	case e.ops <- op:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	select {
+	case err := <-op.done:
+		return err
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+const batchLimit = 256
+
+// commits is the committer: the only place that changes the world.
+func (e *Engine) commits(ctx context.Context) error {
+	for {
+		var batch []*operation
+		select {
+		case <-ctx.Done():
+			e.refuse(ErrUnavailable)
+			return nil
+		case op := <-e.ops:
+			batch = append(batch, op)
+		}
+	more:
+		for len(batch) < batchLimit {
+			select {
+			case op := <-e.ops:
+				batch = append(batch, op)
+			default:
+				break more
+			}
+		}
+		if err := e.commit(ctx, batch); err != nil {
+			e.refuse(ErrUnavailable)
+			return err
+		}
+	}
+}
+
+// refuse answers what still waits when the committer ends.
+func (e *Engine) refuse(err error) {
+	for {
+		select {
+		case op := <-e.ops:
+			op.done <- err
+		default:
+			return
+		}
+	}
+}
+
+func (e *Engine) commit(ctx context.Context, batch []*operation) error {
+	t := newTx(e.st, nil, time.Now())
+	results := make([]error, len(batch))
+	for i, op := range batch {
+		child := newTx(e.st, t, t.now)
+		if results[i] = op.run(child); results[i] == nil {
+			t.adopt(child)
+		}
+	}
+	c := t.changes()
+	if !c.Empty() {
+		begin := time.Now()
+		// A shutdown must not cut a commit in half and leave its callers
+		// without an answer: the store's own time-outs bound it.
+		err := e.o.Store.Commit(context.WithoutCancel(ctx), e.term, c)
+		e.o.Meter.commit(time.Since(begin), len(batch), err)
+		if errors.Is(err, ErrRefused) {
+			return e.isolate(ctx, batch, err)
+		}
+		if err != nil {
+			e.log.Error("commit failed; its outcome is unknown, reading the truth again", zap.Error(err), zap.Int("operations", len(batch)))
+			for _, op := range batch {
+				op.done <- fmt.Errorf("%w", ErrUnavailable)
+			}
+			if errors.Is(err, ErrDeposed) {
+				return err
+			}
+			return e.load(ctx)
+		}
+	}
+	e.mu.Lock()
+	e.st.apply(t)
+	e.mu.Unlock()
+	e.wakeAgents(t.desired)
+	if len(t.records) > 0 || len(t.agents) > 0 {
+		e.hub.publish(t.records)
+		e.kick()
+	}
+	e.o.Meter.decisions(c.Decisions)
+	for i, op := range batch {
+		op.done <- results[i]
+	}
+	return nil
+}
+
+// isolate finds the operation that a constraint refused, so that one bug does
+// not take its neighbours in the batch with it. Nothing has been written yet.
+func (e *Engine) isolate(ctx context.Context, batch []*operation, cause error) error {
+	if len(batch) == 1 {
+		e.log.Error("the store refused an operation; this is a bug", zap.Error(cause))
+		batch[0].done <- cause
+		return nil
+	}
+	for i := range batch {
+		if err := e.commit(ctx, batch[i:i+1]); err != nil {
+			for _, op := range batch[i+1:] {
+				op.done <- ErrUnavailable
+			}
+			return err
+		}
+	}
+	return nil
+}
+
+// kick asks for a planning round; rounds that are asked for twice run once.
+func (e *Engine) kick() {
+	select {
+	case e.wake <- struct{}{}:
+	default:
+	}
+}
+
+func (e *Engine) contact(agent string) *contact {
+	c := e.contacts[agent]
+	if c == nil {
+		c = &contact{wake: make(chan struct{})}
+		e.contacts[agent] = c
+	}
+	return c
+}
+
+func (e *Engine) wakeAgents(desired map[string]uint64) {
+	if len(desired) == 0 {
+		return
+	}
+	e.cmu.Lock()
+	defer e.cmu.Unlock()
+	for name := range desired {
+		c := e.contact(name)
+		close(c.wake)
+		c.wake = make(chan struct{})
+	}
+}

@@ -1,0 +1,224 @@
+package cycle
+
+import (
+	"context"
+	"errors"
+	"sort"
+	"time"
+
+	"go.opentelemetry.io/otel"
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/propagation"
+	"go.opentelemetry.io/otel/trace"
+	"go.uber.org/zap"
+
+	"github.com/ultrathink-pilot/trainyard/services/scheduler/internal/job"
+	"github.com/ultrathink-pilot/trainyard/services/scheduler/internal/placement"
+	"github.com/ultrathink-pilot/trainyard/services/scheduler/internal/queue"
+)
+
+const tracerName = "github.com/ultrathink-pilot/trainyard/services/scheduler"
+
+// plans runs a planning round whenever the world changed or a backoff ended.
+func (e *Engine) plans(ctx context.Context) {
+	for {
+		var due <-chan time.Time
+		if next := e.plan(ctx); !next.IsZero() {
+			due = time.After(time.Until(next))
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-e.wake:
+		case <-due:
+		}
+	}
+}
+
+// snapshot reads all that a plan depends on, and when the next job that backs
+// off may be looked at.
+func (e *Engine) snapshot(now time.Time) (placement.Snapshot, time.Time) {
+	e.mu.RLock()
+	defer e.mu.RUnlock()
+	s := placement.Snapshot{Now: now, Nodes: e.nodesLocked(now)}
+	var entries []queue.Entry
+	for id, r := range e.st.records {
+		if j := &r.Job; j.State == job.Queued {
+			entries = append(entries, queue.Entry{Job: id, Priority: j.Priority, Place: j.Place, NotBefore: j.NotBefore})
+		}
+	}
+	queue.Sort(entries)
+	ready, next := queue.Ready(entries, now)
+	s.Queue = make([]placement.Request, len(ready))
+	for i, q := range ready {
+		j := e.st.records[q.Job].Job
+		s.Queue[i] = placement.Request{Job: j.ID, Revision: j.Revision, Demand: j.Spec.Demand}
+	}
+	return s, next
+}
+
+func (e *Engine) nodesLocked(now time.Time) []placement.Node {
+	names := e.st.agentNames()
+	nodes := make([]placement.Node, len(names))
+	for i, n := range names {
+		nodes[i] = e.st.agents[n].node(e.st.liveOf(n), now)
+	}
+	return nodes
+}
+
+// plan runs one round and returns when the next is due by the clock.
+func (e *Engine) plan(ctx context.Context) time.Time {
+	begin := time.Now()
+	s, next := e.snapshot(begin)
+	p := placement.Make(s)
+	e.o.Meter.plan(time.Since(begin), len(s.Queue))
+	reasons := make(map[string]placement.Unplaced, len(p.Unplaced))
+	for _, u := range p.Unplaced {
+		reasons[u.Job] = u
+	}
+	e.mu.Lock()
+	e.reasons = reasons
+	e.mu.Unlock()
+	if len(p.Place) == 0 {
+		return next
+	}
+	fences, err := e.o.Store.Fences(ctx, len(p.Place))
+	if err != nil {
+		if ctx.Err() == nil {
+			e.log.Warn("cannot draw fences; planning again soon", zap.Error(err))
+		}
+		return begin.Add(500 * time.Millisecond)
+	}
+	stale := 0
+	spans := make([]func(), 0, len(p.Place))
+	err = e.do(ctx, func(t *tx) error {
+		stale, spans = 0, spans[:0]
+		for i, pl := range p.Place {
+			end, ok := e.place(ctx, t, pl, fences[i])
+			if !ok {
+				stale++
+				continue
+			}
+			spans = append(spans, end)
+		}
+		return nil
+	})
+	switch {
+	case errors.Is(err, context.Canceled):
+		return next
+	case err != nil:
+		return begin.Add(500 * time.Millisecond)
+	}
+	for _, end := range spans {
+		end()
+	}
+	e.o.Meter.placed(len(p.Place)-stale, stale)
+	if stale > 0 {
+		e.kick()
+	}
+	return next
+}
+
+// place applies one placement, or refuses it when the job or the host is no
+// longer what the plan was made for.
+func (e *Engine) place(ctx context.Context, t *tx, pl placement.Placed, fence uint64) (end func(), ok bool) {
+	rec, found := t.record(pl.Job)
+	if !found || rec.Job.Revision != pl.Revision || rec.Job.State != job.Queued {
+		return nil, false
+	}
+	agent, found := t.agent(pl.Node)
+	if !found {
+		return nil, false
+	}
+	node := agent.node(t.liveOf(pl.Node), t.now)
+	if !placement.Fits(&node, pl.Shares, rec.Job.Spec.Demand.CPUMillis, rec.Job.Spec.Demand.HostBytes) {
+		return nil, false
+	}
+	waited := t.now.Sub(rec.Job.Waiting)
+	end, traceparent := e.tracePlacement(ctx, rec.Job, pl, fence, t.now)
+	j, a, err := rec.Job.Assign(job.Assignment{Agent: pl.Node, Shares: pl.Shares, Why: pl.Why, Trace: traceparent}, fence, t.now)
+	if err != nil {
+		e.log.Error("placement refused", zap.Error(err))
+		return nil, false
+	}
+	t.put(j, &a)
+	priority := j.Priority.String()
+	done := end
+	return func() {
+		e.o.Meter.waited(priority, waited)
+		done()
+	}, true
+}
+
+// tracePlacement opens the spans of a job's wait and of its placement in the
+// trace of its submit. They end only when the placement is durable: a refused
+// one leaves no trace.
+func (e *Engine) tracePlacement(ctx context.Context, j job.Job, pl placement.Placed, fence uint64, now time.Time) (end func(), traceparent string) {
+	w3c := propagation.TraceContext{}
+	tracer := otel.Tracer(tracerName)
+	parent := w3c.Extract(context.WithoutCancel(ctx), propagation.MapCarrier{"traceparent": j.Trace})
+	attrs := trace.WithAttributes(
+		attribute.String("trainyard.job_id", j.ID), attribute.Int("trainyard.attempt", j.Attempts+1),
+		attribute.Int64("trainyard.fence", int64(fence)), attribute.String("trainyard.agent", pl.Node),
+	)
+	opts := []trace.SpanStartOption{attrs, trace.WithTimestamp(j.Waiting)}
+	waitCtx, wait := tracer.Start(parent, "queue.wait", append(opts, trace.WithAttributes(
+		attribute.Int64("trainyard.queue.wait_ms", now.Sub(j.Waiting).Milliseconds()),
+		attribute.String("trainyard.priority", j.Priority.String())))...)
+	placeCtx, place := tracer.Start(waitCtx, "place", attrs, trace.WithTimestamp(now), trace.WithAttributes(attribute.String("trainyard.why", pl.Why)))
+	carrier := propagation.MapCarrier{}
+	w3c.Inject(placeCtx, carrier)
+	traceparent = carrier["traceparent"]
+	if traceparent == "" {
+		traceparent = j.Trace
+	}
+	return func() {
+		place.End()
+		wait.End(trace.WithTimestamp(now))
+	}, traceparent
+}
+
+// Nodes is the fleet as placement sees it, for validation and explanation.
+func (e *Engine) Nodes() []placement.Node {
+	e.mu.RLock()
+	defer e.mu.RUnlock()
+	return e.nodesLocked(time.Now())
+}
+
+// Predict says where a job would be placed now, behind the queue of its class,
+// or why it would wait.
+func (e *Engine) Predict(d job.Demand, p job.Priority) string {
+	s, _ := e.snapshot(time.Now())
+	const id = "this job"
+	e.mu.RLock()
+	at := sort.Search(len(s.Queue), func(i int) bool {
+		r, ok := e.st.records[s.Queue[i].Job]
+		return ok && r.Job.Priority < p
+	})
+	e.mu.RUnlock()
+	q := append([]placement.Request(nil), s.Queue[:at]...)
+	q = append(q, placement.Request{Job: id, Demand: d})
+	s.Queue = append(q, s.Queue[at:]...)
+	plan := placement.Make(s)
+	for _, pl := range plan.Place {
+		if pl.Job == id {
+			if len(pl.Shares) == 0 {
+				return pl.Node
+			}
+			text := ""
+			for i, sh := range pl.Shares {
+				if i > 0 {
+					text += ", "
+				}
+				text += pl.Node + "/" + sh.Device
+			}
+			return text
+		}
+	}
+	for _, u := range plan.Unplaced {
+		if u.Job == id {
+			return "would wait: " + u.Reason
+		}
+	}
+	return ""
+}

@@ -1,0 +1,115 @@
+package cycle
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/ultrathink-pilot/trainyard/services/scheduler/internal/job"
+)
+
+// Errors of a Store. Anything else means that the outcome is unknown.
+var (
+	// ErrDeposed says that a newer scheduler has taken over.
+	ErrDeposed = errors.New("another scheduler leads")
+	// ErrRefused says that a constraint refused a commit and nothing was written.
+	// Constraints mirror what the pure packages guarantee: seeing it is a bug.
+	ErrRefused = errors.New("the store refused the changes")
+	// ErrNotFound says that the store has no such row.
+	ErrNotFound = errors.New("not found")
+)
+
+// Record is a job with its attempts, oldest first. It is immutable once shared.
+type Record struct {
+	Job      job.Job
+	Attempts []job.Attempt
+}
+
+// Latest is the newest attempt, if there is one.
+func (r Record) Latest() (job.Attempt, bool) {
+	if len(r.Attempts) == 0 {
+		return job.Attempt{}, false
+	}
+	return r.Attempts[len(r.Attempts)-1], true
+}
+
+// Receipt remembers the answer to a request, so that its repetition gets the
+// same one and has no second effect.
+type Receipt struct {
+	ID       string
+	Method   string
+	Digest   []byte
+	Response []byte
+	At       time.Time
+}
+
+// Decision is one line of a job's history for people.
+type Decision struct {
+	Job     string
+	At      time.Time
+	Action  string
+	Reason  string
+	Attempt int
+}
+
+// Changes is what one transaction writes. A row appears once, in its last form.
+type Changes struct {
+	// Revision is the newest revision that any row carries.
+	Revision    uint64
+	NewJobs     []job.Job
+	Jobs        []job.Job
+	NewAttempts []job.Attempt
+	Attempts    []job.Attempt
+	Agents      []Agent
+	Receipts    []Receipt
+	Decisions   []Decision
+}
+
+// Empty reports whether there is nothing to write.
+func (c *Changes) Empty() bool {
+	return len(c.NewJobs)+len(c.Jobs)+len(c.NewAttempts)+len(c.Attempts)+len(c.Agents)+len(c.Receipts)+len(c.Decisions) == 0
+}
+
+// World is what a scheduler needs to go on: all jobs that are not final, with
+// their attempts, and all agents.
+type World struct {
+	Revision uint64
+	Records  []Record
+	Agents   []Agent
+}
+
+// Page asks for jobs, newest first.
+type Page struct {
+	States           []job.State
+	ExperimentPrefix string
+	// Before is the place of the last job of the previous page; 0 starts.
+	Before int64
+	Limit  int
+}
+
+// Store is the durable side of the engine. Its suite is package storetest.
+type Store interface {
+	// Lead takes over: from its return on, commits under older terms fail.
+	Lead(ctx context.Context, holder string, now time.Time) (term uint64, err error)
+	// Load reads the world.
+	Load(ctx context.Context) (World, error)
+	// Commit writes changes atomically, or returns ErrDeposed when the term is
+	// over, or ErrRefused when a constraint does not hold. After any other error
+	// the outcome is unknown.
+	Commit(ctx context.Context, term uint64, c Changes) error
+	// Fences draws n fences. They grow over the life of the store, crashes included.
+	Fences(ctx context.Context, n int) ([]uint64, error)
+	// Receipt finds the answer to a request; ErrNotFound when it is new.
+	Receipt(ctx context.Context, id string) (Receipt, error)
+	// Record reads a job with its attempts; ErrNotFound when unknown.
+	Record(ctx context.Context, id string) (Record, error)
+	// List reads a page of jobs without attempts.
+	List(ctx context.Context, p Page) ([]job.Job, error)
+	// Since reads jobs with a revision above the given one, in its order. ids
+	// limits the jobs; empty means all.
+	Since(ctx context.Context, revision uint64, ids []string, limit int) ([]Record, error)
+	// Decisions reads a job's history, newest first.
+	Decisions(ctx context.Context, id string, limit int) ([]Decision, error)
+	// Forget drops receipts that are older.
+	Forget(ctx context.Context, before time.Time) error
+}

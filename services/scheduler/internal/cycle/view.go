@@ -1,0 +1,216 @@
+package cycle
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/ultrathink-pilot/trainyard/services/scheduler/internal/job"
+	"github.com/ultrathink-pilot/trainyard/services/scheduler/internal/placement"
+	"github.com/ultrathink-pilot/trainyard/services/scheduler/internal/queue"
+)
+
+// View is a job as people see it.
+type View struct {
+	Record
+	// Waits is the planner's newest word on why a queued job waits.
+	Waits string
+}
+
+// Reason is why the job is in its state, in words that a person can act on.
+func (v View) Reason() string {
+	if v.Job.State == job.Queued && v.Waits != "" {
+		return v.Waits
+	}
+	return v.Job.Reason
+}
+
+// AgentView is a host as people see it.
+type AgentView struct {
+	Agent  Agent
+	Heard  time.Time
+	Sample Sample
+	// Reserved is what live attempts hold, by device id, in bytes.
+	Reserved map[string]int64
+}
+
+func (e *Engine) peek(id string) (View, bool) {
+	e.mu.RLock()
+	defer e.mu.RUnlock()
+	if e.st == nil {
+		return View{}, false
+	}
+	r, ok := e.st.records[id]
+	if !ok {
+		return View{}, false
+	}
+	return e.viewLocked(r), true
+}
+
+func (e *Engine) viewLocked(r Record) View {
+	v := View{Record: r}
+	if u, ok := e.reasons[r.Job.ID]; ok {
+		v.Waits = u.Reason
+	}
+	return v
+}
+
+// Get reads one job.
+func (e *Engine) Get(ctx context.Context, id string) (View, error) {
+	if v, ok := e.peek(id); ok {
+		return v, nil
+	}
+	r, err := e.o.Store.Record(ctx, id)
+	switch {
+	case errors.Is(err, ErrNotFound):
+		return View{}, ErrNotFound
+	case err != nil:
+		return View{}, unavailable(ctx, err)
+	}
+	return View{Record: r}, nil
+}
+
+// List reads a page of jobs, newest first. Jobs that are not final come with
+// their attempts' progress from memory.
+func (e *Engine) List(ctx context.Context, p Page) ([]View, error) {
+	jobs, err := e.o.Store.List(ctx, p)
+	if err != nil {
+		return nil, unavailable(ctx, err)
+	}
+	out := make([]View, len(jobs))
+	for i, j := range jobs {
+		out[i] = View{Record: Record{Job: j}}
+		if v, ok := e.peek(j.ID); ok && v.Job.Revision >= j.Revision {
+			out[i] = v
+		}
+	}
+	return out, nil
+}
+
+// Agents lists the fleet by name.
+func (e *Engine) Agents() []AgentView {
+	e.mu.RLock()
+	defer e.mu.RUnlock()
+	if e.st == nil {
+		return nil
+	}
+	names := e.st.agentNames()
+	out := make([]AgentView, len(names))
+	for i, n := range names {
+		out[i] = e.agentView(e.st.agents[n], e.st.liveOf(n))
+	}
+	return out
+}
+
+func (e *Engine) agentView(a Agent, live []job.Attempt) AgentView {
+	v := AgentView{Agent: a, Reserved: map[string]int64{}}
+	e.cmu.Lock()
+	if c := e.contacts[a.Name]; c != nil {
+		v.Heard, v.Sample = c.heard, c.sample
+	}
+	e.cmu.Unlock()
+	for _, at := range live {
+		for _, s := range at.Shares {
+			v.Reserved[s.Device] += s.Held
+		}
+	}
+	return v
+}
+
+// HostVerdict says why a host does not take a job now.
+type HostVerdict struct {
+	Agent  string
+	Fits   bool
+	Reason string
+}
+
+// Explanation says why a job is where it is.
+type Explanation struct {
+	View       View
+	Summary    string
+	Ahead      []string
+	AheadCount int
+	Hosts      []HostVerdict
+	// Wait is the expected wait; 0 means unknown.
+	Wait      time.Duration
+	Decisions []Decision
+	At        time.Time
+}
+
+const (
+	aheadLimit    = 100
+	decisionLimit = 50
+)
+
+// Explain says why a job waits, or what became of it.
+func (e *Engine) Explain(ctx context.Context, id string) (Explanation, error) {
+	v, err := e.Get(ctx, id)
+	if err != nil {
+		return Explanation{}, err
+	}
+	x := Explanation{View: v, At: time.Now()}
+	if x.Decisions, err = e.o.Store.Decisions(ctx, id, decisionLimit); err != nil {
+		return Explanation{}, unavailable(ctx, err)
+	}
+	if v.Job.State != job.Queued {
+		x.Summary = settled(v, x.At)
+		return x, nil
+	}
+	me := queue.Entry{Job: id, Priority: v.Job.Priority, Place: v.Job.Place}
+	e.mu.RLock()
+	defer e.mu.RUnlock()
+	var ahead []queue.Entry
+	for other, r := range e.st.records {
+		if r.Job.State != job.Queued {
+			continue
+		}
+		o := queue.Entry{Job: other, Priority: r.Job.Priority, Place: r.Job.Place}
+		if queue.Before(o, me) {
+			ahead = append(ahead, o)
+		}
+	}
+	queue.Sort(ahead)
+	x.AheadCount = len(ahead)
+	for _, o := range ahead[:min(len(ahead), aheadLimit)] {
+		x.Ahead = append(x.Ahead, o.Job)
+	}
+	nodes := e.nodesLocked(x.At)
+	for i := range nodes {
+		u, fits := placement.One(x.At, &nodes[i], &v.Job.Spec.Demand)
+		x.Hosts = append(x.Hosts, HostVerdict{Agent: nodes[i].Name, Fits: fits, Reason: u.Reason})
+	}
+	u, fits := placement.Fleet(x.At, nodes, &v.Job.Spec.Demand)
+	if !u.At.IsZero() {
+		x.Wait = max(u.At.Sub(x.At), 0)
+	}
+	switch {
+	case v.Job.NotBefore.After(x.At):
+		x.Wait = max(x.Wait, v.Job.NotBefore.Sub(x.At))
+		x.Summary = fmt.Sprintf("backs off for %s more; it keeps its place in line: %s", v.Job.NotBefore.Sub(x.At).Round(100*time.Millisecond), v.Job.Reason)
+	case fits:
+		x.Summary = "it fits now and starts with the next planning round"
+	default:
+		x.Summary = u.Reason
+	}
+	if n := x.AheadCount; n > 0 {
+		x.Summary += fmt.Sprintf("; %d job(s) ahead of it", n)
+	}
+	return x, nil
+}
+
+func settled(v View, now time.Time) string {
+	j := v.Job
+	a, _ := v.Latest()
+	switch j.State {
+	case job.Starting:
+		return fmt.Sprintf("placed on %s %s ago: %s", a.Agent, now.Sub(a.Created).Round(time.Second), a.Why)
+	case job.Running:
+		return fmt.Sprintf("training on %s for %s: %s", a.Agent, now.Sub(a.Started).Round(time.Second), a.Why)
+	case job.Stopping:
+		return fmt.Sprintf("stopping on %s: %s", a.Agent, j.Reason)
+	case job.Paused:
+		return j.Reason
+	}
+	return fmt.Sprintf("%s after %d attempt(s): %s", j.State, j.Attempts, j.Reason)
+}

@@ -1,0 +1,240 @@
+package job
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+)
+
+// DeviceDemand asks for Count devices of one sort.
+type DeviceDemand struct {
+	// Count is the number of devices, at least 1.
+	Count int `json:"count"`
+	// Kind limits the device kind; empty accepts any kind.
+	Kind string `json:"kind,omitempty"`
+	// Bytes reserves that much memory on each device, shared with others.
+	// 0 asks for each device whole and alone.
+	Bytes int64 `json:"bytes,omitempty"`
+}
+
+// Demand is what an attempt needs from one host.
+type Demand struct {
+	Devices   []DeviceDemand    `json:"devices,omitempty"`
+	CPUMillis int64             `json:"cpu_millis,omitempty"`
+	HostBytes int64             `json:"host_bytes,omitempty"`
+	Labels    map[string]string `json:"labels,omitempty"`
+}
+
+// Spec is the part of a job's specification that the scheduler decides on.
+// Payload is the whole specification as the person sent it: opaque here, handed
+// to the agent unchanged.
+type Spec struct {
+	Name       string        `json:"name"`
+	Experiment string        `json:"experiment,omitempty"`
+	Tenant     string        `json:"tenant,omitempty"`
+	Demand     Demand        `json:"demand"`
+	Batch      int           `json:"batch,omitempty"`
+	Accumulate int           `json:"accumulate,omitempty"`
+	MinBatch   int           `json:"min_batch,omitempty"`
+	RunLimit   time.Duration `json:"run_limit,omitempty"`
+	StallLimit time.Duration `json:"stall_limit,omitempty"`
+	StopGrace  time.Duration `json:"stop_grace,omitempty"`
+	// Budgets overrides Policy.Budgets per failure class.
+	Budgets         map[string]int `json:"budgets,omitempty"`
+	WaitForCapacity bool           `json:"wait_for_capacity,omitempty"`
+	Payload         []byte         `json:"-"`
+}
+
+// Checkpoint is the last checkpoint known to be committed. The zero value means none.
+type Checkpoint struct {
+	ID   string `json:"id,omitempty"`
+	Step int64  `json:"step,omitempty"`
+}
+
+// Job is one job and all that its future depends on.
+type Job struct {
+	ID       string
+	Revision uint64
+	Spec     Spec
+	// Priority may be changed by a person; Spec keeps no copy.
+	Priority Priority
+	// Place is the place in line. Smaller is older. Given once, never changed.
+	Place     int64
+	Submitter string
+	Submitted time.Time
+	Updated   time.Time
+	// Waiting is since when the job last waits for a device.
+	Waiting  time.Time
+	Started  time.Time
+	Finished time.Time
+
+	State     State
+	Reason    string
+	Intent    Intent
+	Pause     PauseCause
+	NotBefore time.Time
+
+	Batch      int
+	Accumulate int
+	// RateScale multiplies the learning rate; below 1 after a divergence.
+	RateScale float64
+	// Spent counts failures per class against the class's budget.
+	Spent Spent
+	// Free counts requeues that cost no retry since the last checkpoint.
+	Free     int
+	Attempts int
+	// Fence is the fence of the newest attempt, 0 before the first.
+	Fence      uint64
+	Failure    Failure
+	Checkpoint Checkpoint
+	Warnings   []string
+	// Trace is the W3C traceparent of the submit span.
+	Trace string
+}
+
+// Spent is a count per failure class.
+type Spent [failureCount]int
+
+// Map gives the counts that are not zero, by class name.
+func (s Spent) Map() map[string]int {
+	m := map[string]int{}
+	for f, n := range s {
+		if n > 0 {
+			m[Failure(f).String()] = n
+		}
+	}
+	return m
+}
+
+// SpentOf is the inverse of Map.
+func SpentOf(m map[string]int) Spent {
+	var s Spent
+	for k, n := range m {
+		s[ParseFailure(k)] = n
+	}
+	return s
+}
+
+// Progress is what an agent last reported of an attempt. Every number is finite.
+type Progress struct {
+	Epoch          int64   `json:"epoch,omitempty"`
+	TotalEpochs    int64   `json:"total_epochs,omitempty"`
+	Step           int64   `json:"step,omitempty"`
+	Reward         float64 `json:"reward,omitempty"`
+	Objective      float64 `json:"objective,omitempty"`
+	HasObjective   bool    `json:"has_objective,omitempty"`
+	StepsPerSecond float64 `json:"steps_per_second,omitempty"`
+	PeakBytes      int64   `json:"peak_bytes,omitempty"`
+	// Checkpoint is the last one that the registry committed.
+	Checkpoint Checkpoint `json:"checkpoint"`
+	// Remaining is the trainer's own estimate; 0 means unknown.
+	Remaining time.Duration `json:"remaining,omitempty"`
+	// Reported is the agent's clock; for people only.
+	Reported time.Time `json:"reported"`
+}
+
+// Same reports whether nothing but the time of the report differs.
+func (p Progress) Same(q Progress) bool {
+	q.Reported = p.Reported
+	return p == q
+}
+
+// Evidence is what a failure class was decided from.
+type Evidence struct {
+	ExitCode int32    `json:"exit_code,omitempty"`
+	Signal   string   `json:"signal,omitempty"`
+	Message  string   `json:"message,omitempty"`
+	Problems []string `json:"problems,omitempty"`
+	Stderr   string   `json:"stderr,omitempty"`
+	Samples  []int64  `json:"samples,omitempty"`
+}
+
+// Summary is the one line of the evidence that a person reads first.
+func (e Evidence) Summary() string {
+	switch {
+	case e.Message != "" && len(e.Problems) > 0:
+		return e.Message + " (" + strings.Join(e.Problems, "; ") + ")"
+	case e.Message != "":
+		return e.Message
+	case len(e.Problems) > 0:
+		return strings.Join(e.Problems, "; ")
+	case e.Signal != "":
+		return "killed by " + e.Signal
+	case e.ExitCode != 0:
+		return fmt.Sprintf("exit code %d", e.ExitCode)
+	}
+	return ""
+}
+
+// Share is what an attempt holds of one device.
+type Share struct {
+	Device string `json:"device"`
+	Kind   string `json:"kind,omitempty"`
+	// Bytes is the reservation without the per-process overhead.
+	Bytes int64 `json:"bytes"`
+	// Held is what is taken from the device: Bytes and the overhead.
+	Held  int64 `json:"held"`
+	Whole bool  `json:"whole,omitempty"`
+}
+
+// Attempt is one run of a job under one fence.
+type Attempt struct {
+	Job       string
+	Number    int
+	Fence     uint64
+	Agent     string
+	Shares    []Share
+	CPUMillis int64
+	HostBytes int64
+	Phase     Phase
+	// Known says that the agent has reported this attempt at least once.
+	Known   bool
+	Created time.Time
+	Started time.Time
+	Ended   time.Time
+	// Advanced is when, by the scheduler's clock, the step last moved.
+	Advanced time.Time
+	// Grace is what the trainer may take to stop; set when Ending.
+	Grace      time.Duration
+	Batch      int
+	Accumulate int
+	RateScale  float64
+	// Restore is the newest committed checkpoint when the attempt was made.
+	Restore  Checkpoint
+	Progress Progress
+	Outcome  Outcome
+	Failure  Failure
+	Evidence Evidence
+	// Isolation is how hard the host enforces the reservation.
+	Isolation string
+	// Outage is since when, by the scheduler's clock, the trainer has no data.
+	Outage time.Time
+	// Why says why this device was chosen.
+	Why string
+	// Trace is the W3C traceparent of the placement span.
+	Trace string
+}
+
+// Live reports whether the attempt may hold devices.
+func (a Attempt) Live() bool { return a.Phase != Ended }
+
+// New is an accepted job at its place in line.
+func New(id string, spec Spec, priority Priority, place int64, now time.Time) Job {
+	return Job{
+		ID: id, Spec: spec, Priority: priority, Place: place, Submitted: now, Updated: now, Waiting: now,
+		State: Queued, Reason: "accepted; not yet looked at",
+		Batch: spec.Batch, Accumulate: max(spec.Accumulate, 1), RateScale: 1,
+	}
+}
+
+// warn appends a warning, keeping the newest few: a job that is retried for
+// weeks must not grow without bound.
+func (j *Job) warn(text string) {
+	const keep = 16
+	w := append(slices.Clone(j.Warnings), text)
+	if len(w) > keep {
+		w = w[len(w)-keep:]
+	}
+	j.Warnings = w
+}

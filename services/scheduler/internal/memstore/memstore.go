@@ -1,0 +1,320 @@
+// Package memstore keeps the scheduler's world in memory. It serves the
+// simulator and tests: the product stores in Postgres. It refuses what the
+// database's constraints refuse, so that a test over it proves the same.
+package memstore
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/ultrathink-pilot/trainyard/services/scheduler/internal/cycle"
+	"github.com/ultrathink-pilot/trainyard/services/scheduler/internal/job"
+)
+
+// Store implements cycle.Store.
+type Store struct {
+	mu        sync.Mutex
+	term      uint64
+	revision  uint64
+	fence     uint64
+	records   map[string]cycle.Record
+	agents    map[string]cycle.Agent
+	receipts  map[string]cycle.Receipt
+	decisions map[string][]cycle.Decision
+	fail      func() error
+	failAfter func() error
+}
+
+var _ cycle.Store = (*Store)(nil)
+
+// New makes an empty store.
+func New() *Store {
+	return &Store{
+		records: map[string]cycle.Record{}, agents: map[string]cycle.Agent{},
+		receipts: map[string]cycle.Receipt{}, decisions: map[string][]cycle.Decision{},
+	}
+}
+
+// Sabotage makes commits fail: before is asked before a commit is applied, after
+// when it has been. An error of after is the worst case of a network: it did
+// commit, and the caller is told that it failed.
+func (s *Store) Sabotage(before, after func() error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.fail, s.failAfter = before, after
+}
+
+// Lead takes over.
+func (s *Store) Lead(_ context.Context, _ string, _ time.Time) (uint64, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.term++
+	return s.term, nil
+}
+
+// Load reads the world.
+func (s *Store) Load(context.Context) (cycle.World, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	w := cycle.World{Revision: s.revision}
+	for _, r := range s.records {
+		if !r.Job.State.Terminal() {
+			w.Records = append(w.Records, r)
+		}
+	}
+	slices.SortFunc(w.Records, func(a, b cycle.Record) int { return int(a.Job.Place - b.Job.Place) })
+	for _, a := range s.agents {
+		w.Agents = append(w.Agents, a)
+	}
+	slices.SortFunc(w.Agents, func(a, b cycle.Agent) int { return strings.Compare(a.Name, b.Name) })
+	return w, nil
+}
+
+// Commit writes a batch of changes.
+func (s *Store) Commit(_ context.Context, term uint64, c cycle.Changes) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if term != s.term {
+		return cycle.ErrDeposed
+	}
+	if s.fail != nil {
+		if err := s.fail(); err != nil {
+			return err
+		}
+	}
+	agents, records, err := s.check(c)
+	if err != nil {
+		return fmt.Errorf("%w: %w", cycle.ErrRefused, err)
+	}
+	s.revision = c.Revision
+	for n, a := range agents {
+		s.agents[n] = a
+	}
+	for id, r := range records {
+		s.records[id] = r
+	}
+	for _, r := range c.Receipts {
+		s.receipts[r.ID] = r
+	}
+	for _, d := range c.Decisions {
+		s.decisions[d.Job] = append(s.decisions[d.Job], d)
+	}
+	if s.failAfter != nil {
+		return s.failAfter()
+	}
+	return nil
+}
+
+// check works the changes out on the side and applies the constraints.
+func (s *Store) check(c cycle.Changes) (map[string]cycle.Agent, map[string]cycle.Record, error) {
+	agents := map[string]cycle.Agent{}
+	for _, a := range c.Agents {
+		agents[a.Name] = a
+	}
+	for _, r := range c.Receipts {
+		if _, ok := s.receipts[r.ID]; ok {
+			return nil, nil, fmt.Errorf("request %s exists", r.ID)
+		}
+	}
+	records := map[string]cycle.Record{}
+	get := func(id string) (cycle.Record, bool) {
+		if r, ok := records[id]; ok {
+			return r, true
+		}
+		r, ok := s.records[id]
+		return r, ok
+	}
+	for _, j := range c.NewJobs {
+		if _, ok := get(j.ID); ok {
+			return nil, nil, fmt.Errorf("job %s exists", j.ID)
+		}
+		records[j.ID] = cycle.Record{Job: j}
+	}
+	for _, j := range c.Jobs {
+		r, ok := get(j.ID)
+		if !ok {
+			return nil, nil, fmt.Errorf("job %s does not exist", j.ID)
+		}
+		r.Job = j
+		records[j.ID] = r
+	}
+	for _, a := range c.Attempts {
+		r, ok := get(a.Job)
+		if !ok || a.Number > len(r.Attempts) {
+			return nil, nil, fmt.Errorf("attempt %s/%d does not exist", a.Job, a.Number)
+		}
+		r.Attempts = slices.Clone(r.Attempts)
+		r.Attempts[a.Number-1] = a
+		records[a.Job] = r
+	}
+	for _, a := range c.NewAttempts {
+		r, ok := get(a.Job)
+		if !ok || a.Number != len(r.Attempts)+1 {
+			return nil, nil, fmt.Errorf("attempt %s/%d is out of order", a.Job, a.Number)
+		}
+		if last, ok := r.Latest(); ok && (last.Live() || last.Fence >= a.Fence) {
+			return nil, nil, fmt.Errorf("job %s has a live attempt, or a fence as high", a.Job)
+		}
+		r.Attempts = append(slices.Clone(r.Attempts), a)
+		records[a.Job] = r
+	}
+	for _, r := range records {
+		if err := checkJob(r.Job); err != nil {
+			return nil, nil, err
+		}
+	}
+	return agents, records, s.checkDevices(agents, records, c.NewAttempts)
+}
+
+func checkJob(j job.Job) error {
+	switch {
+	case j.State.Terminal() == j.Finished.IsZero():
+		return fmt.Errorf("job %s: %s and its end do not agree", j.ID, j.State)
+	case (j.State == job.Paused) != (j.Pause != job.NotPaused):
+		return fmt.Errorf("job %s: %s and its pause do not agree", j.ID, j.State)
+	case (j.State == job.Stopping) != (j.Intent != job.NoIntent):
+		return fmt.Errorf("job %s: %s and its intent do not agree", j.ID, j.State)
+	case j.State.Live() && (j.Attempts == 0 || j.Fence == 0):
+		return fmt.Errorf("job %s: %s without an attempt", j.ID, j.State)
+	case !j.NotBefore.IsZero() && j.State != job.Queued:
+		return fmt.Errorf("job %s: %s and backing off", j.ID, j.State)
+	}
+	return nil
+}
+
+func (s *Store) checkDevices(agents map[string]cycle.Agent, records map[string]cycle.Record, begun []job.Attempt) error {
+	type key struct{ agent, device string }
+	touched := map[key]bool{}
+	for _, a := range begun {
+		for _, sh := range a.Shares {
+			touched[key{a.Agent, sh.Device}] = true
+		}
+	}
+	if len(touched) == 0 {
+		return nil
+	}
+	held, holders, whole := map[key]int64{}, map[key]int{}, map[key]bool{}
+	count := func(r cycle.Record) {
+		if a, ok := r.Latest(); ok && a.Live() {
+			for _, sh := range a.Shares {
+				k := key{a.Agent, sh.Device}
+				held[k] += sh.Held
+				holders[k]++
+				whole[k] = whole[k] || sh.Whole
+			}
+		}
+	}
+	for id, r := range s.records {
+		if _, ok := records[id]; !ok {
+			count(r)
+		}
+	}
+	for _, r := range records {
+		count(r)
+	}
+	for k := range touched {
+		a, ok := agents[k.agent]
+		if !ok {
+			a = s.agents[k.agent]
+		}
+		room := int64(-1)
+		for _, d := range a.Devices {
+			if d.ID == k.device {
+				room = d.Memory - d.Headroom
+			}
+		}
+		if held[k] > room || whole[k] && holders[k] > 1 {
+			return fmt.Errorf("device %s/%s is promised %d of %d bytes to %d", k.agent, k.device, held[k], room, holders[k])
+		}
+	}
+	return nil
+}
+
+// Fences draws n fences.
+func (s *Store) Fences(_ context.Context, n int) ([]uint64, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	out := make([]uint64, n)
+	for i := range out {
+		s.fence++
+		out[i] = s.fence
+	}
+	return out, nil
+}
+
+// Receipt finds the answer to a request.
+func (s *Store) Receipt(_ context.Context, id string) (cycle.Receipt, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	r, ok := s.receipts[id]
+	if !ok {
+		return r, cycle.ErrNotFound
+	}
+	return r, nil
+}
+
+// Record reads a job with its attempts.
+func (s *Store) Record(_ context.Context, id string) (cycle.Record, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	r, ok := s.records[id]
+	if !ok {
+		return r, cycle.ErrNotFound
+	}
+	return r, nil
+}
+
+// List reads a page of jobs, newest first.
+func (s *Store) List(_ context.Context, p cycle.Page) ([]job.Job, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var out []job.Job
+	for _, r := range s.records {
+		j := r.Job
+		if len(p.States) > 0 && !slices.Contains(p.States, j.State) || !strings.HasPrefix(j.Spec.Experiment, p.ExperimentPrefix) || p.Before != 0 && j.Place >= p.Before {
+			continue
+		}
+		out = append(out, j)
+	}
+	slices.SortFunc(out, func(a, b job.Job) int { return int(b.Place - a.Place) })
+	return out[:min(len(out), p.Limit)], nil
+}
+
+// Since reads what changed above a revision.
+func (s *Store) Since(_ context.Context, revision uint64, ids []string, limit int) ([]cycle.Record, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var out []cycle.Record
+	for id, r := range s.records {
+		if r.Job.Revision > revision && (len(ids) == 0 || slices.Contains(ids, id)) {
+			out = append(out, r)
+		}
+	}
+	slices.SortFunc(out, func(a, b cycle.Record) int { return int(int64(a.Job.Revision) - int64(b.Job.Revision)) })
+	return out[:min(len(out), limit)], nil
+}
+
+// Decisions reads a job's history, newest first.
+func (s *Store) Decisions(_ context.Context, id string, limit int) ([]cycle.Decision, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	out := slices.Clone(s.decisions[id])
+	slices.Reverse(out)
+	return out[:min(len(out), limit)], nil
+}
+
+// Forget drops old receipts.
+func (s *Store) Forget(_ context.Context, before time.Time) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for id, r := range s.receipts {
+		if r.At.Before(before) {
+			delete(s.receipts, id)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,218 @@
+// Package postgres keeps the scheduler's world in one schema of a Postgres
+// database. It is the only package that knows SQL. A batch of changes is one
+// transaction in one round trip; time comes in as a parameter, so that the
+// database's clock decides nothing.
+package postgres
+
+import (
+	"context"
+	"embed"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/ultrathink-pilot/trainyard/services/scheduler/internal/cycle"
+	"github.com/ultrathink-pilot/trainyard/services/scheduler/internal/job"
+)
+
+// Migrations are the goose migrations of the schema.
+//
+//go:embed migrations/*.sql
+var Migrations embed.FS
+
+// Schema is the name of the schema.
+const Schema = "scheduler"
+
+// commitLimit bounds one commit. A database that takes longer is away for all
+// that its callers care; the outcome is then read again.
+const commitLimit = 30 * time.Second
+
+// Store implements cycle.Store.
+type Store struct{ pool *pgxpool.Pool }
+
+// New makes a store over a pool whose search_path is the migrated schema.
+func New(pool *pgxpool.Pool) *Store { return &Store{pool} }
+
+var _ cycle.Store = (*Store)(nil)
+
+// Lead takes over.
+func (s *Store) Lead(ctx context.Context, holder string, now time.Time) (uint64, error) {
+	var term int64
+	err := s.pool.QueryRow(ctx, `UPDATE leader SET term = term + 1, holder = $1, claim_time = $2 RETURNING term`, holder, now).Scan(&term)
+	if err != nil {
+		return 0, fmt.Errorf("take the lead: %w", err)
+	}
+	return uint64(term), nil
+}
+
+// Fences draws n fences.
+func (s *Store) Fences(ctx context.Context, n int) ([]uint64, error) {
+	rows, err := s.pool.Query(ctx, `SELECT nextval('fences') FROM generate_series(1, $1)`, n)
+	if err != nil {
+		return nil, fmt.Errorf("draw fences: %w", err)
+	}
+	out, err := pgx.CollectRows(rows, func(r pgx.CollectableRow) (uint64, error) {
+		var v int64
+		err := r.Scan(&v)
+		return uint64(v), err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("draw fences: %w", err)
+	}
+	return out, nil
+}
+
+// Load reads the world.
+func (s *Store) Load(ctx context.Context) (cycle.World, error) {
+	var w cycle.World
+	// One snapshot for all reads: the world must be of one moment.
+	err := pgx.BeginTxFunc(ctx, s.pool, pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly}, func(tx pgx.Tx) error {
+		var revision int64
+		if err := tx.QueryRow(ctx, `SELECT revision FROM leader`).Scan(&revision); err != nil {
+			return err
+		}
+		w.Revision = uint64(revision)
+		rows, err := tx.Query(ctx, `SELECT name, revision, incarnation, version, address, labels, cpu_millis, host_bytes, devices,
+			data_ok, registry_ok, cordon, cordon_reason, lost, update_time FROM agents ORDER BY name`)
+		if err != nil {
+			return err
+		}
+		if w.Agents, err = pgx.CollectRows(rows, scanAgent); err != nil {
+			return err
+		}
+		w.Records, err = records(ctx, tx, `WHERE state NOT IN ('SUCCEEDED', 'FAILED', 'CANCELLED') ORDER BY place`)
+		return err
+	})
+	if err != nil {
+		return cycle.World{}, fmt.Errorf("load the world: %w", err)
+	}
+	return w, nil
+}
+
+type querier interface {
+	Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error)
+}
+
+// records reads jobs and their attempts. where is SQL of this package.
+func records(ctx context.Context, q querier, where string, args ...any) ([]cycle.Record, error) {
+	rows, err := q.Query(ctx, `SELECT `+jobColumns+` FROM jobs `+where, args...)
+	if err != nil {
+		return nil, err
+	}
+	jobs, err := pgx.CollectRows(rows, scanJob)
+	if err != nil {
+		return nil, err
+	}
+	ids := make([]string, len(jobs))
+	at := make(map[string]int, len(jobs))
+	out := make([]cycle.Record, len(jobs))
+	for i, j := range jobs {
+		ids[i], at[j.ID], out[i].Job = j.ID, i, j
+	}
+	rows, err = q.Query(ctx, `SELECT `+attemptColumns+` FROM attempts WHERE job_id = ANY($1::uuid[]) ORDER BY job_id, number`, ids)
+	if err != nil {
+		return nil, err
+	}
+	attempts, err := pgx.CollectRows(rows, scanAttempt)
+	if err != nil {
+		return nil, err
+	}
+	for _, a := range attempts {
+		r := &out[at[a.Job]]
+		r.Attempts = append(r.Attempts, a)
+	}
+	return out, nil
+}
+
+// Record reads a job with its attempts.
+func (s *Store) Record(ctx context.Context, id string) (cycle.Record, error) {
+	var out []cycle.Record
+	err := pgx.BeginTxFunc(ctx, s.pool, pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly}, func(tx pgx.Tx) (err error) {
+		out, err = records(ctx, tx, `WHERE id = $1`, id)
+		return err
+	})
+	if err != nil {
+		return cycle.Record{}, fmt.Errorf("read job %s: %w", id, err)
+	}
+	if len(out) == 0 {
+		return cycle.Record{}, cycle.ErrNotFound
+	}
+	return out[0], nil
+}
+
+// List reads a page of jobs, newest first.
+func (s *Store) List(ctx context.Context, p cycle.Page) ([]job.Job, error) {
+	states := make([]string, len(p.States))
+	for i, st := range p.States {
+		states[i] = st.String()
+	}
+	rows, err := s.pool.Query(ctx, `SELECT `+jobColumns+` FROM jobs
+		WHERE ($1::text[] = '{}' OR state = ANY($1)) AND starts_with(experiment, $2) AND ($3 = 0 OR place < $3)
+		ORDER BY place DESC LIMIT $4`, states, p.ExperimentPrefix, p.Before, p.Limit)
+	if err != nil {
+		return nil, fmt.Errorf("list jobs: %w", err)
+	}
+	out, err := pgx.CollectRows(rows, scanJob)
+	if err != nil {
+		return nil, fmt.Errorf("list jobs: %w", err)
+	}
+	return out, nil
+}
+
+// Since reads what changed above a revision.
+func (s *Store) Since(ctx context.Context, revision uint64, ids []string, limit int) ([]cycle.Record, error) {
+	if ids == nil {
+		ids = []string{}
+	}
+	var out []cycle.Record
+	err := pgx.BeginTxFunc(ctx, s.pool, pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly}, func(tx pgx.Tx) (err error) {
+		out, err = records(ctx, tx, `WHERE revision > $1 AND ($2::uuid[] = '{}' OR id = ANY($2::uuid[])) ORDER BY revision LIMIT $3`, int64(revision), ids, limit)
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("read changes: %w", err)
+	}
+	return out, nil
+}
+
+// Decisions reads a job's history, newest first.
+func (s *Store) Decisions(ctx context.Context, id string, limit int) ([]cycle.Decision, error) {
+	rows, err := s.pool.Query(ctx, `SELECT job_id::text, time, action, reason, attempt FROM decisions WHERE job_id = $1 ORDER BY id DESC LIMIT $2`, id, limit)
+	if err != nil {
+		return nil, fmt.Errorf("read decisions: %w", err)
+	}
+	out, err := pgx.CollectRows(rows, func(r pgx.CollectableRow) (cycle.Decision, error) {
+		var d cycle.Decision
+		err := r.Scan(&d.Job, &d.At, &d.Action, &d.Reason, &d.Attempt)
+		return d, err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("read decisions: %w", err)
+	}
+	return out, nil
+}
+
+// Receipt finds the answer to a request.
+func (s *Store) Receipt(ctx context.Context, id string) (cycle.Receipt, error) {
+	r := cycle.Receipt{ID: id}
+	err := s.pool.QueryRow(ctx, `SELECT method, payload_hash, response, create_time FROM request_ledger WHERE request_id = $1`, id).
+		Scan(&r.Method, &r.Digest, &r.Response, &r.At)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return r, cycle.ErrNotFound
+	}
+	if err != nil {
+		return r, fmt.Errorf("read the request ledger: %w", err)
+	}
+	return r, nil
+}
+
+// Forget drops old receipts.
+func (s *Store) Forget(ctx context.Context, before time.Time) error {
+	if _, err := s.pool.Exec(ctx, `DELETE FROM request_ledger WHERE create_time < $1`, before); err != nil {
+		return fmt.Errorf("trim the request ledger: %w", err)
+	}
+	return nil
+}
