@@ -1,0 +1,153 @@
+// Package lease is the agent's vocabulary: who holds what on this host, what
+// the scheduler asked for, and how an attempt ended. It is pure; its values are
+// what the journal stores, so JSON names are a disk format.
+package lease
+
+import (
+	"fmt"
+	"time"
+)
+
+// Key names one attempt under its fence.
+type Key struct {
+	JobID   string `json:"job_id"`
+	Attempt uint32 `json:"attempt"`
+	Fence   uint64 `json:"fence"`
+}
+
+// Directory is the attempt's directory name; the fence is in it, so that a
+// later attempt never meets an earlier one's files.
+func (k Key) Directory() string { return fmt.Sprintf("%s-%d-%d", k.JobID, k.Attempt, k.Fence) }
+
+func (k Key) String() string { return fmt.Sprintf("%s#%d@%d", k.JobID, k.Attempt, k.Fence) }
+
+// Claim is a reservation on one device.
+type Claim struct {
+	Device string `json:"device"`
+	// Bytes reserved; 0 means the whole device.
+	Bytes int64 `json:"bytes"`
+}
+
+// Assignment is an attempt that the scheduler wants to run here.
+type Assignment struct {
+	Key
+	Claims []Claim `json:"claims"`
+	// CPUMillis is thousandths of a core; 0 means one core.
+	CPUMillis int64 `json:"cpu_millis"`
+	// HostMemoryBytes bounds the process tree's host memory; 0 means no bound.
+	HostMemoryBytes int64 `json:"host_memory_bytes"`
+	// Resume asks for the job's newest good checkpoint.
+	Resume bool `json:"resume"`
+	// TraceParent is the W3C parent of all that the attempt does.
+	TraceParent string `json:"traceparent"`
+	// Payload is the assignment in its wire form, kept opaque here; it is
+	// read again where the trainer is told what to run.
+	Payload []byte `json:"payload"`
+}
+
+// StopReason says why an attempt must not run any longer.
+type StopReason string
+
+// Reasons to stop. Fenced covers both the scheduler's word and the agent's own
+// expiry; Expired is only the latter.
+const (
+	StopCancelled       StopReason = "cancelled"
+	StopPaused          StopReason = "paused"
+	StopPreempted       StopReason = "preempted"
+	StopDrained         StopReason = "drained"
+	StopFenced          StopReason = "fenced"
+	StopExpired         StopReason = "expired"
+	StopTimeLimit       StopReason = "time limit"
+	StopStalled         StopReason = "stalled"
+	StopDataUnavailable StopReason = "data unavailable"
+	StopOverUse         StopReason = "memory over-use"
+)
+
+// Outcome of an attempt.
+type Outcome string
+
+// Outcomes.
+const (
+	Succeeded Outcome = "succeeded"
+	Failed    Outcome = "failed"
+	Stopped   Outcome = "stopped"
+)
+
+// Class of a failure; empty after a success.
+type Class string
+
+// Failure classes, as in job.v1.FailureClass.
+const (
+	ClassNone             Class = ""
+	ClassOwnOOM           Class = "device oom, own fault"
+	ClassNeighbourOOM     Class = "device oom, a neighbour's fault"
+	ClassHostOOM          Class = "host oom"
+	ClassCrash            Class = "crash"
+	ClassNetwork          Class = "network"
+	ClassDataUnavailable  Class = "data unavailable"
+	ClassAgentLost        Class = "agent lost"
+	ClassPreempted        Class = "preempted"
+	ClassDrained          Class = "drained"
+	ClassDiverged         Class = "diverged"
+	ClassBadConfiguration Class = "bad configuration"
+	ClassStalled          Class = "stalled"
+	ClassTimeLimit        Class = "time limit"
+)
+
+// Evidence is what a class was decided from.
+type Evidence struct {
+	// ExitCode is -1 after a signal and when unknown.
+	ExitCode int `json:"exit_code"`
+	// Signal such as "SIGKILL"; empty means none.
+	Signal   string   `json:"signal,omitempty"`
+	Message  string   `json:"message,omitempty"`
+	Problems []string `json:"problems,omitempty"`
+	// StderrTail is the last lines of standard error.
+	StderrTail string `json:"stderr_tail,omitempty"`
+	// MemorySamples are bytes around the event, oldest first.
+	MemorySamples []int64 `json:"memory_samples,omitempty"`
+}
+
+// Progress is an attempt's latest report.
+type Progress struct {
+	Epoch          uint32        `json:"epoch"`
+	TotalEpochs    uint32        `json:"total_epochs"`
+	Step           int64         `json:"step"`
+	Reward         float64       `json:"reward"`
+	StepsPerSecond float64       `json:"steps_per_second"`
+	Remaining      time.Duration `json:"remaining"`
+	// Objective is meaningful only with HasObjective: JSON has no NaN.
+	Objective      float64   `json:"objective"`
+	HasObjective   bool      `json:"has_objective"`
+	PeakMemory     int64     `json:"peak_memory"`
+	CheckpointStep int64     `json:"checkpoint_step"`
+	CheckpointID   string    `json:"checkpoint_id"`
+	ReportTime     time.Time `json:"report_time"`
+}
+
+// Finished is the trainer's own last word.
+type Finished struct {
+	Outcome  Outcome  `json:"outcome"`
+	Class    Class    `json:"class,omitempty"`
+	Message  string   `json:"message,omitempty"`
+	Problems []string `json:"problems,omitempty"`
+}
+
+// OOM is a recognised out-of-memory event, attributed.
+type OOM struct {
+	Class   Class     `json:"class"`
+	Device  string    `json:"device"`
+	Message string    `json:"message"`
+	Samples []int64   `json:"samples"`
+	At      time.Time `json:"at"`
+}
+
+// Exit is the end of an attempt, kept until the scheduler has recorded it.
+type Exit struct {
+	Key
+	Outcome  Outcome   `json:"outcome"`
+	Class    Class     `json:"class,omitempty"`
+	Evidence Evidence  `json:"evidence"`
+	Progress *Progress `json:"progress,omitempty"`
+	EndTime  time.Time `json:"end_time"`
+}
