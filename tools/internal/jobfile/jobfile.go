@@ -1,0 +1,122 @@
+// Package jobfile reads the YAML that a person writes for a job.
+//
+//	name: bull-spx
+//	experiment: specialists/bull
+//	priority: interactive            # batch, search, interactive, production
+//	model: bull_specialist           # a success registers a version of it
+//	native:                          # or "command:"
+//	  specialist: bull
+//	  symbol: SPX
+//	  timeframe: 1d
+//	resources:
+//	  devices: [{kind: cpu-lane, memory: 256MiB}]
+//	  cpu: 1                         # cores; 500m is half a core
+//	  memory: 512MiB                 # of the host
+//	limits: {time: 2h, stall: 10m}
+//
+// It does no I/O: bytes in, a job or every problem out, each with its line and
+// the path of the field as it is written in the file.
+package jobfile
+
+import (
+	"fmt"
+	"strings"
+
+	"go.yaml.in/yaml/v3"
+
+	jobv1 "github.com/ultrathink-pilot/trainyard/proto/gen/go/trainyard/job/v1"
+)
+
+// Problem is one thing wrong with a file.
+type Problem struct {
+	// Line counts from 1; 0 means that the whole file is meant, or that a field
+	// is missing.
+	Line int
+	// Path is the field, such as "resources.devices[0].memory"; empty means the file.
+	Path        string
+	Description string
+}
+
+// String returns "line N: path: description".
+func (p Problem) String() string {
+	var parts []string
+	if p.Line > 0 {
+		parts = append(parts, fmt.Sprintf("line %d", p.Line))
+	}
+	if p.Path != "" {
+		parts = append(parts, p.Path)
+	}
+	return strings.Join(append(parts, p.Description), ": ")
+}
+
+// File is a job file that can be submitted.
+type File struct {
+	Spec *jobv1.JobSpec
+
+	lines map[string]int
+}
+
+// Parse reads one job. With any problem the file is nil.
+func Parse(data []byte) (*File, []Problem) {
+	var document yaml.Node
+	if err := yaml.Unmarshal(data, &document); err != nil {
+		return nil, []Problem{{Description: "not YAML: " + strings.TrimPrefix(err.Error(), "yaml: ")}}
+	}
+	if len(document.Content) == 0 {
+		return nil, []Problem{{Description: "the file is empty"}}
+	}
+	d := &decoder{lines: map[string]int{}}
+	spec := d.job(document.Content[0])
+	if len(d.problems) > 0 {
+		return nil, d.problems
+	}
+	return &File{Spec: spec, lines: d.lines}, nil
+}
+
+// Problem turns a service's finding about a field of the JobSpec into one about
+// the file.
+func (f *File) Problem(field, description string) Problem {
+	path := filePath(field)
+	line := f.lines[path]
+	// A field that is not written has the line of the block it would be in.
+	for at := path; line == 0 && strings.ContainsAny(at, ".["); line = f.lines[at] {
+		at = at[:strings.LastIndexAny(at, ".[")]
+	}
+	return Problem{Line: line, Path: path, Description: description}
+}
+
+// renamed maps names of the contract to names of the file, longest first where
+// one holds another.
+var renamed = [][2]string{
+	{"resources.host_memory_bytes", "resources.memory"},
+	{"resources.cpu_millis", "resources.cpu"},
+	{"memory_bytes", "memory"},
+	{"display_name", "name"},
+	{"priority_class", "priority"},
+	{"model_name", "model"},
+	{"time_limit", "limits.time"},
+	{"stall_limit", "limits.stall"},
+	{"retry_policy.max_crashes", "retries.crashes"},
+	{"retry_policy.max_host_ooms", "retries.host_ooms"},
+	{"retry_policy.max_network_errors", "retries.network_errors"},
+	{"retry_policy.min_batch_size", "retries.min_batch_size"},
+	{"retry_policy", "retries"},
+	{"learner.hidden_sizes", "learner.hidden"},
+	{"learner.entropy_coefficient", "learner.entropy"},
+	{"learner.value_coefficient", "learner.value"},
+}
+
+func filePath(field string) string {
+	field = strings.TrimPrefix(field, "spec.")
+	for _, r := range renamed {
+		// "_" is part of a name: memory_bytes must not match inside host_memory_bytes.
+		at := strings.Index(field, r[0])
+		if at < 0 || at > 0 && field[at-1] == '_' {
+			continue
+		}
+		if end := at + len(r[0]); end == len(field) || field[end] == '.' || field[end] == '[' {
+			return field[:at] + r[1] + field[end:]
+		}
+	}
+	return field
+}
