@@ -1,0 +1,86 @@
+package mesh
+
+import (
+	"errors"
+
+	"go.uber.org/zap"
+	"google.golang.org/grpc"
+
+	"github.com/ultrathink-pilot/trainyard/libs/identity"
+	"github.com/ultrathink-pilot/trainyard/libs/rpcclient"
+	fleetv1 "github.com/ultrathink-pilot/trainyard/proto/gen/go/trainyard/fleet/v1"
+	janitorv1 "github.com/ultrathink-pilot/trainyard/proto/gen/go/trainyard/janitor/v1"
+	jobv1 "github.com/ultrathink-pilot/trainyard/proto/gen/go/trainyard/job/v1"
+	registryv1 "github.com/ultrathink-pilot/trainyard/proto/gen/go/trainyard/registry/v1"
+	trainv1 "github.com/ultrathink-pilot/trainyard/proto/gen/go/trainyard/train/v1"
+)
+
+// maxAnswer bounds one answer: a long metric history or a whole plan.
+const maxAnswer = 64 << 20
+
+// Clients talk to a mesh's services as a person. Connections are made when they
+// are first used.
+type Clients struct {
+	Jobs    jobv1.JobServiceClient
+	Fleet   fleetv1.FleetServiceClient
+	Models  registryv1.ModelServiceClient
+	Runs    registryv1.RunServiceClient
+	Janitor janitorv1.JanitorServiceClient
+
+	person identity.Files
+	log    *zap.Logger
+	conns  []*grpc.ClientConn
+}
+
+// Connect makes the clients of a mesh. log gets failed calls; nil means none.
+func (m *Mesh) Connect(log *zap.Logger) (*Clients, error) {
+	c := &Clients{person: m.Person, log: log}
+	scheduler, err := c.dial(m.Scheduler, identity.RoleScheduler)
+	if err != nil {
+		return nil, err
+	}
+	registry, err := c.dial(m.Registry, identity.RoleRegistry)
+	if err != nil {
+		return nil, errors.Join(err, c.Close())
+	}
+	janitor, err := c.dial(m.Janitor, identity.RoleJanitor)
+	if err != nil {
+		return nil, errors.Join(err, c.Close())
+	}
+	c.Jobs, c.Fleet = jobv1.NewJobServiceClient(scheduler), fleetv1.NewFleetServiceClient(scheduler)
+	c.Models, c.Runs = registryv1.NewModelServiceClient(registry), registryv1.NewRunServiceClient(registry)
+	c.Janitor = janitorv1.NewJanitorServiceClient(janitor)
+	return c, nil
+}
+
+// Logs returns the log client of the agent that listens on an address.
+func (c *Clients) Logs(address string) (trainv1.LogServiceClient, error) {
+	conn, err := c.dial(address, identity.RoleAgent)
+	if err != nil {
+		return nil, err
+	}
+	return trainv1.NewLogServiceClient(conn), nil
+}
+
+func (c *Clients) dial(target string, role identity.Role) (*grpc.ClientConn, error) {
+	tls, err := identity.ClientTLS(c.person, role)
+	if err != nil {
+		return nil, err
+	}
+	conn, err := rpcclient.Dial(target, rpcclient.Options{TLS: tls, Log: c.log, MaxReceive: maxAnswer})
+	if err != nil {
+		return nil, err
+	}
+	c.conns = append(c.conns, conn)
+	return conn, nil
+}
+
+// Close ends every connection.
+func (c *Clients) Close() error {
+	var err error
+	for _, conn := range c.conns {
+		err = errors.Join(err, conn.Close())
+	}
+	c.conns = nil
+	return err
+}
