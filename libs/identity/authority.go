@@ -128,35 +128,50 @@ func (a *Authority) Issue(role Role, name string) (Files, error) {
 	if err := id.validate(); err != nil {
 		return Files{}, err
 	}
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		return Files{}, fmt.Errorf("issue %s: %w", id, err)
-	}
-	now := time.Now()
-	tmpl := &x509.Certificate{
-		SerialNumber: serial(),
-		Subject:      pkix.Name{CommonName: id.String()},
-		NotBefore:    now.Add(-backdate),
-		NotAfter:     now.Add(leafLifetime),
-		KeyUsage:     x509.KeyUsageDigitalSignature,
-		ExtKeyUsage:  []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
-		URIs:         []*url.URL{id.URI()},
+	return a.issue(string(role)+"-"+name, id.String(), &x509.Certificate{
+		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
+		URIs:        []*url.URL{id.URI()},
 		// Our own clients look at the SPIFFE id alone. grpcurl and the Python and TypeScript SDKs know only host names:
 		// for them the role is one (it is also the service's name under compose), beside this machine's own.
-		DNSNames:    []string{string(role), "localhost"},
-		IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1), net.IPv6loopback},
+		DNSNames: []string{string(role), "localhost"},
+	})
+}
+
+// IssueHost makes a certificate for a server that is not ours and has no role, such as
+// the S3 server: host and this machine are its names. Files are <host>.pem and <host>-key.pem.
+func (a *Authority) IssueHost(host string) (Files, error) {
+	if !nameForm.MatchString(host) {
+		return Files{}, fmt.Errorf("%q is not a host name", host)
 	}
+	return a.issue(host, host, &x509.Certificate{
+		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
+		DNSNames:    []string{host, "localhost"},
+	})
+}
+
+// issue fills in what all leaves share, signs and writes.
+func (a *Authority) issue(base, subject string, tmpl *x509.Certificate) (Files, error) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return Files{}, fmt.Errorf("issue %s: %w", subject, err)
+	}
+	now := time.Now()
+	tmpl.SerialNumber = serial()
+	tmpl.Subject = pkix.Name{CommonName: subject}
+	tmpl.NotBefore, tmpl.NotAfter = now.Add(-backdate), now.Add(leafLifetime)
+	tmpl.KeyUsage = x509.KeyUsageDigitalSignature
+	tmpl.IPAddresses = []net.IP{net.IPv4(127, 0, 0, 1), net.IPv6loopback}
 	der, err := x509.CreateCertificate(rand.Reader, tmpl, a.cert, &key.PublicKey, a.key)
 	if err != nil {
-		return Files{}, fmt.Errorf("issue %s: %w", id, err)
+		return Files{}, fmt.Errorf("issue %s: %w", subject, err)
 	}
-	base := filepath.Join(a.dir, string(role)+"-"+name)
+	base = filepath.Join(a.dir, base)
 	files := Files{Cert: base + ".pem", Key: base + "-key.pem", CA: a.CAFile()}
 	if err := writeKey(files.Key, key); err != nil {
-		return Files{}, fmt.Errorf("issue %s: %w", id, err)
+		return Files{}, fmt.Errorf("issue %s: %w", subject, err)
 	}
 	if err := writePEM(files.Cert, "CERTIFICATE", der, 0o644); err != nil {
-		return Files{}, fmt.Errorf("issue %s: %w", id, err)
+		return Files{}, fmt.Errorf("issue %s: %w", subject, err)
 	}
 	return files, nil
 }

@@ -1,8 +1,8 @@
 // Package identity says who is on the other end of a connection. Every process
 // has an X.509 certificate whose only URI SAN is its SPIFFE id,
 // spiffe://trainyard/<role>/<name>; roles are what allow-lists speak of, names are
-// what audits and logs show. Host names in certificates are not used: a service is
-// trusted for its role wherever it listens.
+// what audits and logs show. Our own clients ignore host names in certificates: a
+// service is trusted for its role wherever it listens.
 package identity
 
 import (
