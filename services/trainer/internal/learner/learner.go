@@ -1,0 +1,405 @@
+package learner
+
+import (
+	"fmt"
+	"math"
+	"math/rand/v2"
+
+	"github.com/ultrathink-pilot/trainyard/services/trainer/internal/learner/kernel"
+	"github.com/ultrathink-pilot/trainyard/services/trainer/internal/market"
+)
+
+// Adam's constants; the learning rate comes with each update.
+const (
+	adamBeta1   = 0.9
+	adamBeta2   = 0.999
+	adamEpsilon = 1e-5
+)
+
+// Learner trains one specialist. It is used by one goroutine at a time; Close
+// ends its workers.
+type Learner struct {
+	cfg    Config
+	world  *market.World
+	kernel *kernel.Set
+	net    *net
+	pool   *pool
+
+	params, wt   []float32
+	adamM, adamV []float32
+	adamSteps    uint64
+
+	shards  [Shards]*shard
+	shuffle *rand.PCG
+	rng     *rand.Rand
+
+	// The rollout, index step*Envs+env.
+	obs     []float32
+	action  []int8
+	logp    []float32
+	value   []float32
+	reward  []float32
+	done    []bool
+	adv     []float32
+	target  []float32
+	last    []float32 // value after the last step, per env
+	order   []int32
+	policy  greedy
+	current batch
+}
+
+// shard is one fixed part of the parallel work.
+type shard struct {
+	src      *rand.PCG
+	rng      *rand.Rand
+	envs     []market.Env
+	ws       *workspace
+	grad     []float32
+	used     bool // grad holds something
+	sums     lossSums
+	rewards  float64
+	episodes int
+}
+
+// batch is the part of the rollout that an update is working on.
+type batch struct {
+	rows    []int32
+	block   int // number of the first block within the optimiser step
+	weights lossWeights
+}
+
+// New builds a learner. The configuration must have passed Check.
+func New(world *market.World, cfg Config) (*Learner, error) {
+	k, err := kernel.Named(cfg.Kernel)
+	if err != nil {
+		return nil, err
+	}
+	if p := cfg.Check(); len(p) > 0 {
+		return nil, fmt.Errorf("learner: %v", p)
+	}
+	n := cfg.Envs * cfg.Steps
+	l := &Learner{
+		cfg: cfg, world: world, kernel: k, net: newNet(cfg.Hidden),
+		obs: make([]float32, n*market.ObservationWidth), action: make([]int8, n), logp: make([]float32, n),
+		value: make([]float32, n), reward: make([]float32, n), done: make([]bool, n),
+		adv: make([]float32, n), target: make([]float32, n), last: make([]float32, cfg.Envs), order: make([]int32, n),
+	}
+	l.params = make([]float32, l.net.size)
+	l.wt = make([]float32, l.net.wtSize)
+	l.adamM = make([]float32, l.net.size)
+	l.adamV = make([]float32, l.net.size)
+	// Every random stream has its own number, so that none depends on how much
+	// another has drawn.
+	l.net.initialise(l.params, rand.New(rand.NewPCG(cfg.Seed, 1)))
+	l.net.transpose(l.wt, l.params)
+	l.shuffle = rand.NewPCG(cfg.Seed, 2)
+	l.rng = rand.New(l.shuffle)
+	per := cfg.Envs / Shards
+	for i := range l.shards {
+		s := &shard{src: rand.NewPCG(cfg.Seed, uint64(100+i)), envs: make([]market.Env, per),
+			ws: l.net.newWorkspace(), grad: make([]float32, l.net.size)}
+		s.rng = rand.New(s.src)
+		for e := range s.envs {
+			world.Reset(&s.envs[e], s.rng)
+		}
+		l.shards[i] = s
+	}
+	l.policy = greedy{l: l, params: l.params, ws: l.net.newWorkspace()}
+	l.pool = newPool(min(max(cfg.Workers, 1), Shards), l.collectShard, l.gradientShard)
+	return l, nil
+}
+
+// Close ends the workers.
+func (l *Learner) Close() { l.pool.close() }
+
+// Kernel returns the name of the vector form in use.
+func (l *Learner) Kernel() string { return l.kernel.Name() }
+
+// Transitions returns the number of environment steps of one Collect.
+func (l *Learner) Transitions() int { return l.cfg.Envs * l.cfg.Steps }
+
+// Rollout sums up one Collect.
+type Rollout struct {
+	// MeanReward is per step.
+	MeanReward float64
+	Episodes   int
+}
+
+// Collect walks all environments Steps bars with the current policy.
+func (l *Learner) Collect() Rollout {
+	l.pool.run(phaseCollect)
+	var r Rollout
+	for _, s := range l.shards {
+		r.MeanReward += s.rewards
+		r.Episodes += s.episodes
+	}
+	r.MeanReward /= float64(l.Transitions())
+	return r
+}
+
+func (l *Learner) collectShard(index int) {
+	s, per, all := l.shards[index], l.cfg.Envs/Shards, l.cfg.Envs
+	s.rewards, s.episodes = 0, 0
+	const width = market.ObservationWidth
+	for t := range l.cfg.Steps {
+		base := t*all + index*per
+		for from := 0; from < per; from += blockRows {
+			rows := min(blockRows, per-from)
+			for r := range rows {
+				i := base + from + r
+				o := l.obs[i*width : (i+1)*width]
+				l.world.Observe(&s.envs[from+r], o)
+				s.blur(o[:len(l.world.Scaler.Mean)], float32(l.cfg.FeatureNoise))
+				copy(s.ws.x[r*width:], o)
+			}
+			out := l.net.forward(l.kernel, l.params, s.ws, rows)
+			stride := len(out) / rows
+			for r := range rows {
+				i, e := base+from+r, &s.envs[from+r]
+				y := out[r*stride : r*stride+heads]
+				var logp, p [3]float64
+				softmax(y, &logp, &p)
+				u := s.rng.Float64()
+				a := int8(2)
+				if u < p[0] {
+					a = 0
+				} else if u < p[0]+p[1] {
+					a = 1
+				}
+				step := l.world.Step(e, a)
+				l.action[i], l.logp[i], l.value[i] = a, float32(logp[a]), y[heads-1]
+				l.reward[i], l.done[i] = float32(step.Reward), step.Done
+				s.rewards += step.Reward
+				if step.Done {
+					s.episodes++
+					l.world.Reset(e, s.rng)
+				}
+			}
+		}
+	}
+	for from := 0; from < per; from += blockRows {
+		rows := min(blockRows, per-from)
+		for r := range rows {
+			l.world.Observe(&s.envs[from+r], s.ws.x[r*width:(r+1)*width])
+		}
+		out := l.net.forward(l.kernel, l.params, s.ws, rows)
+		stride := len(out) / rows
+		for r := range rows {
+			l.last[index*per+from+r] = out[r*stride+heads-1]
+		}
+	}
+}
+
+// blur adds noise of that standard deviation to training observations: a few
+// hundred bars seen thousands of times would otherwise be learned by heart. The
+// noise is a sum of four 16-bit uniforms, near enough to normal and cheap.
+func (s *shard) blur(features []float32, sd float32) {
+	if sd == 0 {
+		return
+	}
+	// Each uniform on 0..65535 has variance (65536^2-1)/12.
+	scale := sd / 37837.23
+	for j := range features {
+		u := s.src.Uint64()
+		sum := int32(u&0xffff) + int32(u>>16&0xffff) + int32(u>>32&0xffff) + int32(u>>48) - 131070
+		features[j] += float32(float32(sum) * scale)
+	}
+}
+
+// Rates are what a schedule changes from update to update.
+type Rates struct {
+	LearningRate float64
+	Entropy      float64 // weight of the entropy bonus
+}
+
+// Losses are the means over one Update.
+type Losses struct {
+	Policy, Value, Entropy, KL, Clipped float64
+	GradientNorm                        float64 // before clipping, mean over the steps
+	OptimiserSteps                      int
+}
+
+// Finite reports whether the numbers are still numbers.
+func (l Losses) Finite() bool {
+	sum := l.Policy + l.Value + l.Entropy + l.KL + l.GradientNorm
+	return !math.IsNaN(sum) && !math.IsInf(sum, 0)
+}
+
+// Update learns from the rollout of the last Collect. A gradient that is not
+// finite is not applied: the losses say so and the caller decides.
+func (l *Learner) Update(r Rates) Losses {
+	advantages(l.cfg.Gamma, l.cfg.Lambda, l.cfg.Envs, l.reward, l.value, l.done, l.last, l.adv, l.target)
+	normalise(l.adv)
+	var sums lossSums
+	var norms float64
+	steps := 0
+	n := len(l.order)
+	part := (l.cfg.BatchRows + l.cfg.Accumulation - 1) / l.cfg.Accumulation
+	l.current.weights = lossWeights{clip: l.cfg.Clip, value: l.cfg.ValueWeight, entropy: r.Entropy}
+	for range l.cfg.Passes {
+		for i := range l.order {
+			l.order[i] = int32(i)
+		}
+		for i := n - 1; i > 0; i-- {
+			j := l.rng.IntN(i + 1)
+			l.order[i], l.order[j] = l.order[j], l.order[i]
+		}
+		for from := 0; from < n; from += l.cfg.BatchRows {
+			rows := l.order[from:min(from+l.cfg.BatchRows, n)]
+			for at := 0; at < len(rows); at += part {
+				l.current.rows = rows[at:min(at+part, len(rows))]
+				l.current.block = at / blockRows
+				l.pool.run(phaseGradient)
+			}
+			for _, s := range l.shards {
+				sums.add(&s.sums)
+				s.sums = lossSums{}
+			}
+			norm := l.step(r.LearningRate, len(rows))
+			norms += norm
+			steps++
+			if math.IsNaN(norm) || math.IsInf(norm, 0) {
+				return losses(&sums, norms, steps)
+			}
+		}
+	}
+	return losses(&sums, norms, steps)
+}
+
+func losses(s *lossSums, norms float64, steps int) Losses {
+	n := float64(s.rows)
+	return Losses{Policy: s.policy / n, Value: s.value / n, Entropy: s.entropy / n, KL: s.kl / n,
+		Clipped: s.clipped / n, GradientNorm: norms / float64(steps), OptimiserSteps: steps}
+}
+
+// gradientShard adds the gradients of every Shards-th block of the current part.
+// Blocks are numbered through the whole optimiser step, so that accumulation
+// changes neither who adds a block nor when.
+func (l *Learner) gradientShard(index int) {
+	s, b := l.shards[index], &l.current
+	const width = market.ObservationWidth
+	last := len(l.net.layers) - 1
+	stride := l.net.layers[last].outPad
+	for k := 0; k*blockRows < len(b.rows); k++ {
+		if (b.block+k)%Shards != index {
+			continue
+		}
+		rows := b.rows[k*blockRows : min((k+1)*blockRows, len(b.rows))]
+		for r, i := range rows {
+			copy(s.ws.x[r*width:(r+1)*width], l.obs[int(i)*width:])
+		}
+		out := l.net.forward(l.kernel, l.params, s.ws, len(rows))
+		grad := s.ws.grads[last]
+		for r, i := range rows {
+			t := sample{action: l.action[i], logp: l.logp[i], advantage: l.adv[i], target: l.target[i]}
+			b.weights.loss(out[r*stride:r*stride+heads], grad[r*stride:r*stride+heads], &t, &s.sums)
+		}
+		if !s.used {
+			clear(s.grad)
+			s.used = true
+		}
+		l.net.backward(l.kernel, l.wt, s.grad, s.ws, len(rows))
+	}
+}
+
+// step reduces the shards' gradients in order, clips and takes an Adam step. It
+// returns the norm of the mean gradient.
+func (l *Learner) step(rate float64, rows int) float64 {
+	var total []float32
+	for _, s := range l.shards {
+		if !s.used {
+			continue
+		}
+		s.used = false
+		if total == nil {
+			total = s.grad
+		} else {
+			l.kernel.Add(total, s.grad)
+		}
+	}
+	norm := math.Sqrt(l.kernel.SumSquares(total, &l.shards[0].ws.lanes)) / float64(rows)
+	if math.IsNaN(norm) || math.IsInf(norm, 0) {
+		return norm
+	}
+	scale := 1 / float64(rows)
+	if norm > l.cfg.MaxGradientNorm {
+		scale *= l.cfg.MaxGradientNorm / norm
+	}
+	l.adamSteps++
+	c1, c2 := 1-powInt(adamBeta1, l.adamSteps), 1-powInt(adamBeta2, l.adamSteps)
+	l.kernel.Adam(l.params, total, l.adamM, l.adamV, &kernel.AdamStep{
+		GradientScale: float32(scale), Beta1: adamBeta1, OneLessBeta1: 1 - adamBeta1, Beta2: adamBeta2,
+		OneLessBeta2: 1 - adamBeta2, RootScale: float32(1 / math.Sqrt(c2)), Epsilon: adamEpsilon, Rate: float32(rate / c1),
+	})
+	l.decay(rate)
+	l.net.transpose(l.wt, l.params)
+	return norm
+}
+
+// decay shrinks the weights of the trunk, not its biases nor the heads.
+func (l *Learner) decay(rate float64) {
+	if l.cfg.WeightDecay == 0 {
+		return
+	}
+	keep := float32(1 - rate*l.cfg.WeightDecay)
+	for _, layer := range l.net.layers[:len(l.net.layers)-1] {
+		for i := layer.w; i < layer.b; i++ {
+			l.params[i] *= keep
+		}
+	}
+}
+
+// powInt is base^n by squaring: math.Pow may take another path per architecture.
+func powInt(base float64, n uint64) float64 {
+	out := 1.0
+	for ; n > 0; n >>= 1 {
+		if n&1 == 1 {
+			out = float64(out * base)
+		}
+		base = float64(base * base)
+	}
+	return out
+}
+
+// greedy is the policy of some weights without exploration.
+type greedy struct {
+	l      *Learner
+	params []float32
+	ws     *workspace
+}
+
+// Policy returns the greedy policy of the current weights. It follows later
+// updates; it must not run during one.
+func (l *Learner) Policy() market.Policy { return &l.policy }
+
+// UntrainedPolicies returns n greedy policies as a learner of another seed
+// starts with: the baseline of training.
+func (l *Learner) UntrainedPolicies(n int) []market.Policy {
+	out := make([]market.Policy, n)
+	for i := range out {
+		params := make([]float32, l.net.size)
+		l.net.initialise(params, rand.New(rand.NewPCG(l.cfg.Seed, uint64(1000+i))))
+		out[i] = &greedy{l: l, params: params, ws: l.policy.ws}
+	}
+	return out
+}
+
+// Act implements market.Policy. Ties go to the first action.
+func (g *greedy) Act(observations []float32, actions []int8) {
+	const width = market.ObservationWidth
+	for from := 0; from < len(actions); from += blockRows {
+		rows := min(blockRows, len(actions)-from)
+		copy(g.ws.x, observations[from*width:(from+rows)*width])
+		out := g.l.net.forward(g.l.kernel, g.params, g.ws, rows)
+		stride := len(out) / rows
+		for r := range rows {
+			y, best := out[r*stride:], int8(0)
+			for a := int8(1); a < market.Actions; a++ {
+				if y[a] > y[best] {
+					best = a
+				}
+			}
+			actions[from+r] = best
+		}
+	}
+}

@@ -1,0 +1,189 @@
+package learner
+
+import (
+	"math"
+	"math/rand/v2"
+
+	"github.com/ultrathink-pilot/trainyard/services/trainer/internal/learner/kernel"
+	"github.com/ultrathink-pilot/trainyard/services/trainer/internal/market"
+)
+
+// heads is the width of the last layer: the action logits, then the value.
+const heads = market.Actions + 1
+
+// layer is one affine map within the flat parameter vector. Rows are inputs, so
+// that x*W needs no transpose; widths are padded and the padding stays zero.
+type layer struct {
+	in, out       int // true widths
+	inPad, outPad int
+	w, b          int // offsets of the weights [inPad x outPad] and biases [outPad]
+	wt            int // offset in the transposed copy [outPad x inPad]
+}
+
+// net is the shape of the network; it holds no numbers.
+type net struct {
+	layers []layer
+	size   int // parameters, padding included
+	wtSize int
+	widest int // widest padded layer
+}
+
+func newNet(hidden []int) *net {
+	n := &net{}
+	in, inPad := market.ObservationWidth, kernel.Pad(market.ObservationWidth)
+	for _, out := range append(append([]int(nil), hidden...), heads) {
+		l := layer{in: in, out: out, inPad: inPad, outPad: kernel.Pad(out), w: n.size, wt: n.wtSize}
+		l.b = l.w + l.inPad*l.outPad
+		n.size = l.b + l.outPad
+		n.wtSize += l.inPad * l.outPad
+		n.widest = max(n.widest, l.outPad)
+		n.layers = append(n.layers, l)
+		in, inPad = out, l.outPad
+	}
+	return n
+}
+
+// initialise draws orthogonal weights: gain sqrt(2) under a ReLU, 1 for the
+// value, and 0.01 for the policy, so that training starts from near-uniform
+// actions. Biases start at zero.
+func (n *net) initialise(params []float32, rng *rand.Rand) {
+	clear(params)
+	for i, l := range n.layers {
+		q := orthogonal(l.in, l.out, rng)
+		for r := range l.in {
+			for c := range l.out {
+				gain := math.Sqrt2
+				if i == len(n.layers)-1 {
+					gain = 0.01
+					if c == heads-1 {
+						gain = 1
+					}
+				}
+				params[l.w+r*l.outPad+c] = float32(gain * q[r*l.out+c])
+			}
+		}
+	}
+}
+
+// orthogonal returns a rows x cols matrix whose shorter side is orthonormal
+// (modified Gram-Schmidt on a normal matrix).
+func orthogonal(rows, cols int, rng *rand.Rand) []float64 {
+	short, long := min(rows, cols), max(rows, cols)
+	v := make([]float64, short*long)
+	for i := range v {
+		v[i] = rng.NormFloat64()
+	}
+	for i := range short {
+		a := v[i*long : (i+1)*long]
+		for k := range i {
+			b := v[k*long : (k+1)*long]
+			dot := 0.0
+			for j := range a {
+				dot += float64(a[j] * b[j])
+			}
+			for j := range a {
+				a[j] -= float64(dot * b[j])
+			}
+		}
+		norm := 0.0
+		for _, x := range a {
+			norm += float64(x * x)
+		}
+		norm = math.Sqrt(norm)
+		for j := range a {
+			a[j] /= norm
+		}
+	}
+	out := make([]float64, rows*cols)
+	for i := range short {
+		for j := range long {
+			if rows <= cols {
+				out[i*cols+j] = v[i*long+j]
+			} else {
+				out[j*cols+i] = v[i*long+j]
+			}
+		}
+	}
+	return out
+}
+
+// transpose refreshes the transposed copy that the backward pass reads. The
+// first layer needs none: nobody asks for the gradient of an observation.
+func (n *net) transpose(wt, params []float32) {
+	for _, l := range n.layers[1:] {
+		src, dst := params[l.w:l.b], wt[l.wt:l.wt+l.inPad*l.outPad]
+		// Blocks of 16 keep both sides in the first-level cache.
+		for r0 := 0; r0 < l.inPad; r0 += 16 {
+			for c := range l.out {
+				d := dst[c*l.inPad+r0 : c*l.inPad+r0+16]
+				s := src[r0*l.outPad+c:]
+				for r := range d {
+					d[r] = s[r*l.outPad]
+				}
+			}
+		}
+	}
+}
+
+// workspace holds one block on its way through the network.
+type workspace struct {
+	x     []float32   // blockRows x observation
+	acts  [][]float32 // per layer, blockRows x outPad; the last are logits and value
+	grads [][]float32 // the same shapes
+	ones  []float32
+	lanes [16]float32
+}
+
+func (n *net) newWorkspace() *workspace {
+	ws := &workspace{x: make([]float32, blockRows*n.layers[0].inPad), ones: make([]float32, blockRows)}
+	for i := range ws.ones {
+		ws.ones[i] = 1
+	}
+	for _, l := range n.layers {
+		ws.acts = append(ws.acts, make([]float32, blockRows*l.outPad))
+		ws.grads = append(ws.grads, make([]float32, blockRows*l.outPad))
+	}
+	return ws
+}
+
+// forward computes the block of rows in ws.x and returns the last layer's
+// output, rows x outPad.
+func (n *net) forward(k *kernel.Set, params []float32, ws *workspace, rows int) []float32 {
+	in := ws.x
+	for i := range n.layers {
+		l := &n.layers[i]
+		out := ws.acts[i][:rows*l.outPad]
+		bias := params[l.b : l.b+l.outPad]
+		for r := range rows {
+			copy(out[r*l.outPad:], bias)
+		}
+		k.Gemm(out, l.outPad, in, l.inPad, 1, params[l.w:l.b], l.outPad, rows, l.outPad, l.in)
+		if i < len(n.layers)-1 {
+			k.Relu(out)
+		}
+		in = out
+	}
+	return in
+}
+
+// backward adds the parameter gradients of the block to grad. The gradient of
+// the last layer's output is in ws.grads[last].
+func (n *net) backward(k *kernel.Set, wt, grad []float32, ws *workspace, rows int) {
+	for i := len(n.layers) - 1; i >= 0; i-- {
+		l := &n.layers[i]
+		dy := ws.grads[i][:rows*l.outPad]
+		in := ws.x
+		if i > 0 {
+			in = ws.acts[i-1]
+		}
+		k.Gemm(grad[l.w:l.b], l.outPad, in, 1, l.inPad, dy, l.outPad, l.in, l.outPad, rows)
+		k.Gemm(grad[l.b:l.b+l.outPad], l.outPad, ws.ones, 1, 1, dy, l.outPad, 1, l.outPad, rows)
+		if i == 0 {
+			return
+		}
+		dx := ws.grads[i-1][:rows*l.inPad]
+		clear(dx)
+		k.Gemm(dx, l.inPad, dy, l.outPad, 1, wt[l.wt:l.wt+l.inPad*l.outPad], l.inPad, rows, l.inPad, l.out)
+		k.ReluBackward(dx, ws.acts[i-1][:rows*l.inPad])
+	}
+}
