@@ -44,7 +44,12 @@ type Error struct {
 	Detail  string
 	// CurrentFence is set for ProblemFenced: the fence the run holds.
 	CurrentFence uint64
+	// Cause is for the log only.
+	Cause error
 }
+
+// Unwrap gives errors.Is the hidden cause.
+func (e *Error) Unwrap() error { return e.Cause }
 
 func (e *Error) Error() string {
 	switch {

@@ -22,8 +22,9 @@ func (s *Store) ApplyBatches(ctx context.Context, batches []catalog.Batch, now t
 		return results, err
 	}
 	if len(batches) == 1 {
-		return []catalog.BatchResult{{Refusal: catalog.Refuse(catalog.ProblemInvalid,
-			"runs/"+batches[0].Key.RunID, "the batch holds a value that cannot be stored")}}, nil
+		refusal := catalog.Refuse(catalog.ProblemInvalid, "runs/"+batches[0].Key.RunID, "the batch holds a value that cannot be stored")
+		refusal.Cause = err
+		return []catalog.BatchResult{{Refusal: refusal}}, nil
 	}
 	results = make([]catalog.BatchResult, 0, len(batches))
 	for i := range batches {
@@ -221,6 +222,9 @@ func (g *group) apply(ctx context.Context, b *catalog.Batch) (catalog.BatchResul
 func (g *group) open(ctx context.Context, k catalog.BatchKey, o catalog.RunOpened) error {
 	run := g.runs[k.RunID]
 	var restored int64
+	if o.Spec == nil {
+		o.Spec = []byte{} // nil would be NULL
+	}
 	start := o.StartTime
 	if start.IsZero() {
 		start = g.now

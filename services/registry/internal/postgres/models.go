@@ -154,8 +154,8 @@ type By struct {
 	TraceID   string
 }
 
-// registerFromRun registers the run's best checkpoint as the next version of the model. A
-// run registers once: called again it returns the version it made. skipped says, for
+// registerFromRun registers the run's best checkpoint as the next version of the model; a
+// person may have registered that checkpoint before, and then its version stands. skipped says, for
 // people, why there is no version.
 func registerFromRun(ctx context.Context, tx pgx.Tx, runID, model, trace string, now time.Time) (version int32, skipped string, err error) {
 	var checkpoint string
@@ -175,8 +175,8 @@ func registerFromRun(ctx context.Context, tx pgx.Tx, runID, model, trace string,
 	if err != nil {
 		return 0, "", err
 	}
-	err = tx.QueryRow(ctx, `SELECT version FROM model_versions WHERE model_id = $1 AND run_id = $2 AND checkpoint_id IS NOT NULL
-		ORDER BY version LIMIT 1`, m.id, runID).Scan(&version)
+	err = tx.QueryRow(ctx, `SELECT version FROM model_versions WHERE model_id = $1 AND checkpoint_id = $2 AND NOT deleted`,
+		m.id, checkpoint).Scan(&version)
 	if err == nil {
 		return version, "", nil
 	}

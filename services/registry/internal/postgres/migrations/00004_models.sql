@@ -39,9 +39,9 @@ CREATE TABLE model_versions (
 -- Exactly one: these indexes hold whatever the code above them does.
 CREATE UNIQUE INDEX model_versions_one_production ON model_versions (model_id) WHERE stage = 'PRODUCTION';
 CREATE UNIQUE INDEX model_versions_one_staging ON model_versions (model_id) WHERE stage = 'STAGING';
--- A run registers once however often its close is sent.
-CREATE UNIQUE INDEX model_versions_once_per_run ON model_versions (model_id, run_id) WHERE checkpoint_id IS NOT NULL;
-CREATE INDEX model_versions_by_checkpoint ON model_versions (checkpoint_id) WHERE checkpoint_id IS NOT NULL;
+-- A checkpoint registers once per model, however often that is asked for.
+CREATE UNIQUE INDEX model_versions_once ON model_versions (checkpoint_id, model_id) WHERE checkpoint_id IS NOT NULL AND NOT deleted;
+CREATE INDEX model_versions_by_run ON model_versions (run_id) WHERE run_id IS NOT NULL;
 
 CREATE TABLE model_version_tags (
     model_id bigint NOT NULL,
