@@ -1,0 +1,116 @@
+// Package metrics counts what the janitor plans and does. Names and labels are
+// those of the alerts: they are part of the interface.
+package metrics
+
+import (
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/ultrathink-pilot/trainyard/services/checkpoint-janitor/internal/inventory"
+	"github.com/ultrathink-pilot/trainyard/services/checkpoint-janitor/internal/retention"
+	"github.com/ultrathink-pilot/trainyard/services/checkpoint-janitor/internal/sweep"
+	"github.com/ultrathink-pilot/trainyard/services/checkpoint-janitor/internal/usage"
+)
+
+// Janitor holds the service's metrics.
+type Janitor struct {
+	planObjects  *prometheus.GaugeVec
+	classBytes   *prometheus.GaugeVec
+	bucketBytes  prometheus.Gauge
+	capacity     prometheus.Gauge
+	usedRatio    prometheus.Gauge
+	growth       prometheus.Gauge
+	alert        *prometheus.GaugeVec
+	missing      prometheus.Gauge
+	mismatched   prometheus.Gauge
+	uncatalogued prometheus.Gauge
+	sweeps       *prometheus.CounterVec
+	refusals     *prometheus.CounterVec
+	work         *prometheus.CounterVec
+	freed        prometheus.Counter
+	lastSuccess  prometheus.Gauge
+	lastPlan     prometheus.Gauge
+}
+
+// New registers the metrics.
+func New(r prometheus.Registerer) *Janitor {
+	gauge := func(name, help string) prometheus.Gauge {
+		return prometheus.NewGauge(prometheus.GaugeOpts{Namespace: "trainyard", Name: name, Help: help})
+	}
+	gauges := func(name, help string, labels ...string) *prometheus.GaugeVec {
+		return prometheus.NewGaugeVec(prometheus.GaugeOpts{Namespace: "trainyard", Name: name, Help: help}, labels)
+	}
+	counters := func(name, help string, labels ...string) *prometheus.CounterVec {
+		return prometheus.NewCounterVec(prometheus.CounterOpts{Namespace: "trainyard", Name: name, Help: help}, labels)
+	}
+	m := &Janitor{
+		planObjects:  gauges("janitor_plan_objects", "Checkpoints in the newest plan by decision and deciding reason.", "decision", "reason"),
+		classBytes:   gauges("checkpoint_bytes", "Bytes of checkpoints by class; shared contents count for each.", "state"),
+		bucketBytes:  gauge("janitor_bucket_bytes", "Bytes of all objects in the bucket."),
+		capacity:     gauge("janitor_capacity_bytes", "Capacity of the store; 0 when unknown."),
+		usedRatio:    gauge("janitor_disk_used_ratio", "Used part of the capacity, 0 to 1; 0 when unknown."),
+		growth:       gauge("janitor_disk_growth_bytes_per_day", "Growth of the bucket over the last 7 days."),
+		alert:        gauges("janitor_alert", "1 while the named alert is open.", "alert"),
+		missing:      gauge("janitor_missing_objects", "Catalogued contents that the bucket lacks."),
+		mismatched:   gauge("janitor_mismatched_objects", "Objects whose size is not the catalogued one."),
+		uncatalogued: gauge("janitor_uncatalogued_bytes", "Bytes of objects that no checkpoint holds: run artifacts and leftovers."),
+		sweeps:       counters("janitor_sweeps_total", "Ended sweeps.", "trigger", "state"),
+		refusals:     counters("janitor_refusals_total", "Sweeps held back, by cap.", "reason"),
+		work:         counters("janitor_tasks_total", "Tasks of sweeps that are over.", "task", "outcome"),
+		freed:        prometheus.NewCounter(prometheus.CounterOpts{Namespace: "trainyard", Name: "janitor_freed_bytes_total", Help: "Bytes deleted from the bucket."}),
+		lastSuccess:  gauge("janitor_last_success_timestamp_seconds", "When the last sweep was done."),
+		lastPlan:     gauge("janitor_last_plan_timestamp_seconds", "When the last plan was made."),
+	}
+	r.MustRegister(m.planObjects, m.classBytes, m.bucketBytes, m.capacity, m.usedRatio, m.growth, m.alert, m.missing, m.mismatched,
+		m.uncatalogued, m.sweeps, m.refusals, m.work, m.freed, m.lastSuccess, m.lastPlan)
+	return m
+}
+
+// Planned shows the newest plan and stock.
+func (m *Janitor) Planned(plan retention.Plan, stock inventory.Stock) {
+	m.planObjects.Reset()
+	for _, t := range plan.ByReason() {
+		m.planObjects.WithLabelValues(t.Verdict.String(), string(t.Code)).Set(float64(t.Objects))
+	}
+	m.classBytes.Reset()
+	for _, c := range usage.Classes(plan) {
+		m.classBytes.WithLabelValues(c.Name).Set(float64(c.Bytes))
+	}
+	m.bucketBytes.Set(float64(stock.BucketBytes))
+	m.capacity.Set(float64(stock.Usage.CapacityBytes))
+	m.usedRatio.Set(stock.Usage.Fraction())
+	m.missing.Set(float64(stock.Bucket.Missing))
+	m.mismatched.Set(float64(len(stock.Mismatched)))
+	m.uncatalogued.Set(float64(stock.Uncatalogued.Bytes))
+	m.lastPlan.Set(float64(plan.Now.Unix()))
+}
+
+// Grew shows the growth and which alerts are open.
+func (m *Janitor) Grew(perDay float64, open map[string]bool) {
+	m.growth.Set(perDay)
+	for name, is := range open {
+		v := 0.0
+		if is {
+			v = 1
+		}
+		m.alert.WithLabelValues(name).Set(v)
+	}
+}
+
+// SweepEnded counts a sweep.
+func (m *Janitor) SweepEnded(w sweep.Sweep, at time.Time) {
+	m.sweeps.WithLabelValues(w.Trigger, string(w.State)).Inc()
+	for _, r := range w.RefusalCodes {
+		m.refusals.WithLabelValues(string(r)).Inc()
+	}
+	if w.State == sweep.Done {
+		m.lastSuccess.Set(float64(at.Unix()))
+	}
+}
+
+// WorkDone counts a task.
+func (m *Janitor) WorkDone(w sweep.Work) {
+	m.work.WithLabelValues(w.Task.String(), w.Phase.String()).Inc()
+	m.freed.Add(float64(w.FreedBytes))
+}

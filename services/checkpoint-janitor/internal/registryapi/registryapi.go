@@ -1,0 +1,166 @@
+// Package registryapi is the registry's RetentionService as the janitor sees it.
+// The contract's messages end here.
+package registryapi
+
+import (
+	"context"
+	"encoding/hex"
+	"fmt"
+	"time"
+
+	"google.golang.org/protobuf/types/known/durationpb"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	registryv1 "github.com/ultrathink-pilot/trainyard/proto/gen/go/trainyard/registry/v1"
+	"github.com/ultrathink-pilot/trainyard/services/checkpoint-janitor/internal/retention"
+	"github.com/ultrathink-pilot/trainyard/services/checkpoint-janitor/internal/sweep"
+)
+
+// SharpeMetric is the metric that checkpoints are ranked by.
+const SharpeMetric = "validation/sharpe"
+
+// pageSize keeps a page below the 4 MiB of a message.
+const pageSize = 1000
+
+// Client calls one registry.
+type Client struct {
+	rpc registryv1.RetentionServiceClient
+}
+
+// New wraps the generated client.
+func New(rpc registryv1.RetentionServiceClient) *Client { return &Client{rpc} }
+
+// List reads the whole inventory and how many rows the registry says it has.
+func (c *Client) List(ctx context.Context) (all []retention.Checkpoint, total int, err error) {
+	token := ""
+	for {
+		r, err := c.rpc.ListInventory(ctx, &registryv1.ListInventoryRequest{PageSize: pageSize, PageToken: token})
+		if err != nil {
+			return nil, 0, err
+		}
+		for _, item := range r.GetItems() {
+			all = append(all, checkpoint(item))
+		}
+		// The first page's count: later ones grow with what is being committed,
+		// which then comes after the cursor and is listed too, or will be.
+		if token == "" {
+			total = int(r.GetTotalCount())
+		}
+		if r.GetNextPageToken() == "" {
+			return all, total, nil
+		}
+		if r.GetNextPageToken() == token {
+			return nil, 0, fmt.Errorf("the registry repeats page %q", token)
+		}
+		token = r.GetNextPageToken()
+	}
+}
+
+func checkpoint(item *registryv1.InventoryItem) retention.Checkpoint {
+	c := item.GetCheckpoint()
+	out := retention.Checkpoint{
+		ID: c.GetCheckpointId(), Experiment: c.GetExperiment(), RunID: c.GetRunId(), Step: c.GetStep(),
+		CreateTime: instant(c.GetCreateTime()), State: state(c.GetState()), TombstoneTime: instant(c.GetTombstoneTime()),
+		Trades: c.GetTrades(), Window: c.GetEvaluationWindow(), RunActive: item.GetRunActive(), Resumable: c.GetResumable(),
+	}
+	if v, ok := c.GetMetrics()[SharpeMetric]; ok {
+		out.Sharpe = retention.Measured(v)
+	}
+	if p := c.GetParentCheckpointId(); p != "" {
+		out.Parents = []string{p}
+	}
+	for _, r := range item.GetRoots() {
+		out.References = append(out.References, retention.Reference{Kind: kind(r.GetKind()), Detail: r.GetDescription()})
+	}
+	if c.GetPinned() && len(item.GetRoots()) == 0 {
+		// The flag and the roots should agree; if they do not, the pin counts.
+		out.References = append(out.References, retention.Reference{Kind: retention.RefPin})
+	}
+	for _, f := range c.GetFiles() {
+		out.Files = append(out.Files, retention.File{Digest: hex.EncodeToString(f.GetSha256()), Bytes: f.GetSizeBytes()})
+	}
+	return out
+}
+
+func instant(t *timestamppb.Timestamp) time.Time {
+	if t == nil {
+		return time.Time{}
+	}
+	return t.AsTime()
+}
+
+func state(s registryv1.Checkpoint_State) retention.State {
+	switch s {
+	case registryv1.Checkpoint_STATE_STAGED:
+		return retention.StateUploading
+	case registryv1.Checkpoint_STATE_LIVE:
+		return retention.StateLive
+	case registryv1.Checkpoint_STATE_TOMBSTONED:
+		return retention.StateTombstoned
+	case registryv1.Checkpoint_STATE_DELETING:
+		return retention.StateDeleting
+	case registryv1.Checkpoint_STATE_DELETED:
+		return retention.StateDeleted
+	case registryv1.Checkpoint_STATE_CORRUPT:
+		return retention.StateCorrupt
+	default:
+		return retention.StateUnknown // a newer registry's state: kept, never swept
+	}
+}
+
+func kind(k registryv1.Root_Kind) retention.ReferenceKind {
+	switch k {
+	case registryv1.Root_KIND_PRODUCTION:
+		return retention.RefProduction
+	case registryv1.Root_KIND_STAGING:
+		return retention.RefStaging
+	case registryv1.Root_KIND_VERSION:
+		return retention.RefVersion
+	case registryv1.Root_KIND_ALIAS:
+		return retention.RefAlias
+	case registryv1.Root_KIND_ROLLBACK:
+		return retention.RefRollback
+	case registryv1.Root_KIND_LIVE_RUN:
+		return retention.RefLiveRun
+	case registryv1.Root_KIND_PARENT:
+		return retention.RefParent
+	case registryv1.Root_KIND_PIN:
+		return retention.RefPin
+	default:
+		return retention.RefOther // a newer registry's root protects too
+	}
+}
+
+func results(in []*registryv1.RetentionResult) []sweep.Result {
+	out := make([]sweep.Result, len(in))
+	for i, r := range in {
+		out[i] = sweep.Result{ID: r.GetCheckpointId(), Done: r.GetDone(), Reason: r.GetReason()}
+	}
+	return out
+}
+
+// Tombstone asks to condemn checkpoints.
+func (c *Client) Tombstone(ctx context.Context, requestID, planHash string, ids []string) ([]sweep.Result, error) {
+	r, err := c.rpc.TombstoneCheckpoints(ctx, &registryv1.TombstoneCheckpointsRequest{RequestId: requestID, PlanHash: planHash, CheckpointIds: ids})
+	return results(r.GetResults()), err
+}
+
+// Restore takes tombstones back.
+func (c *Client) Restore(ctx context.Context, requestID string, ids []string) ([]sweep.Result, error) {
+	r, err := c.rpc.RestoreCheckpoints(ctx, &registryv1.RestoreCheckpointsRequest{RequestId: requestID, CheckpointIds: ids})
+	return results(r.GetResults()), err
+}
+
+// BeginDelete asks for the second check and returns the objects to delete.
+func (c *Client) BeginDelete(ctx context.Context, requestID string, ids []string, grace time.Duration) ([]sweep.Result, []string, error) {
+	r, err := c.rpc.BeginDeleteCheckpoints(ctx, &registryv1.BeginDeleteCheckpointsRequest{
+		RequestId: requestID, CheckpointIds: ids, Grace: durationpb.New(grace),
+	})
+	return results(r.GetResults()), r.GetObjectKeys(), err
+}
+
+// ConfirmDeleted says that the bytes are gone.
+func (c *Client) ConfirmDeleted(ctx context.Context, requestID string, ids []string) ([]sweep.Result, error) {
+	r, err := c.rpc.ConfirmDeleted(ctx, &registryv1.ConfirmDeletedRequest{RequestId: requestID, CheckpointIds: ids})
+	return results(r.GetResults()), err
+}

@@ -1,0 +1,214 @@
+// Package report says how full the store is, what fills it, how fast it grows
+// and when it will be full, as text, JSON or one self-contained page.
+package report
+
+import (
+	"encoding/json"
+	"fmt"
+	"math"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/ultrathink-pilot/trainyard/services/checkpoint-janitor/internal/inventory"
+	"github.com/ultrathink-pilot/trainyard/services/checkpoint-janitor/internal/retention"
+	"github.com/ultrathink-pilot/trainyard/services/checkpoint-janitor/internal/usage"
+)
+
+// GrowthGoal is the growth per day above which the report raises an alert.
+const GrowthGoal = 500e6
+
+// Names of the alerts; metrics carry them too.
+const (
+	AlertDisk       = "disk_full"
+	AlertForecast   = "disk_full_soon"
+	AlertGrowth     = "growth"
+	AlertMissing    = "missing_objects"
+	AlertMismatched = "mismatched_objects"
+	AlertSweep      = "sweep_overdue"
+)
+
+// Names lists every alert.
+func Names() []string {
+	return []string{AlertDisk, AlertForecast, AlertGrowth, AlertMissing, AlertMismatched, AlertSweep}
+}
+
+// Alert is one thing that somebody should look at.
+type Alert struct {
+	Name string `json:"name"`
+	Text string `json:"text"`
+}
+
+// Rule is one row of what the newest plan does and why.
+type Rule struct {
+	Action     string `json:"action"`
+	Rule       string `json:"rule"`
+	Objects    int    `json:"objects"`
+	Bytes      int64  `json:"bytes"`
+	FreedBytes int64  `json:"freed_bytes"`
+}
+
+// Report is the state of the store at one instant.
+type Report struct {
+	Time          time.Time     `json:"time"`
+	TotalBytes    int64         `json:"total_bytes"`
+	TotalObjects  int           `json:"total_objects"`
+	CapacityBytes int64         `json:"capacity_bytes"`
+	GrowthPerDay  float64       `json:"growth_bytes_per_day"`
+	GrowthKnown   bool          `json:"growth_known"`
+	FullTime      time.Time     `json:"full_time,omitzero"`
+	LastSweepTime time.Time     `json:"last_sweep_time,omitzero"`
+	Tightened     bool          `json:"tightened"`
+	Classes       []usage.Class `json:"usage"`
+	Rules         []Rule        `json:"plan"`
+	Uncatalogued  usage.Class   `json:"uncatalogued"`
+	Foreign       usage.Class   `json:"foreign"`
+	Alerts        []Alert       `json:"alerts"`
+	History       []usage.Point `json:"history"`
+}
+
+// Facts are what a report is made from.
+type Facts struct {
+	Plan      retention.Plan
+	Stock     inventory.Stock
+	Watermark retention.Watermark
+	// History are the totals of the last days, oldest first.
+	History []usage.Point
+	// LastSweep is the end of the newest finished sweep; zero when there is none.
+	LastSweep time.Time
+	// SweepDue is when the next sweep should have ended; zero when none is
+	// scheduled.
+	SweepDue time.Time
+}
+
+// Make builds the report.
+func Make(f Facts, now time.Time) Report {
+	r := Report{
+		Time: now, TotalBytes: f.Stock.BucketBytes, TotalObjects: f.Stock.Bucket.Listed, CapacityBytes: f.Stock.Usage.CapacityBytes,
+		LastSweepTime: f.LastSweep, Tightened: f.Plan.Tightened, Classes: usage.Classes(f.Plan), History: f.History,
+		Uncatalogued: usage.Class{Name: "uncatalogued", Objects: int64(f.Stock.Uncatalogued.Objects), Bytes: f.Stock.Uncatalogued.Bytes},
+		Foreign:      usage.Class{Name: "foreign", Objects: int64(f.Stock.Foreign.Objects), Bytes: f.Stock.Foreign.Bytes},
+		Alerts:       []Alert{},
+	}
+	for _, t := range f.Plan.ByReason() {
+		r.Rules = append(r.Rules, Rule{t.Verdict.String(), string(t.Code), t.Objects, t.Bytes, t.FreedBytes})
+	}
+	r.GrowthPerDay, r.GrowthKnown = usage.Growth(f.History)
+	if full, ok := usage.Forecast(now, r.TotalBytes, r.CapacityBytes, f.Watermark.AlertAt, r.GrowthPerDay); ok {
+		r.FullTime = full
+	}
+	r.alert(f, now)
+	return r
+}
+
+func (r *Report) alert(f Facts, now time.Time) {
+	add := func(name, format string, args ...any) {
+		r.Alerts = append(r.Alerts, Alert{name, fmt.Sprintf(format, args...)})
+	}
+	limit := 100 * f.Watermark.AlertAt
+	switch {
+	case r.CapacityBytes > 0 && f.Stock.Usage.Fraction() >= f.Watermark.AlertAt:
+		add(AlertDisk, "the store is %.0f %% full (%s of %s), the limit is %.0f %%", 100*f.Stock.Usage.Fraction(),
+			retention.Bytes(r.TotalBytes), retention.Bytes(r.CapacityBytes), limit)
+	case !r.FullTime.IsZero() && r.FullTime.Sub(now) < 4*24*time.Hour:
+		add(AlertForecast, "at this growth the store is %.0f %% full on %s", limit, r.FullTime.Format(time.DateOnly))
+	}
+	// A day of history at least: a new store grows from nothing at any rate.
+	if n := len(f.History); r.GrowthKnown && r.GrowthPerDay > GrowthGoal && f.History[n-1].Time.Sub(f.History[0].Time) >= 24*time.Hour {
+		add(AlertGrowth, "the store grows by %s a day, the goal is %s", retention.Bytes(int64(r.GrowthPerDay)), retention.Bytes(GrowthGoal))
+	}
+	if n := f.Stock.Bucket.Missing; n > 0 {
+		add(AlertMissing, "%d of %d catalogued contents are missing from the bucket or have the wrong size", n, f.Stock.Bucket.Catalogued)
+	}
+	if m := f.Stock.Mismatched; len(m) > 0 {
+		add(AlertMismatched, "%d objects have not the size that the catalogue says, the first is %s", len(m), m[0])
+	}
+	if !f.SweepDue.IsZero() && now.After(f.SweepDue) {
+		add(AlertSweep, "no sweep has ended since %s", last(f.LastSweep))
+	}
+}
+
+// Open says of every alert whether it is open.
+func (r Report) Open() map[string]bool {
+	out := map[string]bool{}
+	for _, name := range Names() {
+		out[name] = false
+	}
+	for _, a := range r.Alerts {
+		out[a.Name] = true
+	}
+	return out
+}
+
+func last(t time.Time) string {
+	if t.IsZero() {
+		return "the beginning"
+	}
+	return t.UTC().Format(time.RFC3339)
+}
+
+// Growth in words, with its sign.
+func (r Report) Growth() string {
+	if !r.GrowthKnown {
+		return "not known yet"
+	}
+	sign := "+"
+	if r.GrowthPerDay < 0 {
+		sign = "-"
+	}
+	return sign + retention.Bytes(int64(math.Abs(r.GrowthPerDay))) + " a day"
+}
+
+// Full in words.
+func (r Report) Full() string {
+	switch {
+	case r.CapacityBytes <= 0:
+		return "capacity not known"
+	case r.FullTime.IsZero():
+		return "not in sight"
+	default:
+		return r.FullTime.UTC().Format(time.DateOnly)
+	}
+}
+
+// JSON form.
+func (r Report) JSON() (string, error) {
+	b, err := json.MarshalIndent(r, "", "  ")
+	return string(b), err
+}
+
+// Text form.
+func (r Report) Text() string {
+	var b strings.Builder
+	t := tabwriter.NewWriter(&b, 0, 4, 2, ' ', 0)
+	line := func(format string, args ...any) { _, _ = fmt.Fprintf(t, format+"\n", args...) } // a Builder never fails
+	line("Checkpoint store, %s", r.Time.UTC().Format(time.RFC3339))
+	line("\nin the bucket\t%s in %d objects", retention.Bytes(r.TotalBytes), r.TotalObjects)
+	if r.CapacityBytes > 0 {
+		line("capacity\t%s, %.0f %% used", retention.Bytes(r.CapacityBytes), 100*float64(r.TotalBytes)/float64(r.CapacityBytes))
+	}
+	line("growth\t%s", r.Growth())
+	line("full\t%s", r.Full())
+	line("last sweep\t%s", last(r.LastSweepTime))
+	line("\nCLASS\tCHECKPOINTS\tBYTES")
+	for _, c := range r.Classes {
+		line("%s\t%d\t%s", c.Name, c.Objects, retention.Bytes(c.Bytes))
+	}
+	for _, c := range []usage.Class{r.Uncatalogued, r.Foreign} {
+		if c.Objects > 0 {
+			line("%s objects\t%d\t%s", c.Name, c.Objects, retention.Bytes(c.Bytes))
+		}
+	}
+	line("\nACTION\tRULE\tCHECKPOINTS\tBYTES\tFREED")
+	for _, p := range r.Rules {
+		line("%s\t%s\t%d\t%s\t%s", p.Action, p.Rule, p.Objects, retention.Bytes(p.Bytes), retention.Bytes(p.FreedBytes))
+	}
+	_ = t.Flush() // a Builder never fails
+	if len(r.Alerts) == 0 {
+		b.WriteString("\nno alerts\n")
+	}
+	for _, a := range r.Alerts {
+		b.WriteString("\nALERT " + a.Text + "\n")
+	}
+	return b.String()
+}
