@@ -17,12 +17,14 @@ import (
 	"go.uber.org/zap"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/backoff"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/keepalive"
 
 	"github.com/ultrathink-pilot/trainyard/libs/rpcerr"
 	"github.com/ultrathink-pilot/trainyard/libs/telemetry"
+	errorv1 "github.com/ultrathink-pilot/trainyard/proto/gen/go/trainyard/error/v1"
 )
 
 // Options of a connection.
@@ -64,7 +66,7 @@ func Dial(target string, opts Options) (*grpc.ClientConn, error) {
 	if maxReceive == 0 {
 		maxReceive = defaultMaxReceive
 	}
-	m := mapper{log: opts.Log}
+	m := mapper{log: opts.Log, target: target}
 	if m.log == nil {
 		m.log = zap.NewNop()
 	}
@@ -104,7 +106,10 @@ func transport(target string, opts Options) (credentials.TransportCredentials, e
 }
 
 // mapper turns received statuses back into *rpcerr.Error.
-type mapper struct{ log *zap.Logger }
+type mapper struct {
+	log    *zap.Logger
+	target string
+}
 
 func (m mapper) unary(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, next grpc.UnaryInvoker, opts ...grpc.CallOption) error {
 	return m.unmap(ctx, method, next(ctx, method, req, reply, cc, opts...))
@@ -126,10 +131,24 @@ func (m mapper) unmap(ctx context.Context, method string, err error) error {
 	if e == nil {
 		return err
 	}
+	if e.Reason() == errorv1.Reason_REASON_UNSPECIFIED {
+		e = m.local(e)
+	}
 	m.log.Debug("call failed", append(telemetry.LogFields(ctx), zap.String("method", method), zap.Stringer("code", e.Code()), zap.Stringer("reason", e.Reason()), zap.Error(err))...)
 	// A caller that ended its own context wants to see that in errors.Is.
 	if ctx.Err() != nil && e.Unwrap() == nil {
 		return e.WithCause(ctx.Err())
+	}
+	return e
+}
+
+// local gives a reason to errors that this side of the connection made: no server could.
+func (m mapper) local(e *rpcerr.Error) *rpcerr.Error {
+	switch e.Code() {
+	case codes.Unavailable:
+		return rpcerr.Unavailable("%s does not answer; is it running, and is the address right? (%s)", m.target, e.Message())
+	case codes.DeadlineExceeded, codes.Canceled:
+		return rpcerr.New(e.Code(), errorv1.Reason_REASON_DEADLINE_EXCEEDED, "%s", e.Message())
 	}
 	return e
 }

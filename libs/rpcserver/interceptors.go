@@ -196,16 +196,20 @@ func (h *handling) streamAuth(srv any, ss grpc.ServerStream, info *grpc.StreamSe
 }
 
 func (h *handling) unaryDeadline(ctx context.Context, req any, info *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {
-	if _, has := ctx.Deadline(); !has {
-		limit := UnaryLimit
-		if h.longPoll[info.FullMethod] {
-			limit = LongPollLimit
-		}
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, limit)
-		defer cancel()
+	if _, has := ctx.Deadline(); has {
+		return next(ctx, req)
 	}
-	return next(ctx, req)
+	limit := UnaryLimit
+	if h.longPoll[info.FullMethod] {
+		limit = LongPollLimit
+	}
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	resp, err := next(ctx, req)
+	if err != nil {
+		return nil, mapped(ctx, err) // only this context knows that our limit ended the call
+	}
+	return resp, nil
 }
 
 func (h *handling) unaryValidate(ctx context.Context, req any, _ *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {
