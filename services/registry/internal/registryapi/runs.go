@@ -1,0 +1,225 @@
+package registryapi
+
+import (
+	"context"
+	"errors"
+	"io"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+
+	"github.com/ultrathink-pilot/trainyard/libs/identity"
+	"github.com/ultrathink-pilot/trainyard/libs/objectstore"
+	"github.com/ultrathink-pilot/trainyard/libs/pagetoken"
+	"github.com/ultrathink-pilot/trainyard/libs/rpcerr"
+	errorv1 "github.com/ultrathink-pilot/trainyard/proto/gen/go/trainyard/error/v1"
+	registryv1 "github.com/ultrathink-pilot/trainyard/proto/gen/go/trainyard/registry/v1"
+	"github.com/ultrathink-pilot/trainyard/services/registry/internal/postgres"
+	"github.com/ultrathink-pilot/trainyard/services/registry/internal/series"
+)
+
+const (
+	listPage  = 100
+	listMost  = 1000
+	chunkSize = 256 << 10
+)
+
+type runServer struct {
+	registryv1.UnsafeRunServiceServer
+	*api
+}
+
+// cursor is a (time, id) sort key in a page token; microseconds are what is stored.
+func cursor(at time.Time, id string) []string {
+	return []string{strconv.FormatInt(at.UnixMicro(), 10), id}
+}
+
+func parseCursor(hash, token string) (time.Time, string, error) {
+	parts, err := pagetoken.Decode(hash, token, 2)
+	if err != nil {
+		return time.Time{}, "", rpcerr.PageTokenInvalid(err)
+	}
+	if parts == nil {
+		return time.Time{}, "", nil
+	}
+	micros, err := strconv.ParseInt(parts[0], 10, 64)
+	if err != nil {
+		return time.Time{}, "", rpcerr.PageTokenInvalid(pagetoken.ErrInvalid)
+	}
+	return time.UnixMicro(micros).UTC(), parts[1], nil
+}
+
+func (s *runServer) ListExperiments(ctx context.Context, r *registryv1.ListExperimentsRequest) (*registryv1.ListExperimentsResponse, error) {
+	all, err := s.Store.ListExperiments(ctx, r.GetPathPrefix())
+	if err != nil {
+		return nil, wire(err)
+	}
+	out := &registryv1.ListExperimentsResponse{}
+	for _, e := range all {
+		out.Experiments = append(out.Experiments, &registryv1.Experiment{ExperimentId: e.UID, Path: e.Name, RunCount: e.RunCount, CreateTime: stamp(e.CreateTime)})
+	}
+	return out, nil
+}
+
+func (s *runServer) GetRun(ctx context.Context, r *registryv1.GetRunRequest) (*registryv1.GetRunResponse, error) {
+	found, err := s.Store.GetRun(ctx, r.GetRunId())
+	if err != nil {
+		return nil, wire(err)
+	}
+	out, err := run(found)
+	return &registryv1.GetRunResponse{Run: out}, err
+}
+
+func (s *runServer) ListRuns(ctx context.Context, r *registryv1.ListRunsRequest) (*registryv1.ListRunsResponse, error) {
+	states := runStates(r.GetStates())
+	names := make([]string, 0, len(states))
+	for _, st := range states {
+		names = append(names, string(st))
+	}
+	slices.Sort(names)
+	hash := pagetoken.FilterHash("runs", r.GetExperimentPrefix(), strings.Join(names, ","))
+	at, id, err := parseCursor(hash, r.GetPageToken())
+	if err != nil {
+		return nil, err
+	}
+	limit := pageSize(r.GetPageSize(), listPage, listMost)
+	runs, err := s.Store.ListRuns(ctx, postgres.RunFilter{ExperimentPrefix: r.GetExperimentPrefix(), States: states, AfterTime: at, AfterID: id, Limit: limit + 1})
+	if err != nil {
+		return nil, wire(err)
+	}
+	out := &registryv1.ListRunsResponse{}
+	if len(runs) > limit {
+		runs = runs[:limit]
+		last := runs[limit-1]
+		out.NextPageToken = pagetoken.Encode(hash, cursor(last.StartTime, last.ID)...)
+	}
+	for _, found := range runs {
+		converted, err := run(found)
+		if err != nil {
+			return nil, err
+		}
+		out.Runs = append(out.Runs, converted)
+	}
+	return out, nil
+}
+
+func (s *runServer) GetMetricHistory(ctx context.Context, r *registryv1.GetMetricHistoryRequest) (*registryv1.GetMetricHistoryResponse, error) {
+	points, err := s.Store.MetricHistory(ctx, r.GetRunId(), r.GetKey())
+	if err != nil {
+		return nil, wire(err)
+	}
+	out := &registryv1.GetMetricHistoryResponse{TotalPoints: int64(len(points))}
+	if r.GetMaxPoints() > 0 {
+		points = series.MinMax(points, int(r.GetMaxPoints()))
+	}
+	out.Metrics = make([]*registryv1.Metric, 0, len(points))
+	for _, p := range points {
+		out.Metrics = append(out.Metrics, &registryv1.Metric{Key: r.GetKey(), Value: p.Value, Step: p.Step, Time: stamp(p.Time)})
+	}
+	return out, nil
+}
+
+func (s *runServer) GetCheckpoint(ctx context.Context, r *registryv1.GetCheckpointRequest) (*registryv1.GetCheckpointResponse, error) {
+	c, err := s.Store.GetCheckpoint(ctx, r.GetCheckpointId())
+	if err != nil {
+		return nil, wire(err)
+	}
+	return &registryv1.GetCheckpointResponse{Checkpoint: checkpoint(c)}, nil
+}
+
+func (s *runServer) ListCheckpoints(ctx context.Context, r *registryv1.ListCheckpointsRequest) (*registryv1.ListCheckpointsResponse, error) {
+	states, corrupt := checkpointStates(r.GetStates())
+	parts := []string{"checkpoints", r.GetRunId(), r.GetExperimentPrefix(), strconv.FormatBool(corrupt)}
+	for _, st := range states {
+		parts = append(parts, string(st))
+	}
+	hash := pagetoken.FilterHash(parts...)
+	at, id, err := parseCursor(hash, r.GetPageToken())
+	if err != nil {
+		return nil, err
+	}
+	limit := pageSize(r.GetPageSize(), listPage, listMost)
+	all, err := s.Store.ListCheckpoints(ctx, postgres.CheckpointFilter{RunID: r.GetRunId(), ExperimentPrefix: r.GetExperimentPrefix(),
+		States: states, Corrupt: corrupt, AfterTime: at, AfterID: id, Limit: limit + 1})
+	if err != nil {
+		return nil, wire(err)
+	}
+	out := &registryv1.ListCheckpointsResponse{}
+	if len(all) > limit {
+		all = all[:limit]
+		last := all[limit-1]
+		out.NextPageToken = pagetoken.Encode(hash, cursor(last.Create, last.ID)...)
+	}
+	for _, c := range all {
+		out.Checkpoints = append(out.Checkpoints, checkpoint(c))
+	}
+	return out, nil
+}
+
+func (s *runServer) SetCheckpointPin(ctx context.Context, r *registryv1.SetCheckpointPinRequest) (*registryv1.SetCheckpointPinResponse, error) {
+	id, _ := identity.FromContext(ctx)
+	out, err := postgres.Once(ctx, s.Store, r.GetRequestId(), registryv1.RunService_SetCheckpointPin_FullMethodName, r, time.Now(),
+		func(t *postgres.Tx) (*registryv1.SetCheckpointPinResponse, error) {
+			c, err := t.SetPin(ctx, r.GetCheckpointId(), r.GetPinned(), id.String(), r.GetReason())
+			return &registryv1.SetCheckpointPinResponse{Checkpoint: checkpoint(c)}, err
+		})
+	return out, wire(err)
+}
+
+func (s *runServer) ListArtifacts(ctx context.Context, r *registryv1.ListArtifactsRequest) (*registryv1.ListArtifactsResponse, error) {
+	all, err := s.Store.ListArtifacts(ctx, r.GetRunId())
+	if err != nil {
+		return nil, wire(err)
+	}
+	out := &registryv1.ListArtifactsResponse{}
+	for _, a := range all {
+		out.Artifacts = append(out.Artifacts, artifact(a))
+	}
+	return out, nil
+}
+
+// DownloadArtifact streams the content and verifies it on the way: the last chunk of bytes
+// that are not what was committed is followed by DATA_LOSS, never by a clean end.
+func (s *runServer) DownloadArtifact(r *registryv1.DownloadArtifactRequest, stream grpc.ServerStreamingServer[registryv1.DownloadArtifactResponse]) (err error) {
+	ctx := stream.Context()
+	a, err := s.Store.GetArtifact(ctx, r.GetRunId(), r.GetPath())
+	if err != nil {
+		return wire(err)
+	}
+	body, err := s.Objects.Get(ctx, a.ObjectKey, a.SHA256)
+	if err != nil {
+		return dataLoss(err)
+	}
+	defer func() {
+		if cerr := body.Close(); err == nil && cerr != nil {
+			err = dataLoss(cerr)
+		}
+	}()
+	buffer := make([]byte, chunkSize)
+	for {
+		// Not io.ReadFull: it makes a connection that broke look like a short last chunk.
+		n, err := body.Read(buffer)
+		if n > 0 {
+			if err := stream.Send(&registryv1.DownloadArtifactResponse{Chunk: buffer[:n]}); err != nil {
+				return err
+			}
+		}
+		if err == io.EOF {
+			return nil
+		}
+		if err != nil {
+			return dataLoss(err)
+		}
+	}
+}
+
+func dataLoss(err error) error {
+	if errors.Is(err, objectstore.ErrDigestMismatch) || errors.Is(err, objectstore.ErrNotFound) {
+		return rpcerr.New(codes.DataLoss, errorv1.Reason_REASON_DIGEST_MISMATCH, "the stored bytes are not what was committed").WithCause(err)
+	}
+	return wire(err)
+}
