@@ -27,22 +27,12 @@ type Options struct {
 	Holder string
 	Terms  lease.Terms
 	Policy job.Policy
-	Defaults
 	// Seed of the backoff's jitter.
 	Seed int64
 	// Tick is how often the clock-driven rules are looked at.
 	Tick time.Duration
 	// ReceiptAge is how long answers to requests are kept.
 	ReceiptAge time.Duration
-}
-
-// Defaults fill what a specification leaves open.
-type Defaults struct {
-	DeviceBytes int64
-	CPUMillis   int64
-	HostBytes   int64
-	StallLimit  time.Duration
-	MinBatch    int
 }
 
 // Engine is the scheduler's heart: see the package comment.

@@ -30,13 +30,16 @@ type Demand struct {
 // Payload is the whole specification as the person sent it: opaque here, handed
 // to the agent unchanged.
 type Spec struct {
-	Name       string        `json:"name"`
-	Experiment string        `json:"experiment,omitempty"`
-	Tenant     string        `json:"tenant,omitempty"`
-	Demand     Demand        `json:"demand"`
-	Batch      int           `json:"batch,omitempty"`
-	Accumulate int           `json:"accumulate,omitempty"`
-	MinBatch   int           `json:"min_batch,omitempty"`
+	Name       string `json:"name"`
+	Experiment string `json:"experiment,omitempty"`
+	Tenant     string `json:"tenant,omitempty"`
+	Demand     Demand `json:"demand"`
+	Batch      int    `json:"batch,omitempty"`
+	Accumulate int    `json:"accumulate,omitempty"`
+	MinBatch   int    `json:"min_batch,omitempty"`
+	// UsualBatch is what a batch of 0 most likely means to the runtime: where
+	// halving starts when the person left the choice open. 0 means unknown.
+	UsualBatch int           `json:"usual_batch,omitempty"`
 	RunLimit   time.Duration `json:"run_limit,omitempty"`
 	StallLimit time.Duration `json:"stall_limit,omitempty"`
 	StopGrace  time.Duration `json:"stop_grace,omitempty"`

@@ -150,6 +150,9 @@ func (j Job) next(e Exit, p Policy, rng *rand.Rand, now time.Time) Job {
 // batch stays what the person asked for.
 func (j Job) shrink(e Exit, p Policy, now time.Time) Job {
 	floor := max(j.Spec.MinBatch, 1)
+	if j.Batch == 0 {
+		j.Batch = j.Spec.UsualBatch
+	}
 	half := j.Batch / 2
 	if j.Batch == 0 {
 		return j.finish(Failed, sentence("out of device memory; set batch_size, so that it can be halved, or reserve more memory", e.Evidence.Summary()), now)

@@ -1,0 +1,151 @@
+// Package scheduler wires the scheduler service: it takes training jobs, keeps
+// them durably, decides which device each one runs on and follows it to its end.
+package scheduler
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"time"
+
+	"github.com/ultrathink-pilot/trainyard/libs/config"
+	"github.com/ultrathink-pilot/trainyard/libs/identity"
+	"github.com/ultrathink-pilot/trainyard/libs/lifecycle"
+	"github.com/ultrathink-pilot/trainyard/libs/pg"
+	"github.com/ultrathink-pilot/trainyard/libs/rpcserver"
+	"github.com/ultrathink-pilot/trainyard/libs/telemetry"
+	fleetv1 "github.com/ultrathink-pilot/trainyard/proto/gen/go/trainyard/fleet/v1"
+	jobv1 "github.com/ultrathink-pilot/trainyard/proto/gen/go/trainyard/job/v1"
+	"github.com/ultrathink-pilot/trainyard/services/scheduler/internal/agentapi"
+	"github.com/ultrathink-pilot/trainyard/services/scheduler/internal/cycle"
+	"github.com/ultrathink-pilot/trainyard/services/scheduler/internal/jobapi"
+	"github.com/ultrathink-pilot/trainyard/services/scheduler/internal/lease"
+	"github.com/ultrathink-pilot/trainyard/services/scheduler/internal/postgres"
+)
+
+// Config is everything a person can set. Every key is documented by its usage.
+type Config struct {
+	Listen       string `conf:"listen" default:"127.0.0.1:7701" usage:"host:port of the gRPC server"`
+	AdminListen  string `conf:"admin-listen" usage:"host:port of /metrics and, on loopback, pprof; empty serves neither"`
+	TLSCert      string `conf:"tls-cert" required:"true" usage:"PEM certificate of this scheduler"`
+	TLSKey       string `conf:"tls-key" required:"true" usage:"PEM key of the certificate"`
+	TLSCA        string `conf:"tls-ca" required:"true" usage:"PEM certificates of the authority that callers are checked against"`
+	OTLPEndpoint string `conf:"otlp-endpoint" usage:"OTLP gRPC receiver of traces; empty exports none"`
+	LogLevel     string `conf:"log-level" default:"info" usage:"debug, info, warn or error"`
+	DSN          string `conf:"dsn" required:"true" secret:"true" usage:"Postgres connection string"`
+
+	Lease     time.Duration `conf:"lease" default:"15s" usage:"how long an agent's leases live without a report"`
+	LockDelay time.Duration `conf:"lock-delay" default:"5s" usage:"added to the lease before a silent agent's devices are given away"`
+	Poll      time.Duration `conf:"poll" default:"4s" usage:"how long an agent's call is held when there is nothing to tell"`
+
+	DefaultReservation config.Bytes  `conf:"default-reservation" default:"512MiB" usage:"device memory of a job that names no device"`
+	DefaultCPUMillis   int64         `conf:"default-cpu-millis" default:"500" usage:"thousandths of a CPU of a job that asks for none"`
+	DefaultHostMemory  config.Bytes  `conf:"default-host-memory" default:"256MiB" usage:"host memory of a job that asks for none"`
+	DefaultStallLimit  time.Duration `conf:"default-stall-limit" default:"10m" usage:"longest time without a step of a job that sets no limit"`
+}
+
+// Validate names every setting that contradicts another.
+func (c *Config) Validate() []string {
+	var out []string
+	if c.Lease < 2*time.Second {
+		out = append(out, fmt.Sprintf("lease: %s is too short; agents need at least 2s", c.Lease))
+	}
+	if c.LockDelay < 0 {
+		out = append(out, fmt.Sprintf("lock-delay: %s is negative", c.LockDelay))
+	}
+	if c.Poll <= 0 || c.Poll > c.Lease/2 {
+		out = append(out, fmt.Sprintf("poll: %s must be positive and at most half of lease (%s), or one late answer costs an agent its leases", c.Poll, c.Lease))
+	}
+	if c.DefaultReservation <= 0 || c.DefaultHostMemory < 0 || c.DefaultCPUMillis < 0 {
+		out = append(out, "default-reservation, default-host-memory and default-cpu-millis must not be negative, and a reservation of 0 would mean a whole device")
+	}
+	return out
+}
+
+// Deps are what a process brings.
+type Deps struct {
+	Listener  net.Listener
+	Telemetry *telemetry.Telemetry
+}
+
+// Scheduler is the service, ready to run once.
+type Scheduler struct {
+	group lifecycle.Group
+}
+
+// New opens the database, migrates it and builds the service.
+func New(ctx context.Context, c Config, d Deps) (*Scheduler, error) {
+	log := d.Telemetry.Log
+	if err := pg.Migrate(ctx, c.DSN, postgres.Schema, postgres.Migrations); err != nil {
+		return nil, err
+	}
+	pool, err := pg.Open(ctx, pg.Config{DSN: c.DSN, Schema: postgres.Schema, MaxConns: 16}, log)
+	if err != nil {
+		return nil, err
+	}
+	tls, err := identity.ServerTLS(identity.Files{Cert: c.TLSCert, Key: c.TLSKey, CA: c.TLSCA})
+	if err != nil {
+		pool.Close()
+		return nil, err
+	}
+	engine := cycle.New(cycle.Options{
+		Store: postgres.New(pool), Log: log.Named("cycle"), Meter: cycle.NewMeter(d.Telemetry.Metrics), Holder: d.Listener.Addr().String(),
+		Terms: lease.Terms{Duration: c.Lease, LockDelay: c.LockDelay}, Seed: time.Now().UnixNano(),
+	})
+	server, err := rpcserver.New(rpcserver.Options{
+		Name: "scheduler", Listener: d.Listener, TLS: tls, Log: log, Metrics: d.Telemetry.Metrics, Allow: Allow(),
+		LongPoll: []string{fleetv1.SynchronizeService_Synchronize_FullMethodName},
+	})
+	if err != nil {
+		pool.Close()
+		return nil, err
+	}
+	defaults := jobapi.StandardDefaults()
+	defaults.DeviceBytes, defaults.CPUMillis = int64(c.DefaultReservation), c.DefaultCPUMillis
+	defaults.HostBytes, defaults.StallLimit = int64(c.DefaultHostMemory), c.DefaultStallLimit
+	jobv1.RegisterJobServiceServer(server.GRPC(), jobapi.NewJobs(engine, defaults))
+	fleetv1.RegisterFleetServiceServer(server.GRPC(), jobapi.NewFleet(engine))
+	fleetv1.RegisterSynchronizeServiceServer(server.GRPC(), agentapi.New(engine, c.Poll))
+
+	s := &Scheduler{}
+	s.group.OnStop("database", func(context.Context) error { pool.Close(); return nil })
+	s.group.Add("admin", d.Telemetry.RunAdmin)
+	s.group.Add("engine", engine.Run)
+	s.group.Add("server", func(ctx context.Context) error {
+		// No call is taken before the world is loaded: health says so.
+		select {
+		case <-engine.Ready():
+		case <-ctx.Done():
+			return nil
+		}
+		return server.Run(ctx)
+	})
+	return s, nil
+}
+
+// Run works until ctx ends, then stops the server before what it needs.
+func (s *Scheduler) Run(ctx context.Context) error { return s.group.Run(ctx) }
+
+// Allow is the table of who may call what. What is not in it is denied.
+func Allow() rpcserver.AllowTable {
+	person := []identity.Role{identity.RolePerson}
+	// The inference service and the meta-controller read and submit as people
+	// do; only people change what others have submitted.
+	reader := []identity.Role{identity.RolePerson, identity.RoleInference}
+	return rpcserver.AllowTable{
+		jobv1.JobService_SubmitJob_FullMethodName:             person,
+		jobv1.JobService_GetJob_FullMethodName:                reader,
+		jobv1.JobService_ListJobs_FullMethodName:              reader,
+		jobv1.JobService_WatchJobs_FullMethodName:             reader,
+		jobv1.JobService_CancelJob_FullMethodName:             person,
+		jobv1.JobService_PauseJob_FullMethodName:              person,
+		jobv1.JobService_ResumeJob_FullMethodName:             person,
+		jobv1.JobService_ReprioritizeJob_FullMethodName:       person,
+		jobv1.JobService_ExplainJob_FullMethodName:            reader,
+		fleetv1.FleetService_ListAgents_FullMethodName:        reader,
+		fleetv1.FleetService_CordonAgent_FullMethodName:       person,
+		fleetv1.FleetService_DrainAgent_FullMethodName:        person,
+		fleetv1.FleetService_UncordonAgent_FullMethodName:     person,
+		fleetv1.SynchronizeService_Synchronize_FullMethodName: {identity.RoleAgent},
+	}
+}
