@@ -28,6 +28,7 @@ type Learner struct {
 	params, wt   []float32
 	adamM, adamV []float32
 	adamSteps    uint64
+	adamStep     kernel.AdamStep
 
 	shards  [Shards]*shard
 	shuffle *rand.PCG
@@ -114,6 +115,12 @@ func (l *Learner) Close() { l.pool.close() }
 
 // Kernel returns the name of the vector form in use.
 func (l *Learner) Kernel() string { return l.kernel.Name() }
+
+// Config returns the configuration.
+func (l *Learner) Config() Config { return l.cfg }
+
+// Hidden returns the widths of the trunk.
+func (l *Learner) Hidden() []int { return l.cfg.Hidden }
 
 // Transitions returns the number of environment steps of one Collect.
 func (l *Learner) Transitions() int { return l.cfg.Envs * l.cfg.Steps }
@@ -327,10 +334,12 @@ func (l *Learner) step(rate float64, rows int) float64 {
 	}
 	l.adamSteps++
 	c1, c2 := 1-powInt(adamBeta1, l.adamSteps), 1-powInt(adamBeta2, l.adamSteps)
-	l.kernel.Adam(l.params, total, l.adamM, l.adamV, &kernel.AdamStep{
+	// A field, as a local would escape through the kernel's function value.
+	l.adamStep = kernel.AdamStep{
 		GradientScale: float32(scale), Beta1: adamBeta1, OneLessBeta1: 1 - adamBeta1, Beta2: adamBeta2,
 		OneLessBeta2: 1 - adamBeta2, RootScale: float32(1 / math.Sqrt(c2)), Epsilon: adamEpsilon, Rate: float32(rate / c1),
-	})
+	}
+	l.kernel.Adam(l.params, total, l.adamM, l.adamV, &l.adamStep)
 	l.decay(rate)
 	l.net.transpose(l.wt, l.params)
 	return norm

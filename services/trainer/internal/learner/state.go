@@ -1,0 +1,216 @@
+package learner
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"math"
+	"slices"
+
+	"github.com/ultrathink-pilot/trainyard/services/trainer/internal/checkpoint"
+	"github.com/ultrathink-pilot/trainyard/services/trainer/internal/market"
+)
+
+// Tensors returns the weights by name, in PyTorch's layout [outputs x inputs]:
+// trunk.N.weight, trunk.N.bias, policy.weight, policy.bias, value.weight,
+// value.bias. They are copies.
+func (l *Learner) Tensors() []checkpoint.Tensor { return l.net.tensors(l.params) }
+
+func (n *net) tensors(params []float32) []checkpoint.Tensor {
+	var out []checkpoint.Tensor
+	for _, p := range n.parts() {
+		values := make([]float32, 0, p.outputs*p.layer.in)
+		for o := p.from; o < p.from+p.outputs; o++ {
+			for i := range p.layer.in {
+				values = append(values, params[p.layer.w+i*p.layer.outPad+o])
+			}
+		}
+		bias := params[p.layer.b+p.from : p.layer.b+p.from+p.outputs]
+		out = append(out, checkpoint.Float32(p.name+".weight", values, p.outputs, p.layer.in),
+			checkpoint.Float32(p.name+".bias", bias, p.outputs))
+	}
+	return out
+}
+
+// part is a named slice of a layer's outputs.
+type part struct {
+	name          string
+	layer         layer
+	from, outputs int
+}
+
+func (n *net) parts() []part {
+	var out []part
+	last := len(n.layers) - 1
+	for i, l := range n.layers[:last] {
+		out = append(out, part{fmt.Sprintf("trunk.%d", i), l, 0, l.out})
+	}
+	return append(out, part{"policy", n.layers[last], 0, market.Actions}, part{"value", n.layers[last], market.Actions, 1})
+}
+
+// SetTensors replaces the weights. Every tensor of the network must be there with
+// its shape and finite values; others are refused. Optimizer state is kept.
+func (l *Learner) SetTensors(tensors []checkpoint.Tensor) error {
+	params := make([]float32, l.net.size)
+	if err := l.net.setTensors(params, tensors); err != nil {
+		return err
+	}
+	copy(l.params, params)
+	l.net.transpose(l.wt, l.params)
+	return nil
+}
+
+func (n *net) setTensors(params []float32, tensors []checkpoint.Tensor) error {
+	byName := make(map[string]*checkpoint.Tensor, len(tensors))
+	for i := range tensors {
+		byName[tensors[i].Name] = &tensors[i]
+	}
+	take := func(name string, shape ...int) ([]float32, error) {
+		t := byName[name]
+		if t == nil {
+			return nil, fmt.Errorf("weights: tensor %q is missing", name)
+		}
+		delete(byName, name)
+		if !slices.Equal(t.Shape, shape) {
+			return nil, fmt.Errorf("weights: tensor %q has shape %v, this network needs %v", name, t.Shape, shape)
+		}
+		values, err := t.Float32s()
+		if err != nil {
+			return nil, err
+		}
+		for _, v := range values {
+			if v != v || math.IsInf(float64(v), 0) {
+				return nil, fmt.Errorf("weights: tensor %q has a value that is not finite", name)
+			}
+		}
+		return values, nil
+	}
+	for _, p := range n.parts() {
+		values, err := take(p.name+".weight", p.outputs, p.layer.in)
+		if err != nil {
+			return err
+		}
+		for o := range p.outputs {
+			for i := range p.layer.in {
+				params[p.layer.w+i*p.layer.outPad+p.from+o] = values[o*p.layer.in+i]
+			}
+		}
+		bias, err := take(p.name+".bias", p.outputs)
+		if err != nil {
+			return err
+		}
+		copy(params[p.layer.b+p.from:], bias)
+	}
+	for name := range byName {
+		return fmt.Errorf("weights: tensor %q does not belong to this network", name)
+	}
+	return nil
+}
+
+// Finite reports whether every weight is a number.
+func (l *Learner) Finite() bool {
+	for _, v := range l.params {
+		if v != v || math.IsInf(float64(v), 0) {
+			return false
+		}
+	}
+	return true
+}
+
+// stateHeader guards a state against another configuration.
+type stateHeader struct {
+	Size, Envs, Shards, Steps, BatchRows, Passes uint64
+	Seed                                         uint64
+}
+
+func (l *Learner) header() stateHeader {
+	c := &l.cfg
+	return stateHeader{uint64(l.net.size), uint64(c.Envs), Shards, uint64(c.Steps), uint64(c.BatchRows), uint64(c.Passes), c.Seed}
+}
+
+// State returns everything but the weights that the next Collect and Update
+// depend on: optimizer, random sources, environments. Weights are in Tensors.
+func (l *Learner) State() ([]byte, error) {
+	var b bytes.Buffer
+	put := func(v any) error { return binary.Write(&b, binary.LittleEndian, v) }
+	if err := errors.Join(put(l.header()), put(l.adamSteps), put(l.adamM), put(l.adamV)); err != nil {
+		return nil, err
+	}
+	sources := append([]interface{ MarshalBinary() ([]byte, error) }{l.shuffle}, l.shards[0].src, l.shards[1].src, l.shards[2].src, l.shards[3].src)
+	for _, src := range sources {
+		data, err := src.MarshalBinary()
+		if err != nil {
+			return nil, err
+		}
+		if err := errors.Join(put(uint64(len(data))), put(data)); err != nil {
+			return nil, err
+		}
+	}
+	for _, s := range l.shards {
+		if err := put(s.envs); err != nil {
+			return nil, err
+		}
+	}
+	return b.Bytes(), nil
+}
+
+// SetState restores State. Without environments they stay as they are: the
+// history may have changed since. The learner is unchanged when it fails.
+func (l *Learner) SetState(data []byte, environments bool) error {
+	r := bytes.NewReader(data)
+	get := func(v any) error { return binary.Read(r, binary.LittleEndian, v) }
+	var h stateHeader
+	if err := get(&h); err != nil {
+		return fmt.Errorf("learner state: %w", err)
+	}
+	if h != l.header() {
+		return fmt.Errorf("learner state: it belongs to another configuration (%+v, this one is %+v)", h, l.header())
+	}
+	var steps uint64
+	m, v := make([]float32, l.net.size), make([]float32, l.net.size)
+	if err := errors.Join(get(&steps), get(m), get(v)); err != nil {
+		return fmt.Errorf("learner state: %w", err)
+	}
+	var sources [1 + Shards][]byte
+	for i := range sources {
+		var n uint64
+		if err := get(&n); err != nil || n > 256 {
+			return errors.New("learner state: malformed random source")
+		}
+		sources[i] = make([]byte, n)
+		if err := get(sources[i]); err != nil {
+			return fmt.Errorf("learner state: %w", err)
+		}
+	}
+	envs := make([][]market.Env, Shards)
+	for i := range envs {
+		envs[i] = make([]market.Env, l.cfg.Envs/Shards)
+		if err := get(envs[i]); err != nil {
+			return fmt.Errorf("learner state: %w", err)
+		}
+		for _, e := range envs[i] {
+			if environments && (e.Bar < 0 || e.End > int32(l.world.Split.Train.To) || e.Bar >= e.End || e.Position < -1 || e.Position > 1) {
+				return errors.New("learner state: an environment is outside the training bars")
+			}
+		}
+	}
+	if r.Len() != 0 {
+		return fmt.Errorf("learner state: %d bytes too many", r.Len())
+	}
+	if err := l.shuffle.UnmarshalBinary(sources[0]); err != nil {
+		return fmt.Errorf("learner state: %w", err)
+	}
+	for i, s := range l.shards {
+		if err := s.src.UnmarshalBinary(sources[1+i]); err != nil {
+			return fmt.Errorf("learner state: %w", err)
+		}
+		if environments {
+			copy(s.envs, envs[i])
+		}
+	}
+	l.adamSteps = steps
+	copy(l.adamM, m)
+	copy(l.adamV, v)
+	return nil
+}

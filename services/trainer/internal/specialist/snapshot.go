@@ -1,0 +1,310 @@
+package specialist
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"time"
+
+	"github.com/ultrathink-pilot/trainyard/services/trainer/internal/checkpoint"
+	"github.com/ultrathink-pilot/trainyard/services/trainer/internal/market"
+	"github.com/ultrathink-pilot/trainyard/services/trainer/internal/run"
+)
+
+// Meta describes a checkpoint to people and to the inference service: enough to
+// build the network and its observation without the trainer.
+type Meta struct {
+	Format           string             `json:"format"`
+	Specialist       string             `json:"specialist"`
+	Symbol           string             `json:"symbol"`
+	Timeframe        string             `json:"timeframe"`
+	Reward           string             `json:"reward"`
+	Seed             int64              `json:"seed"`
+	Epoch            int                `json:"epoch"`
+	Step             int64              `json:"step"`
+	FeatureSchema    string             `json:"feature_schema"`
+	FeatureNames     []string           `json:"feature_names"`
+	DataDigest       string             `json:"data_digest"`
+	ObservationWidth int                `json:"observation_width"`
+	Hidden           []int              `json:"hidden"`
+	Actions          []string           `json:"actions"`
+	Kernel           string             `json:"kernel"`
+	Metrics          map[string]float64 `json:"metrics"`
+}
+
+// snapshot is one moment of a run, encoded.
+type snapshot struct {
+	step     int64
+	epoch    int
+	eligible bool
+	figures  market.Figures
+	trades   int64
+	contents []checkpoint.Content
+	model    []byte
+	state    run.State
+	learner  []byte
+}
+
+// keeper holds the moments that may be needed again: the last one to roll back
+// to, and the best one.
+type keeper struct {
+	dir      string
+	last     *snapshot
+	best     *snapshot
+	bestSent bool
+}
+
+func (k *keeper) remember(s *snapshot, err error) error {
+	if err == nil {
+		k.last = s
+	}
+	return err
+}
+
+func (k *keeper) rememberBest(s *snapshot, err error) error {
+	if err == nil {
+		k.best, k.bestSent = s, false
+	}
+	return err
+}
+
+// snapshot encodes the present moment.
+func (t *training) snapshot() (*snapshot, error) {
+	s := &snapshot{step: t.step(), epoch: t.machineState().Epoch, state: t.machineState()}
+	tensors := append(t.learner.Tensors(),
+		checkpoint.Float32("features.mean", t.world.Scaler.Mean, len(t.world.Scaler.Mean)),
+		checkpoint.Float32("features.scale", t.world.Scaler.Scale, len(t.world.Scaler.Scale)))
+	var err error
+	// No metadata: equal weights make an equal file, stored once.
+	if s.model, err = checkpoint.EncodeSafetensors(tensors, map[string]string{"format": "pt"}); err != nil {
+		return nil, err
+	}
+	s.learner, err = t.learner.State()
+	return s, err
+}
+
+// machineState is zero before the machine exists: the snapshot before training.
+func (t *training) machineState() run.State {
+	if t.machine == nil {
+		return run.State{}
+	}
+	return t.machine.State()
+}
+
+// best is the snapshot of the present moment as the best so far.
+func (t *training) best(f market.Figures, track *market.Track) (*snapshot, error) {
+	s, err := t.snapshot()
+	if err != nil {
+		return nil, err
+	}
+	return s, t.complete(s, f, track, s.model)
+}
+
+// complete adds the files of a checkpoint to a snapshot. best is the model file
+// of the best epoch, which a resumed run still needs for its evaluation.
+func (t *training) complete(s *snapshot, f market.Figures, track *market.Track, best []byte) error {
+	s.figures = f
+	s.eligible = f.Exposure >= t.policy.MinExposure
+	for i, v := range track.Turnover {
+		if v > 0 && i < len(track.Positions) {
+			s.trades++
+		}
+	}
+	state, err := json.Marshal(s.state)
+	if err != nil {
+		return err
+	}
+	meta, err := json.MarshalIndent(t.meta(s), "", "  ")
+	if err != nil {
+		return err
+	}
+	sections := []checkpoint.Section{{Name: "run", Data: state}, {Name: "learner", Data: s.learner}, {Name: "best", Data: best}}
+	s.contents = []checkpoint.Content{
+		{Name: checkpoint.ModelFile, Data: s.model},
+		{Name: checkpoint.StateFile, Data: checkpoint.EncodeState(sections)},
+		{Name: checkpoint.MetaFile, Data: append(meta, '\n')},
+	}
+	return nil
+}
+
+func (t *training) meta(s *snapshot) Meta {
+	table, n := t.job.Table, t.native
+	return Meta{
+		Format: "trainyard-specialist/1", Specialist: n.Specialist.String(), Symbol: n.Symbol, Timeframe: n.Timeframe,
+		Reward: n.Reward.String(), Seed: n.Seed, Epoch: s.epoch, Step: s.step, FeatureSchema: table.SchemaVersion,
+		FeatureNames: table.FeatureNames, DataDigest: table.Digest, ObservationWidth: market.ObservationWidth,
+		Hidden: t.learner.Hidden(), Actions: []string{"short", "flat", "long"}, Kernel: t.learner.Kernel(),
+		Metrics: t.checkpointMetrics(s, true),
+	}
+}
+
+// checkpointMetrics are the figures a checkpoint is ranked by. The objective is
+// left out of a checkpoint that hardly trades, unless nothing better exists: the
+// registry would register a policy that was lucky three times.
+func (t *training) checkpointMetrics(s *snapshot, ranked bool) map[string]float64 {
+	m := map[string]float64{
+		"validation/total_return":        s.figures.TotalReturn,
+		"validation/max_drawdown":        s.figures.MaxDrawdown,
+		"validation/exposure":            s.figures.Exposure,
+		"validation/turnover":            s.figures.Turnover,
+		"validation/buy_and_hold_sharpe": t.buyHold.Sharpe,
+	}
+	if ranked {
+		m["validation/sharpe"] = s.figures.Sharpe
+	}
+	return m
+}
+
+// save hands over the best moment, if it is news, and the present one.
+func (t *training) save(ctx context.Context, f market.Figures, track *market.Track) error {
+	s, err := t.snapshot()
+	if err != nil {
+		return err
+	}
+	best := s.model
+	if t.files.best != nil {
+		best = t.files.best.model
+	}
+	if err := t.complete(s, f, track, best); err != nil {
+		return err
+	}
+	t.files.last = s
+	if b := t.files.best; b != nil && !t.files.bestSent && b.contents != nil && b.epoch != s.epoch {
+		if err := t.push(ctx, b, b.eligible); err != nil {
+			return err
+		}
+	}
+	t.files.bestSent = true
+	return t.push(ctx, s, s.eligible)
+}
+
+// push publishes the snapshot's files and reports them.
+func (t *training) push(ctx context.Context, s *snapshot, ranked bool) error {
+	dir := filepath.Join(t.files.dir, "checkpoints", strconv.FormatInt(s.step, 10))
+	files, err := checkpoint.Write(dir, s.contents)
+	if err != nil {
+		return fmt.Errorf("writing the checkpoint of step %d: %w", s.step, err)
+	}
+	table, v := t.job.Table, t.world.Split.Validation
+	err = t.report.Checkpoint(ctx, run.Checkpoint{
+		Step: s.step, Metrics: t.checkpointMetrics(s, ranked), Resumable: true, FeatureSchema: table.SchemaVersion,
+		DataVersion: table.Digest, EvaluationWindow: day(table.Dates[v.From]) + "/" + day(table.Dates[v.To-1]), Trades: s.trades,
+	}, files)
+	if err != nil {
+		return reportError{err}
+	}
+	// The files were pushed: the host has its own copy.
+	return os.RemoveAll(dir)
+}
+
+// reportError marks an error of the reporter: nobody listens any more.
+type reportError struct{ error }
+
+// Unwrap returns the reporter's error.
+func (e reportError) Unwrap() error { return e.error }
+
+func (t *training) saveFailed(err error) (run.Ending, bool, error) {
+	if gone := (reportError{}); errors.As(err, &gone) {
+		return run.Ending{}, false, gone.error
+	}
+	return run.Failure(run.ClassCrash, err.Error()), true, nil
+}
+
+func day(unix int64) string { return time.Unix(unix, 0).UTC().Format(time.DateOnly) }
+
+// rollBack restores the last remembered moment with a lower learning rate.
+func (t *training) rollBack() error {
+	s := t.files.last
+	if s == nil {
+		return errors.New("there is no checkpoint to go back to")
+	}
+	tensors, _, err := checkpoint.DecodeSafetensors(s.model)
+	if err != nil {
+		return err
+	}
+	weights, _ := splitScaler(tensors)
+	if err := t.learner.SetTensors(weights); err != nil {
+		return err
+	}
+	if err := t.learner.SetState(s.learner, true); err != nil {
+		return err
+	}
+	t.machine.RollBackTo(s.state)
+	return nil
+}
+
+// restore loads a checkpoint directory and returns the run's state.
+func (t *training) restore(dir string) (run.State, error) {
+	var state run.State
+	read := func(name string) ([]byte, error) { return os.ReadFile(filepath.Join(dir, name)) }
+	model, err := read(checkpoint.ModelFile)
+	if err != nil {
+		return state, err
+	}
+	rest, err := read(checkpoint.StateFile)
+	if err != nil {
+		return state, err
+	}
+	text, err := read(checkpoint.MetaFile)
+	if err != nil {
+		return state, err
+	}
+	var meta Meta
+	if err := json.Unmarshal(text, &meta); err != nil {
+		return state, fmt.Errorf("%s: %w", checkpoint.MetaFile, err)
+	}
+	table := t.job.Table
+	if meta.FeatureSchema != table.SchemaVersion || !slices.Equal(meta.FeatureNames, table.FeatureNames) {
+		return state, fmt.Errorf("it was trained on feature schema %s (%d features), the data service serves %s (%d features)",
+			meta.FeatureSchema, len(meta.FeatureNames), table.SchemaVersion, len(table.FeatureNames))
+	}
+	tensors, _, err := checkpoint.DecodeSafetensors(model)
+	if err != nil {
+		return state, err
+	}
+	weights, _ := splitScaler(tensors)
+	if err := t.learner.SetTensors(weights); err != nil {
+		return state, err
+	}
+	sections, err := checkpoint.DecodeState(rest)
+	if err != nil {
+		return state, err
+	}
+	if err := json.Unmarshal(sections["run"], &state); err != nil {
+		return state, fmt.Errorf("%s: %w", checkpoint.StateFile, err)
+	}
+	// New bars move the split: the environments of the old history mean nothing
+	// there, the weights and the optimizer do.
+	same := meta.DataDigest == table.Digest
+	if err := t.learner.SetState(sections["learner"], same); err != nil {
+		return state, err
+	}
+	t.files.last = &snapshot{step: meta.Step, epoch: meta.Epoch, model: model, learner: sections["learner"], state: state}
+	if !same {
+		t.log.Warn("the data changed since the checkpoint: the run goes on, but not bit by bit as before")
+		if err := t.files.remember(t.snapshot()); err != nil {
+			return state, err
+		}
+		t.files.last.state = state
+	}
+	t.files.best = &snapshot{epoch: state.BestEpoch, model: sections["best"]}
+	t.files.bestSent = true
+	return state, nil
+}
+
+// splitScaler separates the feature statistics from the network's weights.
+func splitScaler(tensors []checkpoint.Tensor) (weights, scaler []checkpoint.Tensor) {
+	for _, t := range tensors {
+		if t.Name == "features.mean" || t.Name == "features.scale" {
+			scaler = append(scaler, t)
+		} else {
+			weights = append(weights, t)
+		}
+	}
+	return weights, scaler
+}
