@@ -6,6 +6,7 @@ import (
 	"context"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"syscall"
@@ -111,5 +112,37 @@ func TestStartReportsAMissingBinary(t *testing.T) {
 	t.Parallel()
 	if _, err := Start(exec.Command("/no/such/binary"), Options{}); err == nil {
 		t.Error("want an error")
+	}
+}
+
+func TestAfterExitRunsOnceTheOwnerHasEnded(t *testing.T) {
+	t.Parallel()
+	owner := exec.Command("sleep", "300")
+	if err := owner.Start(); err != nil {
+		t.Fatal(err)
+	}
+	o, err := OwnerOf(owner.Process.Pid)
+	if err != nil {
+		t.Fatal(err)
+	}
+	mark := filepath.Join(t.TempDir(), "a mark")
+	if err := AfterExit(o, `touch "$1"`, mark); err != nil {
+		t.Fatal(err)
+	}
+	time.Sleep(1200 * time.Millisecond) // more than one poll
+	if _, err := os.Stat(mark); err == nil {
+		t.Fatal("it ran while the owner lived")
+	}
+	if err := owner.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	_ = owner.Wait() // killed: its status is the signal
+	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+		if _, err := os.Stat(mark); err == nil {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatal("it never ran")
+		}
 	}
 }

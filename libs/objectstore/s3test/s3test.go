@@ -7,16 +7,13 @@ import (
 	"crypto/rand"
 	"encoding/hex"
 	"errors"
-	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
-	"strconv"
 	"sync"
-	"syscall"
 	"testing"
 	"time"
 
+	"github.com/ultrathink-pilot/trainyard/libs/childproc"
 	"github.com/ultrathink-pilot/trainyard/libs/objectstore"
 	"github.com/ultrathink-pilot/trainyard/libs/objectstore/s3server"
 )
@@ -61,12 +58,9 @@ func Config(t testing.TB) objectstore.Config {
 	return shared.server.Config("test-" + hex.EncodeToString(b))
 }
 
-// reaper removes the directory once the test binary has ended: nothing in the binary runs
-// after the last test, or after a SIGKILL.
-const reaper = `
-dir=$1; pid=$2; start=$3
-while [ "$(sed 's/.*) //' /proc/$pid/stat 2>/dev/null | cut -d' ' -f20)" = "$start" ]; do sleep 0.2; done
-n=0; while [ $n -lt 20 ] && rm -rf "$dir" 2>/dev/null && [ -e "$dir" ]; do n=$((n+1)); sleep 0.1; done
+// cleaner removes the directory $1; the server may still be writing its last log line.
+const cleaner = `
+n=0; while [ $n -lt 20 ] && rm -rf "$1" 2>/dev/null && [ -e "$1" ]; do n=$((n+1)); sleep 0.1; done
 `
 
 func start() (*s3server.Server, error) {
@@ -78,26 +72,14 @@ func start() (*s3server.Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := startReaper(dir); err != nil {
+	self, err := childproc.OwnerOf(os.Getpid())
+	if err != nil {
+		return nil, err
+	}
+	if err := childproc.AfterExit(self, cleaner, dir); err != nil {
 		return nil, err
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	return s3server.Start(ctx, s3server.Options{Binary: bin, Dir: filepath.Clean(dir)})
-}
-
-func startReaper(dir string) error {
-	pid := strconv.Itoa(os.Getpid())
-	out, err := exec.Command("/bin/sh", "-c", `sed 's/.*) //' /proc/$1/stat | cut -d' ' -f20 | tr -d '\n'`, "start", pid).Output()
-	if err != nil {
-		return fmt.Errorf("find the test run: %w", err)
-	}
-	cmd := exec.Command("/bin/sh", "-c", reaper, "trainyard-test-reaper", dir, pid, string(out))
-	cmd.Dir = "/"
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
-	if err := cmd.Start(); err != nil {
-		return fmt.Errorf("start the reaper of the S3 server: %w", err)
-	}
-	go func() { _ = cmd.Wait() }() // it outlives us
-	return nil
 }

@@ -53,9 +53,10 @@ type finder struct {
 	confDir string
 	// cache holds what npm brought.
 	cache string
-	root  bool
-	arch  string
-	log   *zap.Logger
+	// pin is npm's package for this architecture; without one its name is empty.
+	pin  npmPin
+	root bool
+	log  *zap.Logger
 }
 
 func systemFinder(log *zap.Logger) *finder {
@@ -66,7 +67,7 @@ func systemFinder(log *zap.Logger) *finder {
 		getenv: os.Getenv, lookPath: exec.LookPath, run: runProgram,
 		installed: []string{"/usr/lib/postgresql/*/bin", "/usr/pgsql-*/bin"},
 		confDir:   "/etc/postgresql-common",
-		cache:     cacheDir(), root: os.Geteuid() == 0, arch: runtime.GOOS + "/" + runtime.GOARCH, log: log,
+		cache:     cacheDir(), pin: npmPins[runtime.GOOS+"/"+runtime.GOARCH], root: os.Geteuid() == 0, log: log,
 	}
 }
 
@@ -206,8 +207,9 @@ func (f *finder) fromInstallation(ctx context.Context) (Binaries, bool) {
 
 var digits = regexp.MustCompile(`\d+`)
 
-func versionIn(path string) int {
-	n, _ := strconv.Atoi(digits.FindString(path)) // no number sorts last
+// versionIn reads the 15 of /usr/lib/postgresql/15/bin.
+func versionIn(bin string) int {
+	n, _ := strconv.Atoi(digits.FindString(filepath.Base(filepath.Dir(bin)))) // no number sorts last
 	return n
 }
 

