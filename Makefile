@@ -13,7 +13,7 @@ export PATH := $(CURDIR)/.cache/bin:$(PATH)
 
 MODULES := proto libs services/scheduler services/gpu-agent services/trainer services/registry \
   services/checkpoint-janitor tools
-PROGRAMS := $(wildcard services/*/cmd/*) $(wildcard tools/cmd/*)
+PROGRAMS := $(dir $(wildcard services/*/cmd/*/main.go tools/cmd/*/main.go))
 PYTHON := .cache/sdk/bin/python
 need := @tools/dev/setup
 # The real neighbours of tests that start them: see libs/pg/pgtest and libs/objectstore/s3test.

@@ -137,6 +137,13 @@ var mutants = []mutant{
 		files: map[string]string{"services/beta/more.go": "package beta\n\nimport _ \"database/sql\"\n"},
 	},
 	{
+		name: "product imports a fake", rule: "test-support", place: "services/beta",
+		files: map[string]string{
+			"services/beta/internal/alphafake/fake.go": "package alphafake\n\nimport jobv1 \"PREFIX/proto/gen/go/job/v1\"\n\ntype Server struct{ jobv1.UnimplementedJobServiceServer }\n",
+			"services/beta/more.go":                    "package beta\n\nimport _ \"PREFIX/services/beta/internal/alphafake\"\n",
+		},
+	},
+	{
 		name: "directory without a meaning", rule: "names", place: "libs/utils",
 		files: map[string]string{"libs/utils/text.go": "package text\n"},
 	},

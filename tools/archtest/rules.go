@@ -25,6 +25,7 @@ var Rules = []Rule{
 	{"libs-below", checkLibsBelow},
 	{"proto-edge", checkProtoEdge},
 	{"fenced", checkFenced},
+	{"test-support", checkTestSupport},
 	{"names", checkNames},
 	{"no-init", checkNoInit},
 	{"unsafe-server", checkUnsafeServer},
@@ -53,6 +54,12 @@ func internalName(pkg string) (string, bool) {
 	return name, true
 }
 
+// testSupport reports whether a package serves tests only, which its name says: pgtest, storetest, registryfake.
+func testSupport(pkg string) bool {
+	name := path.Base(pkg)
+	return strings.HasSuffix(name, "test") || strings.HasSuffix(name, "fake")
+}
+
 func (t *Tree) pure(pkg string) bool {
 	name, internal := internalName(pkg)
 	return internal && slices.Contains(t.Tiers[service(pkg)].Pure, name)
@@ -63,7 +70,7 @@ func checkTier(t *Tree, report func(place, problem string)) {
 	present := map[string]bool{}
 	for _, pkg := range t.Packages {
 		name, internal := internalName(pkg.Path)
-		if !internal {
+		if !internal || testSupport(pkg.Path) {
 			continue
 		}
 		present[service(pkg.Path)+"/"+name] = true
@@ -211,7 +218,7 @@ func checkLibsBelow(t *Tree, report func(place, problem string)) {
 func checkProtoEdge(t *Tree, report func(place, problem string)) {
 	for _, pkg := range t.Packages {
 		name, internal := internalName(pkg.Path)
-		if !internal || slices.Contains(t.Tiers[service(pkg.Path)].API, name) {
+		if !internal || testSupport(pkg.Path) || slices.Contains(t.Tiers[service(pkg.Path)].API, name) {
 			continue
 		}
 		for _, imported := range pkg.imports(false) {
@@ -226,13 +233,27 @@ func checkProtoEdge(t *Tree, report func(place, problem string)) {
 func checkFenced(t *Tree, report func(place, problem string)) {
 	for _, pkg := range t.Packages {
 		for _, fence := range fenced {
-			if slices.ContainsFunc(fence.allowed, func(pattern string) bool { return matches(pkg.Path, pattern) }) {
+			if testSupport(pkg.Path) || slices.ContainsFunc(fence.allowed, func(pattern string) bool { return matches(pkg.Path, pattern) }) {
 				continue
 			}
 			for _, imported := range pkg.imports(false) {
 				if below(imported, fence.dependency) {
 					report(pkg.Path, fmt.Sprintf("imports %s: %s", imported, fence.instead))
 				}
+			}
+		}
+	}
+}
+
+// checkTestSupport: what serves tests is not in the product.
+func checkTestSupport(t *Tree, report func(place, problem string)) {
+	for _, pkg := range t.Packages {
+		if testSupport(pkg.Path) || below(pkg.Path, "tools") {
+			continue
+		}
+		for _, imported := range pkg.imports(false) {
+			if path, our := ours(imported); our && testSupport(path) {
+				report(pkg.Path, "imports "+path+", which is for tests")
 			}
 		}
 	}
@@ -278,10 +299,10 @@ func checkNoInit(t *Tree, report func(place, problem string)) {
 }
 
 // checkUnsafeServer: a real server embeds UnsafeXServer, so that a new method of the contract breaks the build instead of
-// answering UNIMPLEMENTED in production. Fakes in tests may embed UnimplementedXServer.
+// answering UNIMPLEMENTED in production. Fakes may embed UnimplementedXServer.
 func checkUnsafeServer(t *Tree, report func(place, problem string)) {
 	for _, pkg := range t.Packages {
-		if service(pkg.Path) == "" {
+		if service(pkg.Path) == "" || testSupport(pkg.Path) {
 			continue
 		}
 		for _, file := range pkg.Files {

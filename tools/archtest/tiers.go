@@ -17,29 +17,33 @@ type Service struct {
 // Trainyard is this repository's table.
 var Trainyard = Tiers{
 	"services/scheduler": {
-		Pure:  []string{"job", "queue", "placement", "lease", "study"},
-		Shell: []string{"cycle", "postgres", "memstore", "storetest", "jobapi", "agentapi", "sim"},
+		Pure:  []string{"job", "queue", "placement", "lease"},
+		Shell: []string{"cycle", "postgres", "memstore", "jobapi", "agentapi"},
 		API:   []string{"jobapi", "agentapi"},
 	},
 	"services/gpu-agent": {
-		Pure:  []string{"reconcile", "device", "lease"},
-		Shell: []string{"nvmlsource", "cpusource", "session", "launch", "spool", "journal", "watchdog"},
-		API:   []string{"session"},
+		Pure: []string{"reconcile", "device", "lease"},
+		Shell: []string{
+			"disk", "host", "journal", "launch", "procfs", "registryclient", "restore", "spool", "staging", "upload", "wire",
+		},
+		API: []string{"registryclient", "wire"},
 	},
 	"services/trainer": {
 		Pure:  []string{"run", "reward", "market"},
-		Shell: []string{"features", "learner", "command", "checkpoint", "report"},
-		API:   []string{"report"},
+		Shell: []string{"features", "learner", "checkpoint", "specialist"},
 	},
 	"services/registry": {
 		Pure:  []string{"catalog", "series"},
-		Shell: []string{"ingest", "postgres", "registryapi", "mlflowapi", "mlflowmirror"},
-		API:   []string{"ingest", "registryapi"},
+		Shell: []string{"ingest", "postgres", "registryapi"},
+		API:   []string{"registryapi"},
 	},
 	"services/checkpoint-janitor": {
-		Pure:  []string{"retention"},
-		Shell: []string{"inventory", "sweep", "postgres", "janitorapi"},
-		API:   []string{"inventory", "janitorapi"},
+		Pure: []string{"retention", "usage"},
+		Shell: []string{
+			"inventory", "janitorapi", "metrics", "offline", "planning", "policyfile", "postgres", "registryapi", "report", "schedule",
+			"sweep",
+		},
+		API: []string{"janitorapi", "registryapi"},
 	},
 }
 
