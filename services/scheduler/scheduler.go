@@ -90,7 +90,8 @@ func New(ctx context.Context, c Config, d Deps) (*Scheduler, error) {
 	}
 	engine := cycle.New(cycle.Options{
 		Store: postgres.New(pool), Log: log.Named("cycle"), Meter: cycle.NewMeter(d.Telemetry.Metrics), Holder: d.Listener.Addr().String(),
-		Terms: lease.Terms{Duration: c.Lease, LockDelay: c.LockDelay}, Seed: time.Now().UnixNano(),
+		Tracer: d.Telemetry.Tracer("github.com/ultrathink-pilot/trainyard/services/scheduler"),
+		Terms:  lease.Terms{Duration: c.Lease, LockDelay: c.LockDelay}, Seed: time.Now().UnixNano(),
 	})
 	server, err := rpcserver.New(rpcserver.Options{
 		Name: "scheduler", Listener: d.Listener, TLS: tls, Log: log, Metrics: d.Telemetry.Metrics, Allow: Allow(),

@@ -8,6 +8,8 @@ import (
 	"sync"
 	"time"
 
+	"go.opentelemetry.io/otel/trace"
+	"go.opentelemetry.io/otel/trace/noop"
 	"go.uber.org/zap"
 
 	"github.com/ultrathink-pilot/trainyard/services/scheduler/internal/job"
@@ -21,9 +23,11 @@ var ErrUnavailable = errors.New("the scheduler's database is away; repeat the re
 
 // Options are the engine's parts. Zero durations mean the defaults.
 type Options struct {
-	Store  Store
-	Log    *zap.Logger
-	Meter  *Meter
+	Store Store
+	Log   *zap.Logger
+	Meter *Meter
+	// Tracer makes the spans of waiting and placing; nil makes none.
+	Tracer trace.Tracer
 	Holder string
 	Terms  lease.Terms
 	Policy job.Policy
@@ -69,6 +73,9 @@ func New(o Options) *Engine {
 	}
 	if o.Meter == nil {
 		o.Meter = NewMeter(nil)
+	}
+	if o.Tracer == nil {
+		o.Tracer = noop.NewTracerProvider().Tracer("")
 	}
 	if o.Terms.Duration == 0 {
 		o.Terms = lease.Terms{Duration: 15 * time.Second, LockDelay: 5 * time.Second}

@@ -6,7 +6,6 @@ import (
 	"sort"
 	"time"
 
-	"go.opentelemetry.io/otel"
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/propagation"
 	"go.opentelemetry.io/otel/trace"
@@ -16,8 +15,6 @@ import (
 	"github.com/ultrathink-pilot/trainyard/services/scheduler/internal/placement"
 	"github.com/ultrathink-pilot/trainyard/services/scheduler/internal/queue"
 )
-
-const tracerName = "github.com/ultrathink-pilot/trainyard/services/scheduler"
 
 // plans runs a planning round whenever the world changed or a backoff ended.
 func (e *Engine) plans(ctx context.Context) {
@@ -155,17 +152,16 @@ func (e *Engine) place(ctx context.Context, t *tx, pl placement.Placed, fence ui
 // one leaves no trace.
 func (e *Engine) tracePlacement(ctx context.Context, j job.Job, pl placement.Placed, fence uint64, now time.Time) (end func(), traceparent string) {
 	w3c := propagation.TraceContext{}
-	tracer := otel.Tracer(tracerName)
 	parent := w3c.Extract(context.WithoutCancel(ctx), propagation.MapCarrier{"traceparent": j.Trace})
 	attrs := trace.WithAttributes(
 		attribute.String("trainyard.job_id", j.ID), attribute.Int("trainyard.attempt", j.Attempts+1),
 		attribute.Int64("trainyard.fence", int64(fence)), attribute.String("trainyard.agent", pl.Node),
 	)
 	opts := []trace.SpanStartOption{attrs, trace.WithTimestamp(j.Waiting)}
-	waitCtx, wait := tracer.Start(parent, "queue.wait", append(opts, trace.WithAttributes(
+	waitCtx, wait := e.o.Tracer.Start(parent, "queue.wait", append(opts, trace.WithAttributes(
 		attribute.Int64("trainyard.queue.wait_ms", now.Sub(j.Waiting).Milliseconds()),
 		attribute.String("trainyard.priority", j.Priority.String())))...)
-	placeCtx, place := tracer.Start(waitCtx, "place", attrs, trace.WithTimestamp(now), trace.WithAttributes(attribute.String("trainyard.why", pl.Why)))
+	placeCtx, place := e.o.Tracer.Start(waitCtx, "place", attrs, trace.WithTimestamp(now), trace.WithAttributes(attribute.String("trainyard.why", pl.Why)))
 	carrier := propagation.MapCarrier{}
 	w3c.Inject(placeCtx, carrier)
 	traceparent = carrier["traceparent"]
