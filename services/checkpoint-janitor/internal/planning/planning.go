@@ -32,7 +32,7 @@ type Planner struct {
 	text     []byte
 
 	mu   sync.Mutex
-	used   int64 // bytes in the bucket at the last stock-taking
+	used int64 // bytes in the bucket at the last stock-taking
 }
 
 // New makes a planner. The policy has been validated.
@@ -76,6 +76,24 @@ func (p *Planner) Explain(ctx context.Context, id string, now time.Time) (d rete
 	}
 	d, found = plan.Find(id)
 	return d, found, nil
+}
+
+// Held lists the contents of every checkpoint that is not being deleted.
+func (p *Planner) Held(ctx context.Context) (map[string]bool, error) {
+	stock, err := p.reader.Peek(ctx, time.Time{}, 0)
+	if err != nil {
+		return nil, err
+	}
+	held := map[string]bool{}
+	for _, c := range stock.Checkpoints {
+		if c.State == retention.StateDeleting || c.State == retention.StateDeleted {
+			continue
+		}
+		for _, f := range c.Files {
+			held[f.Digest] = true
+		}
+	}
+	return held, nil
 }
 
 // Record builds what is stored with a plan: its inputs and how it differs from

@@ -18,7 +18,7 @@ import (
 // the released objects waiting for the slowest of them.
 const (
 	maxBatch       = 200
-	maxDeleteBatch = 25
+	maxDeleteBatch = 100
 )
 
 // Observer counts what sweeps do.
@@ -274,7 +274,11 @@ func (s *Sweeper) remove(ctx context.Context, w Sweep, batch []Work, ids []strin
 	if len(batch) == 0 {
 		return nil
 	}
-	if batch, err = s.erase(ctx, batch, keys); err != nil {
+	held, err := s.planner.Held(ctx)
+	if err != nil {
+		return err
+	}
+	if batch, err = s.erase(ctx, batch, keys, held); err != nil {
 		return err
 	}
 	if err := s.record(ctx, w.ID, batch, nil); err != nil {
@@ -283,10 +287,13 @@ func (s *Sweeper) remove(ctx context.Context, w Sweep, batch []Work, ids []strin
 	return s.confirm(ctx, w, batch)
 }
 
-// erase deletes the released objects. A key whose content no checkpoint of the
-// batch had is not touched, and stops the sweep: it would be a fault of the
-// registry, and deleting is the one thing that cannot be taken back.
-func (s *Sweeper) erase(ctx context.Context, batch []Work, keys []string) ([]Work, error) {
+// erase deletes the released objects. It does not take the registry's word
+// alone, because deleting is the one thing that cannot be taken back: a key
+// whose content no checkpoint of the batch had stops the sweep, and a content
+// that the catalogue still lists for another checkpoint is left. The latter may
+// be right after all, when the content was uploaded anew under another key; then
+// it costs a few bytes until the object is found to be an orphan.
+func (s *Sweeper) erase(ctx context.Context, batch []Work, keys []string, held map[string]bool) ([]Work, error) {
 	owner := map[string]int{}
 	size := map[string]int64{}
 	for i, o := range batch {
@@ -302,18 +309,23 @@ func (s *Sweeper) erase(ctx context.Context, batch []Work, keys []string) ([]Wor
 			return nil, fmt.Errorf("the registry released object %q, which no checkpoint of this batch holds; nothing is deleted", key)
 		}
 	}
-	freed := make([]int64, len(batch))
-	for _, key := range keys {
-		if err := s.objects.Delete(ctx, key); err != nil {
-			return nil, fmt.Errorf("delete the bytes: %w", err)
-		}
-		digest, _ := inventory.DigestOf(key)
-		freed[owner[digest]] += size[digest]
-	}
 	out := slices.Clone(batch)
 	for i := range out {
 		out[i].Item = out[i].After(retention.CallErase, true)
-		out[i].FreedBytes = freed[i]
+		out[i].FreedBytes = 0
+	}
+	for _, key := range keys {
+		digest, _ := inventory.DigestOf(key)
+		o := &out[owner[digest]]
+		if held[digest] {
+			o.Reason += "; object " + key + " is left, another checkpoint has the same content"
+			s.log.Warn("a released object is left: another checkpoint has the same content", zap.String("key", key), zap.String("checkpoint_id", o.ID))
+			continue
+		}
+		if err := s.objects.Delete(ctx, key); err != nil {
+			return nil, fmt.Errorf("delete the bytes: %w", err)
+		}
+		o.FreedBytes += size[digest]
 	}
 	return out, nil
 }
