@@ -91,7 +91,7 @@ func New(ctx context.Context, c Config, d Deps) (*Scheduler, error) {
 	engine := cycle.New(cycle.Options{
 		Store: postgres.New(pool), Log: log.Named("cycle"), Meter: cycle.NewMeter(d.Telemetry.Metrics), Holder: d.Listener.Addr().String(),
 		Tracer: d.Telemetry.Tracer("github.com/ultrathink-pilot/trainyard/services/scheduler"),
-		Terms:  lease.Terms{Duration: c.Lease, LockDelay: c.LockDelay}, Seed: time.Now().UnixNano(),
+		Terms:  lease.Terms{Duration: c.Lease, LockDelay: c.LockDelay}, Seed: uint64(time.Now().UnixNano()),
 	})
 	server, err := rpcserver.New(rpcserver.Options{
 		Name: "scheduler", Listener: d.Listener, TLS: tls, Log: log, Metrics: d.Telemetry.Metrics, Allow: Allow(),

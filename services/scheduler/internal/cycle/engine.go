@@ -4,7 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math/rand"
+	"math/rand/v2"
 	"sync"
 	"time"
 
@@ -32,7 +32,7 @@ type Options struct {
 	Terms  lease.Terms
 	Policy job.Policy
 	// Seed of the backoff's jitter.
-	Seed int64
+	Seed uint64
 	// Tick is how often the clock-driven rules are looked at.
 	Tick time.Duration
 	// ReceiptAge is how long answers to requests are kept.
@@ -90,7 +90,7 @@ func New(o Options) *Engine {
 		o.ReceiptAge = 7 * 24 * time.Hour
 	}
 	return &Engine{
-		o: o, log: o.Log, ops: make(chan *operation, 1024), rng: rand.New(rand.NewSource(o.Seed)),
+		o: o, log: o.Log, ops: make(chan *operation, 1024), rng: rand.New(rand.NewPCG(o.Seed, o.Seed)),
 		contacts: map[string]*contact{}, hub: newHub(), wake: make(chan struct{}, 1), ready: make(chan struct{}),
 		reasons: map[string]placement.Unplaced{},
 	}

@@ -1,7 +1,7 @@
 package job_test
 
 import (
-	"math/rand"
+	"math/rand/v2"
 	"strings"
 	"testing"
 	"time"
@@ -68,7 +68,7 @@ func TestWhatComesNext(t *testing.T) {
 			j, a := running(t, job.Spec{Batch: 128, MinBatch: 32})
 			j = j.Stop(&a, c.intent, "asked", t0.Add(2*time.Second))
 			now := t0.Add(time.Minute)
-			j, a, ok := j.End(a, c.exit, job.DefaultPolicy(), rand.New(rand.NewSource(1)), now)
+			j, a, ok := j.End(a, c.exit, job.DefaultPolicy(), rand.New(rand.NewPCG(1, 2)), now)
 			if !ok || j.State != c.state {
 				t.Fatalf("state %s (%s), want %s", j.State, j.Reason, c.state)
 			}

@@ -2,7 +2,7 @@ package job
 
 import (
 	"fmt"
-	"math/rand"
+	"math/rand/v2"
 	"time"
 )
 
@@ -220,7 +220,7 @@ func Backoff(spent int, base, ceiling time.Duration, rng *rand.Rand) time.Durati
 	if bound <= 0 {
 		return 0
 	}
-	return time.Duration(rng.Int63n(int64(bound) + 1))
+	return time.Duration(rng.Int64N(int64(bound) + 1))
 }
 
 // Lose ends an attempt whose agent is gone.

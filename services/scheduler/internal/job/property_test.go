@@ -2,7 +2,7 @@ package job_test
 
 import (
 	"math"
-	"math/rand"
+	"math/rand/v2"
 	"testing"
 	"time"
 
@@ -62,7 +62,7 @@ func TestLifeInvariants(t *testing.T) {
 		w := &world{
 			job:    job.New("j", job.Spec{Batch: 1 << rapid.IntRange(0, 10).Draw(t, "batch"), MinBatch: 8}, job.Batch, 42, t0),
 			now:    t0,
-			rng:    rand.New(rand.NewSource(rapid.Int64().Draw(t, "seed"))),
+			rng:    rand.New(rand.NewPCG(rapid.Uint64().Draw(t, "seed"), 1)),
 			policy: job.DefaultPolicy(),
 		}
 		t.Repeat(map[string]func(*rapid.T){
@@ -183,7 +183,7 @@ func TestBackoffIsBounded(t *testing.T) {
 		base := time.Duration(rapid.Int64Range(1, int64(time.Minute)).Draw(t, "base"))
 		ceiling := time.Duration(rapid.Int64Range(int64(base), int64(time.Hour)).Draw(t, "ceiling"))
 		n := rapid.IntRange(0, 200).Draw(t, "spent")
-		got := job.Backoff(n, base, ceiling, rand.New(rand.NewSource(rapid.Int64().Draw(t, "seed"))))
+		got := job.Backoff(n, base, ceiling, rand.New(rand.NewPCG(rapid.Uint64().Draw(t, "seed"), 1)))
 		bound := ceiling
 		if f := float64(base) * math.Pow(2, float64(n)); f < float64(ceiling) {
 			bound = time.Duration(f)
