@@ -13,6 +13,8 @@ import (
 	"github.com/compose-spec/compose-go/v2/cli"
 	"github.com/compose-spec/compose-go/v2/types"
 
+	janitor "github.com/ultrathink-pilot/trainyard/services/checkpoint-janitor"
+	"github.com/ultrathink-pilot/trainyard/services/registry"
 	"github.com/ultrathink-pilot/trainyard/services/scheduler"
 	"github.com/ultrathink-pilot/trainyard/tools/internal/dataservice"
 )
@@ -24,8 +26,10 @@ var configs = map[string]struct {
 	name   string
 	config any
 }{
-	"scheduler":   {"scheduler", scheduler.Config{}},
-	"dataservice": {"dataservice", dataservice.Config{}},
+	"scheduler":          {"scheduler", scheduler.Config{}},
+	"registry":           {"registry", registry.Config{}},
+	"checkpoint-janitor": {janitor.Service, janitor.Config{}},
+	"dataservice":        {"dataservice", dataservice.Config{}},
 }
 
 // neighbours are what DESIGN asks for beside our own services, by image.
