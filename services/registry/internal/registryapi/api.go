@@ -12,6 +12,7 @@ import (
 	"go.opentelemetry.io/otel/trace"
 	"go.uber.org/zap"
 	"google.golang.org/grpc"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/ultrathink-pilot/trainyard/libs/identity"
 	"github.com/ultrathink-pilot/trainyard/libs/objectstore"
@@ -124,6 +125,27 @@ func pageSize(asked int32, standard, most int) int {
 		return standard
 	}
 	return min(int(asked), most)
+}
+
+// pageBytes bounds a page: clients refuse messages above 4 MiB.
+const pageBytes = 3 << 20
+
+// fit converts rows until the page is full by count or by size. more says whether rows are
+// left; at least one row is always taken.
+func fit[T any, M proto.Message](rows []T, limit int, convert func(T) (M, error)) (page []M, more bool, err error) {
+	size := 0
+	for i, row := range rows {
+		m, err := convert(row)
+		if err != nil {
+			return nil, false, err
+		}
+		size += proto.Size(m)
+		if i == limit || i > 0 && size > pageBytes {
+			return page, true, nil
+		}
+		page = append(page, m)
+	}
+	return page, false, nil
 }
 
 // spanIn records a span that starts in a stored trace instead of the caller's, and links

@@ -38,16 +38,17 @@ func (s *retentionServer) ListInventory(ctx context.Context, r *registryv1.ListI
 		return nil, wire(err)
 	}
 	out := &registryv1.ListInventoryResponse{TotalCount: total}
-	if len(items) > limit {
-		items = items[:limit]
-		out.NextPageToken = pagetoken.Encode(hash, items[limit-1].Checkpoint.ID)
+	var more bool
+	if out.Items, more, err = fit(items, limit, inventoryItem); more {
+		out.NextPageToken = pagetoken.Encode(hash, items[len(out.Items)-1].Checkpoint.ID)
 	}
-	for _, i := range items {
-		converted := &registryv1.InventoryItem{Checkpoint: checkpoint(i.Checkpoint), ExclusiveBytes: i.ExclusiveBytes, RunActive: i.RunActive}
-		for _, found := range i.Roots {
-			converted.Roots = append(converted.Roots, root(found))
-		}
-		out.Items = append(out.Items, converted)
+	return out, err
+}
+
+func inventoryItem(i postgres.InventoryItem) (*registryv1.InventoryItem, error) {
+	out := &registryv1.InventoryItem{Checkpoint: checkpoint(i.Checkpoint), ExclusiveBytes: i.ExclusiveBytes, RunActive: i.RunActive}
+	for _, found := range i.Roots {
+		out.Roots = append(out.Roots, root(found))
 	}
 	return out, nil
 }

@@ -18,6 +18,7 @@ import (
 	"github.com/ultrathink-pilot/trainyard/libs/rpcerr"
 	errorv1 "github.com/ultrathink-pilot/trainyard/proto/gen/go/trainyard/error/v1"
 	registryv1 "github.com/ultrathink-pilot/trainyard/proto/gen/go/trainyard/registry/v1"
+	"github.com/ultrathink-pilot/trainyard/services/registry/internal/catalog"
 	"github.com/ultrathink-pilot/trainyard/services/registry/internal/postgres"
 	"github.com/ultrathink-pilot/trainyard/services/registry/internal/series"
 )
@@ -92,17 +93,13 @@ func (s *runServer) ListRuns(ctx context.Context, r *registryv1.ListRunsRequest)
 		return nil, wire(err)
 	}
 	out := &registryv1.ListRunsResponse{}
-	if len(runs) > limit {
-		runs = runs[:limit]
-		last := runs[limit-1]
-		out.NextPageToken = pagetoken.Encode(hash, cursor(last.StartTime, last.ID)...)
+	var more bool
+	if out.Runs, more, err = fit(runs, limit, run); err != nil {
+		return nil, err
 	}
-	for _, found := range runs {
-		converted, err := run(found)
-		if err != nil {
-			return nil, err
-		}
-		out.Runs = append(out.Runs, converted)
+	if more {
+		last := runs[len(out.Runs)-1]
+		out.NextPageToken = pagetoken.Encode(hash, cursor(last.StartTime, last.ID)...)
 	}
 	return out, nil
 }
@@ -149,15 +146,13 @@ func (s *runServer) ListCheckpoints(ctx context.Context, r *registryv1.ListCheck
 		return nil, wire(err)
 	}
 	out := &registryv1.ListCheckpointsResponse{}
-	if len(all) > limit {
-		all = all[:limit]
-		last := all[limit-1]
+	var more bool
+	out.Checkpoints, more, err = fit(all, limit, func(c catalog.Checkpoint) (*registryv1.Checkpoint, error) { return checkpoint(c), nil })
+	if more {
+		last := all[len(out.Checkpoints)-1]
 		out.NextPageToken = pagetoken.Encode(hash, cursor(last.Create, last.ID)...)
 	}
-	for _, c := range all {
-		out.Checkpoints = append(out.Checkpoints, checkpoint(c))
-	}
-	return out, nil
+	return out, err
 }
 
 func (s *runServer) SetCheckpointPin(ctx context.Context, r *registryv1.SetCheckpointPinRequest) (*registryv1.SetCheckpointPinResponse, error) {
