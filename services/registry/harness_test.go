@@ -56,6 +56,11 @@ type mesh struct {
 
 func start(t *testing.T) *mesh {
 	t.Helper()
+	return startWith(t, func(*Config) {})
+}
+
+func startWith(t *testing.T, change func(*Config)) *mesh {
+	t.Helper()
 	t.Parallel()
 	s3 := s3test.Config(t)
 	dsn := pgtest.DSN(t, postgres.Schema, postgres.Migrations)
@@ -69,6 +74,7 @@ func start(t *testing.T) *mesh {
 	must(t, free.Close())
 	cfg := Config{Listen: addr, TLSCert: files.Cert, TLSKey: files.Key, TLSCA: files.CA, LogLevel: "error", DSN: dsn, MaxConns: 8,
 		S3: S3{Endpoint: s3.Endpoint, AccessKey: s3.AccessKey, SecretKey: s3.SecretKey, Bucket: s3.Bucket, CA: s3.CA, Insecure: s3.Insecure}}
+	change(&cfg)
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- Run(ctx, cfg, "test") }()
