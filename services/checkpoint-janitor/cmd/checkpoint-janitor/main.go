@@ -1,7 +1,8 @@
 // Command checkpoint-janitor serves JanitorService, or decides offline:
 //
-//	checkpoint-janitor [flags]         the service; see --help
-//	checkpoint-janitor plan [flags]    what a policy would do to an inventory file
+//	checkpoint-janitor [flags]             the service; see --help
+//	checkpoint-janitor plan [flags]        what a policy would do to an inventory file
+//	checkpoint-janitor replay PLAN_HASH    decide a stored plan again and compare
 package main
 
 import (
@@ -12,6 +13,7 @@ import (
 	"github.com/ultrathink-pilot/trainyard/libs/lifecycle"
 	janitor "github.com/ultrathink-pilot/trainyard/services/checkpoint-janitor"
 	"github.com/ultrathink-pilot/trainyard/services/checkpoint-janitor/internal/offline"
+	"github.com/ultrathink-pilot/trainyard/services/checkpoint-janitor/internal/replay"
 )
 
 // version is set at link time.
@@ -20,8 +22,13 @@ var version = "dev"
 func main() {
 	lifecycle.Main(func(ctx context.Context) error {
 		args := os.Args[1:]
-		if len(args) > 0 && args[0] == "plan" {
-			return offline.Plan(args[1:], os.Stdin, os.Stdout)
+		if len(args) > 0 {
+			switch args[0] {
+			case "plan":
+				return offline.Plan(args[1:], os.Stdin, os.Stdout)
+			case "replay":
+				return replay.Run(ctx, args[1:], os.Getenv("TRAINYARD_CHECKPOINT_JANITOR_DSN"), os.Stdout)
+			}
 		}
 		var cfg janitor.Config
 		if err := config.Load(janitor.Service, &cfg, args); err != nil {

@@ -99,7 +99,7 @@ func (p *Planner) Held(ctx context.Context) (map[string]bool, error) {
 // Record builds what is stored with a plan: its inputs and how it differs from
 // the newest plan before it.
 func (p *Planner) Record(ctx context.Context, plan retention.Plan, stock inventory.Stock) (postgres.PlanRecord, error) {
-	packed, err := pack(stock.Inventory)
+	packed, err := Pack(stock.Inventory)
 	if err != nil {
 		return postgres.PlanRecord{}, err
 	}
@@ -166,8 +166,8 @@ func (p *Planner) Stored(ctx context.Context, hash string) (retention.Plan, bool
 	return r.Plan, found, err
 }
 
-// pack compresses an inventory for the record.
-func pack(v retention.Inventory) (_ []byte, err error) {
+// Pack compresses an inventory for the record.
+func Pack(v retention.Inventory) (_ []byte, err error) {
 	var b bytes.Buffer
 	z, err := zstd.NewWriter(&b, zstd.WithEncoderConcurrency(1))
 	if err != nil {

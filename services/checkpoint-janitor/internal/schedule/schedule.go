@@ -83,7 +83,11 @@ func (l *Loop) Run(ctx context.Context) error {
 	l.started = now
 	l.mu.Unlock()
 	next, nextReport := l.firstSweep(ctx, now), now
-	timer := time.NewTicker(tick)
+	every := tick
+	if l.Interval > 0 {
+		every = min(every, l.Interval)
+	}
+	timer := time.NewTicker(every)
 	defer timer.Stop()
 	for {
 		if err := l.Sweeper.Resume(ctx); err != nil && ctx.Err() == nil {
