@@ -180,7 +180,7 @@ func (e *Engine) Explain(ctx context.Context, id string) (Explanation, error) {
 		u, fits := placement.One(x.At, &nodes[i], &v.Job.Spec.Demand)
 		x.Hosts = append(x.Hosts, HostVerdict{Agent: nodes[i].Name, Fits: fits, Reason: u.Reason})
 	}
-	u, fits := placement.Fleet(x.At, nodes, &v.Job.Spec.Demand)
+	u, fits := placement.Anywhere(x.At, nodes, &v.Job.Spec.Demand)
 	if !u.At.IsZero() {
 		x.Wait = max(u.At.Sub(x.At), 0)
 	}

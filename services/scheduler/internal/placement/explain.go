@@ -83,8 +83,9 @@ func Impossible(nodes []Node, d *job.Demand) []Problem {
 	if len(out) > 0 {
 		return out
 	}
+	want := needOf(d)
 	for _, n := range matching {
-		if _, why := fit(empty(n), d); why == fits {
+		if _, why := fit(empty(n), &want, nil); why == fits {
 			return nil
 		}
 	}
@@ -110,8 +111,9 @@ func Explain(now time.Time, nodes []Node, d *job.Demand) Unplaced {
 	}
 	count := map[filter]int{}
 	var blocks []string
+	want := needOf(d)
 	for i := range nodes {
-		_, why := fit(&nodes[i], d)
+		_, why := fit(&nodes[i], &want, nil)
 		count[why]++
 		if why == byBlock && len(blocks) < 3 {
 			blocks = append(blocks, nodes[i].Name+": "+nodes[i].Blocked)
@@ -257,6 +259,7 @@ func freesAt(now time.Time, nodes []Node, d *job.Demand) (time.Time, string) {
 		}
 	}
 	sort.SliceStable(ends, func(i, k int) bool { return ends[i].r.At.Before(ends[k].r.At) })
+	want := needOf(d)
 	work := map[int]*Node{}
 	for _, e := range ends {
 		n := work[e.node]
@@ -265,20 +268,8 @@ func freesAt(now time.Time, nodes []Node, d *job.Demand) (time.Time, string) {
 			n = &c
 			work[e.node] = n
 		}
-		for _, s := range e.r.Shares {
-			for i := range n.Devices {
-				dev := &n.Devices[i]
-				if dev.ID != s.Device {
-					continue
-				}
-				dev.Held -= s.Held
-				dev.Holders--
-				dev.Exclusive = dev.Exclusive && !s.Whole
-			}
-		}
-		n.UsedCPU -= e.r.CPUMillis
-		n.UsedHost -= e.r.HostBytes
-		if _, why := fit(n, d); why == fits {
+		n.release(e.r.Shares, e.r.CPUMillis, e.r.HostBytes)
+		if _, why := fit(n, &want, nil); why == fits {
 			at := e.r.At
 			if at.Before(now) {
 				at = now
@@ -356,13 +347,14 @@ func kindText(nodes []Node) string {
 
 // One says whether a demand fits one node now, and if not, why.
 func One(now time.Time, n *Node, d *job.Demand) (Unplaced, bool) {
-	return Fleet(now, []Node{*n}, d)
+	return Anywhere(now, []Node{*n}, d)
 }
 
-// Fleet says whether a demand fits any of the nodes now, and if not, why.
-func Fleet(now time.Time, nodes []Node, d *job.Demand) (Unplaced, bool) {
+// Anywhere says whether a demand fits any of the nodes now, and if not, why.
+func Anywhere(now time.Time, nodes []Node, d *job.Demand) (Unplaced, bool) {
+	want := needOf(d)
 	for i := range nodes {
-		if _, why := fit(&nodes[i], d); why == fits {
+		if _, why := fit(&nodes[i], &want, nil); why == fits {
 			return Unplaced{}, true
 		}
 	}

@@ -24,87 +24,120 @@ const (
 	byHost
 )
 
-// fit finds devices of a node for a demand, or the filter that refuses it. The
-// least waste comes first: on a shared device, the one that is left with the
-// fewest free bytes. Groups are served from the hardest to please to the
-// easiest, or a group that takes anything would take what another needs.
-func fit(n *Node, d *job.Demand) ([]job.Share, filter) {
+// need is a demand prepared for matching: its groups ordered from the hardest to
+// please to the easiest, or a group that takes anything would take what another
+// needs.
+type need struct {
+	job.Demand
+	key string
+}
+
+func needOf(d *job.Demand) need {
+	n := need{Demand: *d, key: shape(d)}
+	n.Devices = hardestFirst(d.Devices)
+	return n
+}
+
+// picks are the devices chosen for a need: indices into a node's devices, each
+// with the group it serves.
+type picks []pick
+
+type pick struct{ device, group int }
+
+// fit finds devices of a node for a need, or the filter that refuses it. On a
+// shared device the tightest one wins; a whole one is the smallest. buf is
+// reused.
+func fit(n *Node, d *need, buf picks) (picks, filter) {
+	buf = buf[:0]
 	if n.Blocked != "" {
-		return nil, byBlock
+		return buf, byBlock
 	}
 	for k, v := range d.Labels {
 		if n.Labels[k] != v {
-			return nil, byLabel
+			return buf, byLabel
 		}
 	}
 	if n.CPUMillis-n.UsedCPU < d.CPUMillis {
-		return nil, byCPU
+		return buf, byCPU
 	}
 	if n.HostBytes-n.UsedHost < d.HostBytes {
-		return nil, byHost
+		return buf, byHost
 	}
-	var shares []job.Share
-	var taken uint64
-	var many map[int]bool
-	used := func(i int) bool { return i < 64 && taken&(1<<i) != 0 || many[i] }
-	mark := func(i int) {
-		if i < 64 {
-			taken |= 1 << i
-			return
-		}
-		if many == nil {
-			many = map[int]bool{}
-		}
-		many[i] = true
-	}
-	for _, g := range hardestFirst(d.Devices) {
-		for range g.Count {
-			best, left, why := -1, int64(0), byKind
-			for i := range n.Devices {
-				dev := &n.Devices[i]
-				if g.Kind != "" && dev.Kind != g.Kind {
-					continue
-				}
-				if used(i) {
-					why = max(why, byDeviceCount)
-					continue
-				}
-				if dev.Fault != "" {
-					why = max(why, byDeviceCount)
-					continue
-				}
-				if g.Bytes == 0 {
-					if dev.Holders > 0 {
-						why = max(why, byWhole)
-						continue
-					}
-					if l := dev.Memory; best < 0 || l < left {
-						best, left = i, l
-					}
-					continue
-				}
-				free := dev.Free()
-				if free < g.Bytes {
-					why = max(why, byMemory)
-					continue
-				}
-				if l := free - g.Bytes; best < 0 || l < left {
-					best, left = i, l
-				}
+	for g := range d.Devices {
+		want := &d.Devices[g]
+		for range want.Count {
+			i, why := pickOne(n, want, buf)
+			if i < 0 {
+				return buf, why
 			}
-			if best < 0 {
-				return nil, why
-			}
-			mark(best)
-			dev := &n.Devices[best]
-			s := job.Share{Device: dev.ID, Kind: dev.Kind, Bytes: g.Bytes, Held: g.Bytes + dev.Overhead}
-			if g.Bytes == 0 {
-				s.Bytes, s.Held, s.Whole = dev.Usable(), dev.Memory-dev.Headroom, true
-			}
-			shares = append(shares, s)
+			buf = append(buf, pick{i, g})
 		}
 	}
-	return shares, fits
+	return buf, fits
+}
+
+// pickOne finds one device for a group beside those already taken.
+func pickOne(n *Node, g *job.DeviceDemand, taken picks) (int, filter) {
+	best, left, why := -1, int64(0), byKind
+	for i := range n.Devices {
+		d := &n.Devices[i]
+		if g.Kind != "" && d.Kind != g.Kind {
+			continue
+		}
+		if d.Fault != "" || taken.has(i) {
+			why = max(why, byDeviceCount)
+			continue
+		}
+		if g.Bytes == 0 {
+			if d.Holders > 0 {
+				why = max(why, byWhole)
+				continue
+			}
+			if best < 0 || d.Memory < left {
+				best, left = i, d.Memory
+			}
+			continue
+		}
+		free := d.Free()
+		if free < g.Bytes {
+			why = max(why, byMemory)
+			continue
+		}
+		if l := free - g.Bytes; best < 0 || l < left {
+			best, left = i, l
+		}
+	}
+	return best, why
+}
+
+func (p picks) has(device int) bool {
+	for _, x := range p {
+		if x.device == device {
+			return true
+		}
+	}
+	return false
+}
+
+// shares turns picks into promises.
+func (p picks) shares(n *Node, d *need) []job.Share {
+	if len(p) == 0 {
+		return nil
+	}
+	out := make([]job.Share, len(p))
+	for i, x := range p {
+		dev, want := &n.Devices[x.device], &d.Devices[x.group]
+		out[i] = dev.share(want.Bytes)
+	}
+	return out
+}
+
+// share is what a holder of so many bytes takes of the device; 0 is all of it.
+func (d *Device) share(bytes int64) job.Share {
+	if bytes == 0 {
+		return job.Share{Device: d.ID, Kind: d.Kind, Bytes: d.Usable(), Held: d.Memory - d.Headroom, Whole: true}
+	}
+	return job.Share{Device: d.ID, Kind: d.Kind, Bytes: bytes, Held: bytes + d.Overhead}
 }
 
 // hardestFirst orders groups: a named kind before any kind, whole before

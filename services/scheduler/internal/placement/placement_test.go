@@ -193,7 +193,7 @@ func TestPlansHoldWhenTheyAreChecked(t *testing.T) {
 		list = s.Nodes
 		for _, u := range plan.Unplaced {
 			d := demand[u.Job]
-			if _, fits := placement.Fleet(t0, list, &d); fits {
+			if _, fits := placement.Anywhere(t0, list, &d); fits {
 				t.Fatalf("%s was left out and fits: %s", u.Job, u.Reason)
 			}
 		}

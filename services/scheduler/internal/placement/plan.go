@@ -13,6 +13,15 @@ func Make(s Snapshot) Plan {
 	for i := range s.Nodes {
 		nodes[i] = s.Nodes[i].clone()
 	}
+	typical := s.Typical
+	if len(typical) == 0 {
+		demands := make([]job.Demand, len(s.Queue))
+		for i := range s.Queue {
+			demands[i] = s.Queue[i].Demand
+		}
+		typical = TypicalOf(demands)
+	}
+	f := NewFleet(nodes, typical)
 	var plan Plan
 	blocked := map[string]Unplaced{}
 	for i := range s.Queue {
@@ -23,53 +32,22 @@ func Make(s Snapshot) Plan {
 			plan.Unplaced = append(plan.Unplaced, u)
 			continue
 		}
-		best, shares, score := -1, []job.Share(nil), 0
-		for k := range nodes {
-			sh, why := fit(&nodes[k], &r.Demand)
-			if why != fits {
-				continue
-			}
-			if sc := rate(&nodes[k], sh); best < 0 || sc > score {
-				best, shares, score = k, sh, sc
-			}
-		}
-		if best < 0 {
+		best, shares, ok := f.Best(&r.Demand)
+		if !ok {
 			u := Explain(s.Now, nodes, &r.Demand)
 			blocked[key] = u
 			u.Job = r.Job
 			plan.Unplaced = append(plan.Unplaced, u)
 			continue
 		}
-		n := &nodes[best]
+		n := f.Node(best)
 		why := tell(n, shares)
-		n.Hold(shares, r.Demand.CPUMillis, r.Demand.HostBytes)
+		f.Hold(best, shares, r.Demand.CPUMillis, r.Demand.HostBytes)
 		plan.Place = append(plan.Place, Placed{
 			Job: r.Job, Revision: r.Revision, Node: n.Name, NodeRevision: n.Revision, Shares: shares, Why: why,
 		})
 	}
 	return plan
-}
-
-// rate scores a fit in percent, higher is better: how full the touched devices
-// become. It is coarse on purpose. An exact score lets tiny differences scatter
-// jobs, where equal scores fall to the first node in order.
-func rate(n *Node, shares []job.Share) int {
-	if len(shares) == 0 {
-		return 0
-	}
-	var have, held int64
-	for _, s := range shares {
-		for i := range n.Devices {
-			if d := &n.Devices[i]; d.ID == s.Device {
-				have += d.Memory - d.Headroom
-				held += d.Held + s.Held
-			}
-		}
-	}
-	if have <= 0 {
-		return 0
-	}
-	return int(100 * float64(held) / float64(have))
 }
 
 func tell(n *Node, shares []job.Share) string {

@@ -71,6 +71,21 @@ type Node struct {
 	Revision uint64
 }
 
+// release takes a promise of the same amounts back.
+func (n *Node) release(shares []job.Share, cpu, host int64) {
+	n.UsedCPU -= cpu
+	n.UsedHost -= host
+	for _, s := range shares {
+		for i := range n.Devices {
+			if d := &n.Devices[i]; d.ID == s.Device {
+				d.Held -= s.Held
+				d.Holders--
+				d.Exclusive = d.Exclusive && !s.Whole
+			}
+		}
+	}
+}
+
 func (n *Node) clone() Node {
 	c := *n
 	c.Devices = append([]Device(nil), n.Devices...)
@@ -103,6 +118,8 @@ type Snapshot struct {
 	Now   time.Time
 	Nodes []Node
 	Queue []Request
+	// Typical is what the fleet is expected to serve; empty means the queue.
+	Typical []Typical
 }
 
 // Placed is a decision to run a job on a node.
