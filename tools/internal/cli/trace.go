@@ -1,0 +1,54 @@
+package cli
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"regexp"
+
+	"github.com/spf13/cobra"
+
+	jobv1 "github.com/ultrathink-pilot/trainyard/proto/gen/go/trainyard/job/v1"
+	"github.com/ultrathink-pilot/trainyard/tools/internal/tracefile"
+)
+
+var traceIDPattern = regexp.MustCompile(`^[0-9a-f]{32}$`)
+
+func (a *app) traceCommand() *cobra.Command {
+	return &cobra.Command{
+		Use: "trace JOB | TRACE_ID", Short: "Print a trace as a waterfall, from submit to promotion", Args: arguments(cobra.ExactArgs(1)),
+		RunE: a.with(func(ctx context.Context, s *session, args []string) error {
+			if s.at.TraceFile == "" {
+				return errors.New("this mesh sends its traces elsewhere: look there")
+			}
+			id := args[0]
+			if !traceIDPattern.MatchString(id) {
+				job, err := jobID(ctx, s, id)
+				if err != nil {
+					return err
+				}
+				answer, err := s.Jobs.GetJob(ctx, &jobv1.GetJobRequest{JobId: job})
+				if err != nil {
+					return err
+				}
+				if id = traceID(answer.GetJob().GetTraceparent()); id == "" {
+					return fmt.Errorf("job %s has no trace", job)
+				}
+			}
+			spans, err := tracefile.Read(s.at.TraceFile, id)
+			if err != nil {
+				return err
+			}
+			if len(spans) == 0 {
+				return fmt.Errorf("no spans of trace %s were received (yet)", id)
+			}
+			if a.output == "json" {
+				encoder := json.NewEncoder(a.out)
+				encoder.SetIndent("", "  ")
+				return encoder.Encode(spans)
+			}
+			return tracefile.Waterfall(a.out, tracefile.Tree(spans))
+		}),
+	}
+}
