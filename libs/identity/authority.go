@@ -140,8 +140,8 @@ func (a *Authority) Issue(role Role, name string) (Files, error) {
 // IssueHost makes a certificate for a server that is not ours and has no role, such as
 // the S3 server: host and this machine are its names. Files are <host>.pem and <host>-key.pem.
 func (a *Authority) IssueHost(host string) (Files, error) {
-	if !nameForm.MatchString(host) {
-		return Files{}, fmt.Errorf("%q is not a host name", host)
+	if !nameForm.MatchString(host) || host == "ca" { // ca.pem is the authority's own
+		return Files{}, fmt.Errorf("%q cannot be the host name of a certificate", host)
 	}
 	return a.issue(host, host, &x509.Certificate{
 		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},

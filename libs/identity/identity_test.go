@@ -37,7 +37,7 @@ func issue(t *testing.T, a *Authority, role Role, name string) Files {
 
 // handshake connects a client to a server and returns what each side says, and whom
 // the server saw.
-func handshake(t *testing.T, server, client *tls.Config) (serverErr, clientErr error, caller ID) {
+func handshake(t *testing.T, server, client *tls.Config) (caller ID, serverErr, clientErr error) {
 	t.Helper()
 	a, b := net.Pipe()
 	defer func() { _ = errors.Join(a.Close(), b.Close()) }()
@@ -64,7 +64,7 @@ func handshake(t *testing.T, server, client *tls.Config) (serverErr, clientErr e
 		}
 		caller = id
 	}
-	return serverErr, clientErr, caller
+	return caller, serverErr, clientErr
 }
 
 func configs(t *testing.T, server, client Files, wants Role) (*tls.Config, *tls.Config) {
@@ -84,7 +84,7 @@ func TestBothSidesKnowEachOther(t *testing.T) {
 	t.Parallel()
 	a := newAuthority(t)
 	s, c := configs(t, issue(t, a, RoleScheduler, "main"), issue(t, a, RoleAgent, "host-1"), RoleScheduler)
-	serr, cerr, caller := handshake(t, s, c)
+	caller, serr, cerr := handshake(t, s, c)
 	if serr != nil || cerr != nil || caller != (ID{RoleAgent, "host-1"}) {
 		t.Errorf("server %v, client %v, caller %v", serr, cerr, caller)
 	}
@@ -100,24 +100,24 @@ func TestStrangersAreRefused(t *testing.T) {
 	foreignServer.CA = server.CA
 
 	s, c := configs(t, server, foreign, RoleScheduler)
-	if serr, cerr, _ := handshake(t, s, c); serr == nil || cerr == nil {
+	if _, serr, cerr := handshake(t, s, c); serr == nil || cerr == nil {
 		t.Errorf("a client of another CA got in: %v, %v", serr, cerr)
 	}
 	s, c = configs(t, foreignServer, agent, RoleScheduler)
-	if _, cerr, _ := handshake(t, s, c); cerr == nil || !strings.Contains(cerr.Error(), "not from our CA") {
+	if _, _, cerr := handshake(t, s, c); cerr == nil || !strings.Contains(cerr.Error(), "not from our CA") {
 		t.Errorf("a server of another CA was believed: %v", cerr)
 	}
 	s, c = configs(t, server, agent, RoleRegistry)
-	if _, cerr, _ := handshake(t, s, c); cerr == nil || !strings.Contains(cerr.Error(), "this client wants a registry") {
+	if _, _, cerr := handshake(t, s, c); cerr == nil || !strings.Contains(cerr.Error(), "this client wants a registry") {
 		t.Errorf("a server of another role was believed: %v", cerr)
 	}
 	s, _ = configs(t, server, agent, RoleScheduler)
-	if serr, _, _ := handshake(t, s, &tls.Config{InsecureSkipVerify: true}); serr == nil {
+	if _, serr, _ := handshake(t, s, &tls.Config{InsecureSkipVerify: true}); serr == nil {
 		t.Error("a client without a certificate got in")
 	}
 	s, c = configs(t, server, agent, RoleScheduler)
 	c.MinVersion, c.MaxVersion = tls.VersionTLS12, tls.VersionTLS12
-	if serr, _, _ := handshake(t, s, c); serr == nil {
+	if _, serr, _ := handshake(t, s, c); serr == nil {
 		t.Error("TLS 1.2 was accepted")
 	}
 }
@@ -146,7 +146,7 @@ func TestRotationNeedsNoRestartAndABadOneDoesNoHarm(t *testing.T) {
 			got = cs.PeerCertificates[0].SerialNumber.String()
 			return inner(cs)
 		}
-		if serr, cerr, _ := handshake(t, s, cc); serr != nil || cerr != nil {
+		if _, serr, cerr := handshake(t, s, cc); serr != nil || cerr != nil {
 			t.Fatalf("server %v, client %v", serr, cerr)
 		}
 		return got
@@ -250,6 +250,32 @@ func TestParseURIRefusesLookalikes(t *testing.T) {
 	}
 	if _, err := newAuthority(t).Issue(RoleAgent, "a/../b"); err == nil {
 		t.Error("a path was taken as a name")
+	}
+}
+
+func TestAHostCertificateIsNobody(t *testing.T) {
+	t.Parallel()
+	a := newAuthority(t)
+	f, err := a.IssueHost("s3")
+	if err != nil {
+		t.Fatal(err)
+	}
+	pair, err := tls.LoadX509KeyPair(f.Cert, f.Key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if id, err := FromCertificate(pair.Leaf); err == nil {
+		t.Errorf("a host certificate is %v", id)
+	}
+	pool := x509.NewCertPool()
+	pool.AddCert(a.cert)
+	if _, err := pair.Leaf.Verify(x509.VerifyOptions{Roots: pool, DNSName: "s3"}); err != nil {
+		t.Errorf("a client that knows host names: %v", err)
+	}
+	for _, host := range []string{"ca", "", "../x", "a b"} {
+		if _, err := a.IssueHost(host); err == nil {
+			t.Errorf("%q was taken as a host name", host)
+		}
 	}
 }
 

@@ -197,6 +197,9 @@ func TestPresignedPutTakesTheseBytesOnly(t *testing.T) {
 	if err := s.Verify(ctx, "up/0", objectstore.Digest(good), int64(len(good))); err != nil {
 		t.Error(err)
 	}
+	if o, err := s.Stat(ctx, "up/0"); err != nil || o.SHA256 != objectstore.Digest(good) {
+		t.Errorf("stat of an upload: %+v, %v; the server must keep its digest, or Verify reads every checkpoint", o, err)
+	}
 	get, err := s.PresignGet(ctx, "up/0", time.Minute)
 	if err != nil {
 		t.Fatal(err)

@@ -62,7 +62,7 @@ func run(ctx context.Context, args []string) error {
 	if err := lis.Close(); err != nil {
 		return err
 	}
-	storer, opts, err := metadata(o)
+	storer, opts, err := metadata(o, probeXattr)
 	if err != nil {
 		return err
 	}
@@ -116,14 +116,13 @@ func parse(args []string) (options, error) {
 	return o, os.MkdirAll(o.root, 0o700)
 }
 
-// metadata keeps S3's metadata in extended attributes; where the file system has none,
-// in files of a directory beside the buckets.
-func metadata(o options) (meta.MetadataStorer, posix.PosixOpts, error) {
+// metadata keeps S3's metadata in extended attributes; where probe says that the file
+// system has none, in files of a directory beside the buckets.
+func metadata(o options, probe func(dir string) error) (meta.MetadataStorer, posix.PosixOpts, error) {
 	opts := posix.PosixOpts{CopyObjectThreshold: copyThreshold}
-	xattr := meta.XattrMeta{}
-	why := xattr.Test(o.root)
+	why := probe(o.root)
 	if why == nil {
-		return xattr, opts, nil
+		return meta.XattrMeta{}, opts, nil
 	}
 	if o.sidecar == "" {
 		return nil, opts, fmt.Errorf("%s has no extended attributes (%w); name a --sidecar directory", o.root, why)
@@ -137,4 +136,15 @@ func metadata(o options) (meta.MetadataStorer, posix.PosixOpts, error) {
 	}
 	opts.SideCarDir = o.sidecar
 	return side, opts, nil
+}
+
+// probeXattr writes an attribute. The gateway's own test only reads one, which some file
+// systems answer although they cannot store any.
+func probeXattr(dir string) (err error) {
+	f, err := os.CreateTemp(dir, ".xattr-*")
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, f.Close(), os.Remove(f.Name())) }()
+	return syscall.Setxattr(f.Name(), "user.trainyard", []byte("1"), 0)
 }

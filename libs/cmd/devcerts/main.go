@@ -31,7 +31,7 @@ func main() {
 // issue reads every argument before it writes anything.
 func issue(dir string, names []string) error {
 	if dir == "" || len(names) == 0 {
-		return errors.New("usage: devcerts --dir DIRECTORY (ROLE/NAME | host/NAME)...")
+		return errors.New("usage: devcerts --dir DIRECTORY (ROLE/NAME | host/NAME) [more]")
 	}
 	steps := make([]func(*identity.Authority) (identity.Files, error), 0, len(names))
 	for _, argument := range names {

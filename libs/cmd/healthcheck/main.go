@@ -47,7 +47,7 @@ func check(ctx context.Context, s settings) error {
 	if err != nil {
 		return err
 	}
-	defer conn.Close() //nolint:errcheck // the process ends here
+	defer func() { _ = conn.Close() }() // the process ends here
 	answer, err := healthv1.NewHealthClient(conn).Check(ctx, &healthv1.HealthCheckRequest{})
 	if err != nil {
 		return err

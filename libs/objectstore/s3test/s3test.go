@@ -18,7 +18,8 @@ import (
 	"github.com/ultrathink-pilot/trainyard/libs/objectstore/s3server"
 )
 
-// EnvRequire, when not empty, turns the skip without S3 (or Postgres) into a failure.
+// EnvRequire names a variable that, when not empty, turns the skip without S3 (or
+// Postgres) into a failure.
 const EnvRequire = "TRAINYARD_TEST_REQUIRE"
 
 var shared struct {

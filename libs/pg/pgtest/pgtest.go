@@ -32,7 +32,8 @@ import (
 const (
 	// EnvServer is the connection string of a server to use instead of a private one.
 	EnvServer = "TRAINYARD_TEST_PG"
-	// EnvRequire, when not empty, turns the skip without Postgres (or S3) into a failure.
+	// EnvRequire names a variable that, when not empty, turns the skip without Postgres
+	// (or S3) into a failure.
 	EnvRequire = "TRAINYARD_TEST_REQUIRE"
 
 	setupTimeout = 2 * time.Minute
