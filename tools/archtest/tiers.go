@@ -40,7 +40,7 @@ var Trainyard = Tiers{
 	"services/checkpoint-janitor": {
 		Pure: []string{"retention", "usage"},
 		Shell: []string{
-			"inventory", "janitorapi", "metrics", "offline", "planning", "policyfile", "postgres", "registryapi", "report", "schedule",
+			"inventory", "janitorapi", "metrics", "offline", "planning", "policyfile", "postgres", "registryapi", "replay", "report", "schedule",
 			"sweep",
 		},
 		API: []string{"janitorapi", "registryapi"},

@@ -31,6 +31,7 @@ type line struct {
 	CreateTime    *time.Time      `json:"create_time,omitempty"`
 	State         string          `json:"state,omitempty"`
 	TombstoneTime *time.Time      `json:"tombstone_time,omitempty"`
+	Uncommitted   bool            `json:"uncommitted,omitempty"`
 	Sharpe        *figure         `json:"sharpe,omitempty"`
 	Trades        int64           `json:"trades,omitempty"`
 	Window        string          `json:"window,omitempty"`
@@ -140,7 +141,7 @@ func readLine(text []byte, out *retention.Inventory) error {
 	c := retention.Checkpoint{
 		ID: l.CheckpointID, Experiment: l.Experiment, RunID: l.RunID, Step: l.Step, CreateTime: instant(l.CreateTime),
 		State: retention.ParseState(l.State), TombstoneTime: instant(l.TombstoneTime), Trades: l.Trades, Window: l.Window,
-		RunActive: l.RunActive, Resumable: l.Resumable, LastUse: instant(l.LastUse), Archived: l.Archived, Parents: l.Parents,
+		Uncommitted: l.Uncommitted, RunActive: l.RunActive, Resumable: l.Resumable, LastUse: instant(l.LastUse), Archived: l.Archived, Parents: l.Parents,
 	}
 	if l.State == "" {
 		c.State = retention.StateLive
@@ -171,7 +172,7 @@ func WriteJSONL(w io.Writer, v retention.Inventory) error {
 		l := line{
 			CheckpointID: c.ID, Experiment: c.Experiment, RunID: c.RunID, Step: c.Step, CreateTime: moment(c.CreateTime),
 			State: c.State.String(), TombstoneTime: moment(c.TombstoneTime), Trades: c.Trades, Window: c.Window,
-			RunActive: c.RunActive, Resumable: c.Resumable, LastUse: moment(c.LastUse), Archived: c.Archived, Parents: c.Parents,
+			Uncommitted: c.Uncommitted, RunActive: c.RunActive, Resumable: c.Resumable, LastUse: moment(c.LastUse), Archived: c.Archived, Parents: c.Parents,
 		}
 		if c.Sharpe.Known {
 			f := figure(c.Sharpe.Value)

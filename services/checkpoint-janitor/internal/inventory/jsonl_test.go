@@ -28,7 +28,7 @@ func TestJSONLKeepsEverything(t *testing.T) {
 				CreateTime: instant.Draw(t, "created"), State: retention.State(rapid.IntRange(1, 6).Draw(t, "state")),
 				Sharpe: rapid.SampledFrom([]retention.Metric{{}, retention.Measured(math.NaN()), retention.Measured(math.Inf(1)), retention.Measured(math.Inf(-1)),
 					retention.Measured(0.1), retention.Measured(math.MaxFloat64), retention.Measured(5e-324), retention.Measured(math.Copysign(0, -1))}).Draw(t, "sharpe"),
-				Trades: rapid.Int64().Draw(t, "trades"), Window: rapid.String().Draw(t, "window"), RunActive: rapid.Bool().Draw(t, "active"),
+				Trades: rapid.Int64().Draw(t, "trades"), Window: rapid.String().Draw(t, "window"), RunActive: rapid.Bool().Draw(t, "active"), Uncommitted: rapid.Bool().Draw(t, "uncommitted"),
 				Resumable: rapid.Bool().Draw(t, "resumable"), Archived: rapid.Bool().Draw(t, "archived"), Parents: rapid.SliceOfN(rapid.String(), 0, 2).Draw(t, "parents"),
 			}
 			if rapid.Bool().Draw(t, "more") {

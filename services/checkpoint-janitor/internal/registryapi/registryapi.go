@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/google/uuid"
 	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
@@ -63,6 +64,10 @@ func checkpoint(item *registryv1.InventoryItem) retention.Checkpoint {
 		CreateTime: instant(c.GetCreateTime()), State: state(c.GetState()), TombstoneTime: instant(c.GetTombstoneTime()),
 		Trades: c.GetTrades(), Window: c.GetEvaluationWindow(), RunActive: item.GetRunActive(), Resumable: c.GetResumable(),
 	}
+	if out.CreateTime.IsZero() {
+		// It was never committed. Ids are UUIDv7: they tell when it was announced.
+		out.Uncommitted, out.CreateTime = true, announced(c.GetCheckpointId())
+	}
 	if v, ok := c.GetMetrics()[SharpeMetric]; ok {
 		out.Sharpe = retention.Measured(v)
 	}
@@ -87,6 +92,14 @@ func instant(t *timestamppb.Timestamp) time.Time {
 		return time.Time{}
 	}
 	return t.AsTime()
+}
+
+func announced(id string) time.Time {
+	u, err := uuid.Parse(id)
+	if err != nil || u.Version() != 7 {
+		return time.Time{}
+	}
+	return time.Unix(u.Time().UnixTime()).UTC()
 }
 
 func state(s registryv1.Checkpoint_State) retention.State {

@@ -155,7 +155,7 @@ func rank(entries []*entry) {
 	}
 	rankings := map[key]*ranking{}
 	for _, e := range entries {
-		if e.problem != "" || !e.exp.ruled || e.c.State != StateLive && e.c.State != StateTombstoned {
+		if e.problem != "" || !e.exp.ruled || e.c.unfinished() || e.c.State != StateLive && e.c.State != StateTombstoned {
 			continue
 		}
 		ok, why := rankable(*e.c, e.exp.rule)
@@ -237,6 +237,9 @@ func (e *entry) byRankAndAge(now time.Time) Verdict {
 	rule := e.exp.rule
 	age := now.Sub(e.c.CreateTime)
 	switch {
+	case e.c.unfinished():
+		e.because(CodeGivenUp, "its upload was never finished, age %s", Age(age))
+		return Drop
 	case e.rank > 0 && e.rank <= rule.KeepTop:
 		e.because(CodeTopRank, "rank %d of %d, Sharpe %s", e.rank, rule.KeepTop, figure(e.c.Sharpe))
 	case e.rank > 0:
@@ -294,8 +297,8 @@ func (e *entry) roots(now time.Time) []Reason {
 	if !e.exp.ruled {
 		add(CodeNoRule, "no rule of the policy matches experiment %q", e.c.Experiment)
 	}
-	if e.c.State == StateUploading {
-		add(CodeInFlight, "it is still being uploaded")
+	if age := now.Sub(e.c.CreateTime); e.c.unfinished() && age < uploadGrace {
+		add(CodeInFlight, "its upload may still be under way (age %s)", Age(max(age, 0)))
 	}
 	said := slices.ContainsFunc(referenced, func(r Reason) bool { return r.Code == CodeLiveJob })
 	if e.exp.ruled && !said && e.latest > 0 && e.latest <= rule.KeepLastPerLiveJob {

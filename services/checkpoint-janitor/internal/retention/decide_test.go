@@ -32,11 +32,15 @@ func TestExplanations(t *testing.T) {
 	wrong.State = StateUnknown
 	corrupt := good("b5", 8, 41)
 	corrupt.State = StateCorrupt
+	staged := good("b6", 7, 8)
+	staged.State, staged.Sharpe = StateUploading, Metric{}
+	buried := good("b7", 7, 60)
+	buried.State, buried.Uncommitted, buried.TombstoneTime = StateTombstoned, true, at(9)
 	other := Checkpoint{ID: "z1", Experiment: "quiet", CreateTime: at(100), State: StateLive, Files: []File{{"z", 5}}}
 	fresh := Checkpoint{ID: "z2", Experiment: "fresh", CreateTime: at(29), State: StateLive}
 	v := Inventory{Checkpoints: []Checkpoint{
 		good("a1", 2, 20), good("a2", 1.5, 31), version, good("a4", 1, 20), good("a5", 0.9, 20),
-		good("a6", 0.31, 41), pinned, nan, unmeasured, young, tomb, wrong, corrupt, other, fresh,
+		good("a6", 0.31, 41), pinned, nan, unmeasured, young, tomb, wrong, corrupt, staged, buried, other, fresh,
 	}}
 	want := map[string]string{
 		"a1": "kept: rank 1 of 5, Sharpe 2.00",
@@ -50,6 +54,8 @@ func TestExplanations(t *testing.T) {
 		"b3": "tombstoned, to be deleted after 2026-11-29T12:00:00Z: rank 8, only the best 5 stay, Sharpe 0.05, age 60 d; nothing refers to it",
 		"b4": "kept: its record contradicts itself (its state is unknown)",
 		"b5": "kept: its bytes do not match their digest; it is kept as evidence and not used",
+		"b6": "to be deleted: its upload was never finished, age 8 d",
+		"b7": "tombstoned, to be deleted after 2026-11-21T12:00:00Z: its upload was never finished, age 60 d",
 		"z1": "to be deleted: experiment \"quiet\" had no run, reader or reference for 100 d",
 		"z2": "kept: nothing in experiment \"fresh\" has a comparable Sharpe, so nothing is dropped by rank",
 	}
@@ -120,7 +126,8 @@ func TestRootsAreNeverLetGo(t *testing.T) {
 			held := slices.ContainsFunc(c.References, func(r Reference) bool {
 				return r.Kind != RefRestored || r.Until.IsZero() || testNow.Before(r.Until)
 			})
-			held = held || testNow.Sub(c.CreateTime) < p.Rules[0].YoungFor || c.State == StateUploading || c.State == StateCorrupt
+			held = held || testNow.Sub(c.CreateTime) < p.Rules[0].YoungFor || c.State == StateCorrupt
+			held = held || c.unfinished() && testNow.Sub(c.CreateTime) < uploadGrace
 			d, _ := plan.Find(c.ID)
 			if held && (d.Verdict == Drop || d.Verdict == Archive) {
 				t.Fatalf("%s is a root and would be let go: %s", c.ID, d.Text())
@@ -164,7 +171,7 @@ func TestRanksAreHonest(t *testing.T) {
 		p := anyPolicy().Draw(t, "policy")
 		plan := mustDecide(t, p, v, testNow)
 		competes := func(c Checkpoint) bool {
-			return (c.State == StateLive || c.State == StateTombstoned) && c.Sharpe.Finite() && c.Trades >= p.Rules[0].MinTrades
+			return !c.Uncommitted && (c.State == StateLive || c.State == StateTombstoned) && c.Sharpe.Finite() && c.Trades >= p.Rules[0].MinTrades
 		}
 		for _, c := range v.Checkpoints {
 			d, _ := plan.Find(c.ID)
@@ -269,7 +276,7 @@ func TestNothingRanksDropsNothing(t *testing.T) {
 		v.Usage = Usage{}
 		plan := mustDecide(t, anyPolicy().Draw(t, "policy"), v, testNow)
 		for _, d := range plan.Decisions {
-			if d.Verdict == Drop && d.Reasons[0].Code != CodeAbandoned {
+			if d.Verdict == Drop && d.Reasons[0].Code != CodeAbandoned && d.Reasons[0].Code != CodeGivenUp {
 				t.Fatalf("%s: %s", d.ID, d.Text())
 			}
 		}

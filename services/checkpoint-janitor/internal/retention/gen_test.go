@@ -45,18 +45,19 @@ func anyCheckpoint(i int) *rapid.Generator[Checkpoint] {
 	return rapid.Custom(func(t *rapid.T) Checkpoint {
 		hours := rapid.IntRange(0, 24*200).Draw(t, "age in hours")
 		c := Checkpoint{
-			ID:         fmt.Sprintf("c%03d", i),
-			Experiment: rapid.SampledFrom([]string{"bull", "bear", "search/7"}).Draw(t, "experiment"),
-			RunID:      rapid.SampledFrom([]string{"r1", "r2", "r3", "r4"}).Draw(t, "run"),
-			Step:       int64(rapid.IntRange(0, 50).Draw(t, "step")),
-			CreateTime: testNow.Add(-time.Duration(hours) * time.Hour),
-			State:      State(rapid.SampledFrom([]int{2, 2, 2, 2, 3, 3, 4, 5, 1, 6}).Draw(t, "state")),
-			Sharpe:     anyMetric().Draw(t, "sharpe"),
-			Trades:     int64(rapid.IntRange(0, 40).Draw(t, "trades")),
-			Window:     rapid.SampledFrom([]string{"", "2009/2014"}).Draw(t, "window"),
-			RunActive:  rapid.IntRange(0, 9).Draw(t, "active") == 0,
-			Resumable:  rapid.Bool().Draw(t, "resumable"),
-			References: rapid.SliceOfN(anyReference(), 0, rapid.SampledFrom([]int{0, 0, 0, 0, 2}).Draw(t, "refs")).Draw(t, "references"),
+			ID:          fmt.Sprintf("c%03d", i),
+			Experiment:  rapid.SampledFrom([]string{"bull", "bear", "search/7"}).Draw(t, "experiment"),
+			RunID:       rapid.SampledFrom([]string{"r1", "r2", "r3", "r4"}).Draw(t, "run"),
+			Step:        int64(rapid.IntRange(0, 50).Draw(t, "step")),
+			CreateTime:  testNow.Add(-time.Duration(hours) * time.Hour),
+			State:       State(rapid.SampledFrom([]int{2, 2, 2, 2, 3, 3, 4, 5, 1, 6}).Draw(t, "state")),
+			Sharpe:      anyMetric().Draw(t, "sharpe"),
+			Trades:      int64(rapid.IntRange(0, 40).Draw(t, "trades")),
+			Window:      rapid.SampledFrom([]string{"", "2009/2014"}).Draw(t, "window"),
+			Uncommitted: rapid.IntRange(0, 9).Draw(t, "uncommitted") == 0,
+			RunActive:   rapid.IntRange(0, 9).Draw(t, "active") == 0,
+			Resumable:   rapid.Bool().Draw(t, "resumable"),
+			References:  rapid.SliceOfN(anyReference(), 0, rapid.SampledFrom([]int{0, 0, 0, 0, 2}).Draw(t, "refs")).Draw(t, "references"),
 		}
 		if c.State == StateTombstoned {
 			c.TombstoneTime = c.CreateTime.Add(time.Duration(rapid.IntRange(0, hours).Draw(t, "tombstone")) * time.Hour)

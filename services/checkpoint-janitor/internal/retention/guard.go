@@ -102,7 +102,7 @@ func Guard(caps Caps, plan Plan, inventory Inventory, at Circumstances) []Refusa
 func newDrops(p Plan) int64 {
 	var n int64
 	for _, d := range p.Decisions {
-		if d.Verdict == Drop && d.State == StateLive {
+		if d.Verdict == Drop && d.State != StateTombstoned {
 			n += d.FreedBytes
 		}
 	}

@@ -120,6 +120,7 @@ func digestOf(o Checkpoint) string {
 	c.int(o.Step)
 	c.time(o.CreateTime)
 	c.int(int64(o.State))
+	c.flag(o.Uncommitted)
 	c.time(o.TombstoneTime)
 	c.flag(o.Sharpe.Known)
 	c.float(o.Sharpe.Value)

@@ -143,6 +143,8 @@ type Checkpoint struct {
 	Step       int64
 	CreateTime time.Time
 	State      State
+	// Uncommitted says that its upload was announced and never finished.
+	Uncommitted bool
 	// TombstoneTime is set while tombstoned.
 	TombstoneTime time.Time
 	// Sharpe is the validation Sharpe ratio.
@@ -194,6 +196,12 @@ type Inventory struct {
 	Checkpoints []Checkpoint
 	Usage       Usage
 }
+
+// uploadGrace is how long an unfinished upload may still be under way. It is no
+// setting: it must exceed what the registry grants, and costs little.
+const uploadGrace = 24 * time.Hour
+
+func (c Checkpoint) unfinished() bool { return c.Uncommitted || c.State == StateUploading }
 
 // recordProblem names what contradicts itself in a record; such a checkpoint
 // is kept, because nothing said about it can be trusted. One bad row must not

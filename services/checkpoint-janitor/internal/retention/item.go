@@ -125,7 +125,7 @@ func (p Plan) Items() []Item {
 	var early, deletes []Item
 	for _, d := range p.Decisions {
 		switch {
-		case d.Verdict == Drop && d.State == StateLive:
+		case d.Verdict == Drop && (d.State == StateLive || d.State == StateUploading):
 			early = append(early, Item{d.ID, TaskTombstone, PhasePending})
 		case d.Verdict == Revive:
 			early = append(early, Item{d.ID, TaskRevive, PhasePending})

@@ -75,18 +75,9 @@ const (
 	CodeOutranked   Code = "outranked"
 	CodeNotRankable Code = "not_rankable"
 	CodeAbandoned   Code = "abandoned"
+	CodeGivenUp     Code = "upload_given_up"
 	CodeGone        Code = "gone"
 )
-
-// root says that the code protects whatever rank or age say.
-func (c Code) root() bool {
-	switch c {
-	case CodeProduction, CodeStaging, CodeAlias, CodeVersion, CodeRollback, CodePin, CodeLegalHold, CodeWarmStart,
-		CodeRestored, CodeReferenced, CodeLiveJob, CodeInFlight, CodeYoung, CodeParent, CodeNoRule, CodeCorrupt, CodeRecordProblem:
-		return true
-	}
-	return false
-}
 
 // Reason is one sentence fragment for people with its code for machines.
 type Reason struct {
