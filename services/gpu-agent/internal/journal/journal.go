@@ -41,6 +41,8 @@ type Lease struct {
 	GrantedAt time.Time `json:"granted_at"`
 	// TokenHash is SHA-256 of the trainer's bearer token.
 	TokenHash []byte          `json:"token_hash"`
+	// LeaseTraceParent is the lease's span, the parent of the trainer's.
+	LeaseTraceParent string   `json:"lease_traceparent"`
 	Isolation string          `json:"isolation"`
 	Stop      *Stop           `json:"stop,omitempty"`
 	Finished  *lease.Finished `json:"finished,omitempty"`

@@ -16,6 +16,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -87,6 +88,12 @@ func (l *Launcher) Start(ctx context.Context, dir string, spec Spec, token []byt
 	}
 	cmd := exec.Command(l.Supervisor[0], append(append([]string(nil), l.Supervisor[1:]...), dir)...) //nolint:gosec // our own binary
 	cmd.Env = []string{"PATH=/usr/local/bin:/usr/bin:/bin", "GOMAXPROCS=1", "GOGC=50"}
+	for _, variable := range spec.Env {
+		// So that whoever looks for what belongs to an agent finds this process too.
+		if strings.HasPrefix(variable, "TRAINYARD_SOCKET=") {
+			cmd.Env = append(cmd.Env, variable)
+		}
+	}
 	cmd.Dir = dir
 	cmd.ExtraFiles = []*os.File{tokenR, readyW, lock}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}

@@ -4,6 +4,7 @@
 package lease
 
 import (
+	"errors"
 	"fmt"
 	"time"
 )
@@ -150,4 +151,48 @@ type Exit struct {
 	Evidence Evidence  `json:"evidence"`
 	Progress *Progress `json:"progress,omitempty"`
 	EndTime  time.Time `json:"end_time"`
+}
+
+// Errors that the registry's answers come down to. Whatever else goes wrong is
+// worth another try.
+var (
+	// ErrFenced: a newer attempt owns the run. Nothing of this one matters any more.
+	ErrFenced = errors.New("the lease is over: a newer attempt writes to the run")
+	// ErrNotFound: there is no such checkpoint.
+	ErrNotFound = errors.New("not found")
+	// ErrRefused: the registry will never take this.
+	ErrRefused = errors.New("refused")
+	// ErrDigest: what the store holds is not what was announced.
+	ErrDigest = errors.New("digest mismatch")
+)
+
+// File is a file of a checkpoint or run, by content.
+type File struct {
+	Path   string   `json:"path"`
+	SHA256 [32]byte `json:"sha256"`
+	Size   int64    `json:"size"`
+}
+
+// Transfer is a presigned request for one content. Its URL is a secret.
+type Transfer struct {
+	SHA256  [32]byte
+	Size    int64
+	Method  string
+	URL     string
+	Headers map[string]string
+}
+
+// Checkpoint is a committed checkpoint with the downloads of its contents.
+type Checkpoint struct {
+	ID        string
+	Step      int64
+	Files     []File
+	Downloads []Transfer
+}
+
+// Restored is a checkpoint on local disk.
+type Restored struct {
+	ID        string `json:"id"`
+	Step      int64  `json:"step"`
+	Directory string `json:"directory"`
 }

@@ -205,6 +205,13 @@ func (s *Spool) used() int64 {
 	return total
 }
 
+// Sequence returns the last sequence given out, in all of the spool's life.
+func (s *Spool) Sequence() uint64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.sequence
+}
+
 // Source returns the highest source sequence appended, durable or not.
 func (s *Spool) Source() uint64 {
 	s.mu.Lock()

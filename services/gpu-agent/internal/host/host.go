@@ -1,0 +1,366 @@
+// Package host runs a host's attempts: it keeps the journal and the processes in
+// step with what the scheduler wants, and everything that an attempt produces on
+// its way out. Decisions are reconcile's; this package only carries them out.
+//
+// It is crash-only. A start and a restart are the same code: read the journal,
+// adopt what runs, go on. Nothing that matters lives in memory alone.
+package host
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/ultrathink-pilot/trainyard/services/gpu-agent/internal/device"
+	"github.com/ultrathink-pilot/trainyard/services/gpu-agent/internal/disk"
+	"github.com/ultrathink-pilot/trainyard/services/gpu-agent/internal/journal"
+	"github.com/ultrathink-pilot/trainyard/services/gpu-agent/internal/launch"
+	"github.com/ultrathink-pilot/trainyard/services/gpu-agent/internal/lease"
+	"github.com/ultrathink-pilot/trainyard/services/gpu-agent/internal/reconcile"
+	"github.com/ultrathink-pilot/trainyard/services/gpu-agent/internal/restore"
+	"github.com/ultrathink-pilot/trainyard/services/gpu-agent/internal/spool"
+	"github.com/ultrathink-pilot/trainyard/services/gpu-agent/internal/upload"
+)
+
+// Registry is what a host needs of the registry.
+type Registry interface {
+	upload.Registry
+	restore.Registry
+	// Opened and Closed encode an attempt's first and last batch.
+	Opened(a lease.Assignment, restored string, now time.Time) ([]byte, error)
+	Closed(exit lease.Exit, traceparent string) ([]byte, error)
+	// Drain sends a spool until its stream breaks.
+	Drain(ctx context.Context, s *spool.Spool, refused func(reason, message string)) error
+}
+
+// Process is a supervised trainer.
+type Process interface {
+	Supervisor() int
+	StartTime() time.Time
+	Done() <-chan struct{}
+	Exit() launch.Exit
+	Terminate() error
+	Kill() error
+}
+
+// Launcher starts and adopts trainers.
+type Launcher interface {
+	Start(ctx context.Context, dir string, spec launch.Spec, token []byte) (Process, error)
+	Adopt(ctx context.Context, dir string) (Process, error)
+}
+
+// Settings of a host.
+type Settings struct {
+	StateDir string
+	// Socket is where trainers find the agent, TrainerBinary what they are.
+	Socket, TrainerBinary string
+	// AgentLock is held by the living agent.
+	AgentLock string
+	// TrainerEnv is added to every trainer's environment.
+	TrainerEnv []string
+	// OrphanTimeout after which trainers without an agent end.
+	OrphanTimeout time.Duration
+	// Bounds in bytes: of one log file, one spool, one staging area.
+	LogBytes, SpoolBytes, StagingBytes int64
+	// SettleTime is how long a success waits for its last uploads before it is
+	// reported, so that a person who sees SUCCEEDED finds the model.
+	SettleTime time.Duration
+	// KeepEnded is how many ended attempts keep their logs.
+	KeepEnded int
+}
+
+// Counters are events that the metrics count; safe for concurrent use.
+type Counters interface {
+	Launched()
+	Ended(outcome, class string)
+	BatchRefused(reason string)
+	CheckpointCommitted(bytes int64)
+	CheckpointRejected()
+	SpoolDamage()
+	SelfFenced()
+	SequenceGap()
+}
+
+// Attribution decides whose fault a reported out-of-memory is.
+type Attribution interface {
+	Attribute(key lease.Key, report lease.OOM) lease.OOM
+}
+
+// Deps are the parts a host works with.
+type Deps struct {
+	Journal     *journal.Journal
+	Launcher    Launcher
+	Registry    Registry
+	Restorer    *restore.Restorer
+	Tier        *restore.Tier
+	Attribution Attribution
+	Counters    Counters
+	Log         *zap.Logger
+}
+
+// DeviceState is a device as last read.
+type DeviceState struct {
+	device.Device
+	Reading device.Reading
+	Health  device.Health
+}
+
+// Host is safe for concurrent use.
+type Host struct {
+	Settings
+	deps Deps
+
+	wake chan struct{}
+	wg   sync.WaitGroup
+
+	mu         sync.Mutex
+	changed    chan struct{}
+	attempts   map[lease.Key]*Attempt
+	tails      map[lease.Key]*Attempt
+	desired    reconcile.Desired
+	leaseUntil time.Time
+	devices    []DeviceState
+	leftovers  int // attempts of a lost journal that may still run
+	stopping   bool
+	lastNotice time.Time
+}
+
+// New returns a host that does nothing before Run.
+func New(settings Settings, deps Deps) *Host {
+	return &Host{
+		Settings: settings, deps: deps, wake: make(chan struct{}, 1), changed: make(chan struct{}),
+		attempts: map[lease.Key]*Attempt{}, tails: map[lease.Key]*Attempt{},
+	}
+}
+
+func (h *Host) attemptsDir() string { return filepath.Join(h.StateDir, "attempts") }
+
+// AttemptDir returns the directory of an attempt.
+func (h *Host) AttemptDir(key lease.Key) string {
+	return filepath.Join(h.attemptsDir(), key.Directory())
+}
+
+// poke makes the loop look again.
+func (h *Host) poke() {
+	select {
+	case h.wake <- struct{}{}:
+	default:
+	}
+}
+
+// notify tells the session that the report would differ. With h.mu held.
+func (h *Host) notify() {
+	close(h.changed)
+	h.changed = make(chan struct{})
+	h.lastNotice = time.Now()
+}
+
+// notifySoon is notify for what changes often: at most once a second.
+func (h *Host) notifySoon() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if time.Since(h.lastNotice) >= time.Second {
+		h.notify()
+	}
+}
+
+func (h *Host) notifyNow() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.notify()
+}
+
+// Changed returns a channel that closes at the next change of the report.
+func (h *Host) Changed() <-chan struct{} {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.changed
+}
+
+// SetDevices takes a new reading of the inventory.
+func (h *Host) SetDevices(devices []DeviceState) {
+	h.mu.Lock()
+	differs := len(devices) != len(h.devices)
+	for i := range devices {
+		differs = differs || devices[i].Device != h.devices[i].Device || devices[i].Health != h.devices[i].Health
+	}
+	h.devices = slices.Clone(devices)
+	if differs {
+		h.notify()
+	}
+	h.mu.Unlock()
+	if differs {
+		h.poke()
+	}
+}
+
+// Apply takes the scheduler's answer: what it wants, and until when the host's
+// leases live.
+func (h *Host) Apply(desired reconcile.Desired, leaseUntil time.Time) {
+	h.mu.Lock()
+	h.desired = desired
+	if leaseUntil.After(h.leaseUntil) {
+		h.leaseUntil = leaseUntil
+	}
+	until := h.leaseUntil
+	h.mu.Unlock()
+	if err := saveContact(h.StateDir, until); err != nil {
+		h.deps.Log.Warn("the lease's end was not saved; a restart would end the trainers", zap.Error(err))
+	}
+	h.poke()
+}
+
+// Snapshot is the host's state as it is reported.
+type Snapshot struct {
+	Devices []DeviceState
+	Leases  []LeaseState
+	Exits   []lease.Exit
+	// Quarantine is why nothing may start; empty means that the host is fine.
+	Quarantine string
+	// Active is how many spools are held, with their sums.
+	Spool SpoolState
+}
+
+// SpoolState sums up the spools of a host.
+type SpoolState struct {
+	Bytes   int64
+	Records uint64
+	Oldest  time.Time
+	Failing string
+}
+
+// LeaseState is one held lease.
+type LeaseState struct {
+	lease.Key
+	Claims    []lease.Claim
+	Phase     Phase
+	Progress  *lease.Progress
+	Isolation string
+	StartTime time.Time
+	LastStep  time.Time
+	// DataOutage is since when the trainer has no data; zero means it has.
+	DataOutage time.Time
+	// Supervisor is the pid above the trainer's tree; 0 before it runs.
+	Supervisor int
+}
+
+// Phase of a lease.
+type Phase int
+
+// Phases, in order.
+const (
+	Starting Phase = iota + 1
+	Running
+	Stopping
+)
+
+// Snapshot returns the current state.
+func (h *Host) Snapshot() Snapshot {
+	state := h.deps.Journal.View()
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	out := Snapshot{Devices: slices.Clone(h.devices), Exits: state.Exits, Quarantine: state.Quarantine}
+	for _, a := range h.attempts {
+		out.Leases = append(out.Leases, a.state())
+		out.Spool.add(a)
+	}
+	for _, a := range h.tails {
+		out.Spool.add(a)
+	}
+	slices.SortFunc(out.Leases, func(a, b LeaseState) int { return int(int64(a.Fence) - int64(b.Fence)) })
+	return out
+}
+
+func (s *SpoolState) add(a *Attempt) {
+	stats := a.spool.Stats()
+	s.Bytes += stats.Bytes
+	s.Records += stats.Records
+	if !stats.Oldest.IsZero() && (s.Oldest.IsZero() || stats.Oldest.Before(s.Oldest)) {
+		s.Oldest = stats.Oldest
+	}
+	if stats.Error != "" {
+		s.Failing = stats.Error
+	}
+}
+
+// Leases returns the held leases, without the rest of the report.
+func (h *Host) Leases() []LeaseState {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	out := make([]LeaseState, 0, len(h.attempts))
+	for _, a := range h.attempts {
+		out = append(out, a.state())
+	}
+	return out
+}
+
+// find returns the attempt that a predicate accepts.
+func (h *Host) find(accept func(*Attempt) bool) *Attempt {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, a := range h.attempts {
+		if accept(a) {
+			return a
+		}
+	}
+	return nil
+}
+
+// Attempt returns a live attempt, or nil.
+func (h *Host) Attempt(key lease.Key) *Attempt {
+	return h.find(func(a *Attempt) bool { return a.Key == key })
+}
+
+// ObserveMemory notes the largest use of a lease on its fullest device.
+func (h *Host) ObserveMemory(key lease.Key, bytes int64) {
+	if a := h.Attempt(key); a != nil {
+		a.observeMemory(bytes)
+	}
+}
+
+// Evict ends an attempt for its use of memory. The verdict is durable before
+// the process is gone.
+func (h *Host) Evict(key lease.Key, oom lease.OOM) {
+	a := h.Attempt(key)
+	if a == nil {
+		return
+	}
+	h.deps.Log.Warn("evicting an attempt for its memory use", zap.Stringer("attempt", key), zap.String("device", oom.Device), zap.String("evidence", oom.Message))
+	err := h.deps.Journal.Update(func(s *journal.State) {
+		if l := s.Lease(key); l != nil && l.OOM == nil {
+			l.OOM = &oom
+		}
+	})
+	if err != nil {
+		h.deps.Log.Error("an eviction was not journaled", zap.Stringer("attempt", key), zap.Error(err))
+	}
+	a.evict(oom)
+	h.poke()
+}
+
+// removeAll is os.RemoveAll with a log line.
+func (h *Host) removeAll(path string) {
+	if err := os.RemoveAll(path); err != nil {
+		h.deps.Log.Warn("files were not removed", zap.String("path", path), zap.Error(err))
+	}
+}
+
+func closeLogged(log *zap.Logger, what string, c io.Closer) {
+	if err := c.Close(); err != nil {
+		log.Warn("closing "+what, zap.Error(err))
+	}
+}
+
+func (h *Host) prepare() error {
+	if err := disk.OS().MkdirAll(h.attemptsDir()); err != nil {
+		return fmt.Errorf("the state directory: %w", err)
+	}
+	return nil
+}

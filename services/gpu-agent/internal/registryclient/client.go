@@ -1,0 +1,240 @@
+// Package registryclient is the agent's edge to the registry: it turns domain
+// values into registry.v1 messages and answers into the few errors that the
+// agent acts on, and moves bytes over presigned URLs.
+package registryclient
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/google/uuid"
+	"go.uber.org/zap"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/ultrathink-pilot/trainyard/libs/rpcerr"
+	"github.com/ultrathink-pilot/trainyard/libs/telemetry"
+	errorv1 "github.com/ultrathink-pilot/trainyard/proto/gen/go/trainyard/error/v1"
+	registryv1 "github.com/ultrathink-pilot/trainyard/proto/gen/go/trainyard/registry/v1"
+	trainv1 "github.com/ultrathink-pilot/trainyard/proto/gen/go/trainyard/train/v1"
+	"github.com/ultrathink-pilot/trainyard/services/gpu-agent/internal/lease"
+)
+
+// callTimeout bounds one unary call; the caller tries again with backoff.
+const callTimeout = 20 * time.Second
+
+// Client is safe for concurrent use.
+type Client struct {
+	ingest    registryv1.IngestServiceClient
+	http      *http.Client
+	log       *zap.Logger
+	agentName string
+}
+
+// New returns a client over conn. transfers moves the bytes; it must not follow
+// redirects to other hosts.
+func New(conn grpc.ClientConnInterface, transfers *http.Client, agentName string, log *zap.Logger) *Client {
+	return &Client{ingest: registryv1.NewIngestServiceClient(conn), http: transfers, log: log, agentName: agentName}
+}
+
+// translate maps an answer to what the agent does about it.
+func translate(err error) error {
+	if err == nil {
+		return nil
+	}
+	switch rpcerr.ReasonOf(err) {
+	case errorv1.Reason_REASON_LEASE_FENCED:
+		return fmt.Errorf("%w: %w", lease.ErrFenced, err)
+	case errorv1.Reason_REASON_DIGEST_MISMATCH:
+		return fmt.Errorf("%w: %w", lease.ErrDigest, err)
+	case errorv1.Reason_REASON_RESOURCE_NOT_FOUND:
+		return fmt.Errorf("%w: %w", lease.ErrNotFound, err)
+	}
+	if e := rpcerr.FromError(err); e != nil {
+		switch e.Code() {
+		case codes.InvalidArgument, codes.AlreadyExists, codes.FailedPrecondition:
+			return fmt.Errorf("%w: %w", lease.ErrRefused, err)
+		}
+	}
+	return err
+}
+
+func files(in []lease.File) []*registryv1.CheckpointFile {
+	out := make([]*registryv1.CheckpointFile, len(in))
+	for i, f := range in {
+		out[i] = &registryv1.CheckpointFile{Path: f.Path, Sha256: f.SHA256[:], SizeBytes: f.Size}
+	}
+	return out
+}
+
+func transfers(in []*registryv1.TransferURL) ([]lease.Transfer, error) {
+	out := make([]lease.Transfer, len(in))
+	for i, t := range in {
+		if len(t.Sha256) != 32 {
+			return nil, errors.New("the registry sent a transfer without a digest")
+		}
+		out[i] = lease.Transfer{SHA256: [32]byte(t.Sha256), Size: t.SizeBytes, Method: t.Method, URL: t.Url, Headers: t.Headers}
+	}
+	return out, nil
+}
+
+// BeginCheckpoint announces a checkpoint and returns its id and the uploads
+// that the store still needs. The request id follows from the key and step, so
+// that a repeat after a crash is the same call.
+func (c *Client) BeginCheckpoint(ctx context.Context, key lease.Key, step int64, in []lease.File) (string, []lease.Transfer, error) {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	name := fmt.Sprintf("checkpoint/%s/%d", key, step)
+	for _, f := range in {
+		name += fmt.Sprintf("/%s=%x", f.Path, f.SHA256)
+	}
+	resp, err := c.ingest.BeginCheckpoint(ctx, &registryv1.BeginCheckpointRequest{
+		RequestId: uuid.NewSHA1(uuid.NameSpaceOID, []byte(name)).String(),
+		JobId:     key.JobID, Attempt: key.Attempt, Fence: key.Fence, Step: step, Files: files(in),
+	})
+	if err != nil {
+		return "", nil, translate(err)
+	}
+	uploads, err := transfers(resp.Uploads)
+	return resp.CheckpointId, uploads, err
+}
+
+// CommitCheckpoint makes a checkpoint exist. ready is the trainer's
+// CheckpointReady in wire form; parent is the checkpoint that the attempt
+// restored from.
+func (c *Client) CommitCheckpoint(ctx context.Context, key lease.Key, id string, ready []byte, parent string) error {
+	var frame trainv1.CheckpointReady
+	if err := proto.Unmarshal(ready, &frame); err != nil {
+		return fmt.Errorf("%w: %w", lease.ErrRefused, err)
+	}
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	_, err := c.ingest.CommitCheckpoint(ctx, &registryv1.CommitCheckpointRequest{
+		CheckpointId: id, Fence: key.Fence, Metrics: frame.Metrics, Resumable: frame.Resumable,
+		FeatureSchema: frame.FeatureSchema, DataVersion: frame.DataVersion, EvaluationWindow: frame.EvaluationWindow,
+		Trades: frame.Trades, ParentCheckpointId: parent, Traceparent: telemetry.TraceParent(ctx),
+	})
+	return translate(err)
+}
+
+// BeginArtifact announces a run artifact; nil means that the store has it.
+func (c *Client) BeginArtifact(ctx context.Context, key lease.Key, file lease.File) (*lease.Transfer, error) {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	resp, err := c.ingest.BeginArtifact(ctx, &registryv1.BeginArtifactRequest{
+		JobId: key.JobID, Fence: key.Fence, File: files([]lease.File{file})[0],
+	})
+	if err != nil || resp.Upload == nil {
+		return nil, translate(err)
+	}
+	out, err := transfers([]*registryv1.TransferURL{resp.Upload})
+	if err != nil {
+		return nil, err
+	}
+	return &out[0], nil
+}
+
+// CommitArtifact makes a run artifact visible.
+func (c *Client) CommitArtifact(ctx context.Context, key lease.Key, file lease.File, contentType string) error {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	_, err := c.ingest.CommitArtifact(ctx, &registryv1.CommitArtifactRequest{
+		JobId: key.JobID, Fence: key.Fence, File: files([]lease.File{file})[0], ContentType: contentType,
+	})
+	return translate(err)
+}
+
+// Resolve returns the job's newest good resumable checkpoint.
+func (c *Client) Resolve(ctx context.Context, key lease.Key) (*lease.Checkpoint, error) {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	resp, err := c.ingest.ResolveCheckpoint(ctx, &registryv1.ResolveCheckpointRequest{JobId: key.JobID, Fence: key.Fence})
+	if err != nil {
+		return nil, translate(err)
+	}
+	found := &lease.Checkpoint{ID: resp.Checkpoint.GetCheckpointId(), Step: resp.Checkpoint.GetStep()}
+	for _, f := range resp.Checkpoint.GetFiles() {
+		if len(f.Sha256) != 32 {
+			return nil, errors.New("the registry sent a file without a digest")
+		}
+		found.Files = append(found.Files, lease.File{Path: f.Path, SHA256: [32]byte(f.Sha256), Size: f.SizeBytes})
+	}
+	found.Downloads, err = transfers(resp.Downloads)
+	return found, err
+}
+
+// ReportCorrupt marks a checkpoint whose bytes are not what was committed.
+func (c *Client) ReportCorrupt(ctx context.Context, key lease.Key, id, reason string) error {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	_, err := c.ingest.ReportCorruptCheckpoint(ctx, &registryv1.ReportCorruptCheckpointRequest{
+		CheckpointId: id, Reason: reason, Fence: key.Fence,
+	})
+	return translate(err)
+}
+
+// Put sends body to a presigned upload.
+func (c *Client) Put(ctx context.Context, t lease.Transfer, body io.Reader) error {
+	resp, err := c.do(ctx, t, io.NopCloser(body))
+	if err != nil {
+		return err
+	}
+	_, err = io.Copy(io.Discard, io.LimitReader(resp.Body, 64<<10))
+	return errors.Join(err, resp.Body.Close())
+}
+
+// Get returns the body of a presigned download.
+func (c *Client) Get(ctx context.Context, t lease.Transfer) (io.ReadCloser, error) {
+	resp, err := c.do(ctx, t, http.NoBody)
+	if err != nil {
+		return nil, err
+	}
+	return resp.Body, nil
+}
+
+func (c *Client) do(ctx context.Context, t lease.Transfer, body io.ReadCloser) (*http.Response, error) {
+	req, err := http.NewRequestWithContext(ctx, t.Method, t.URL, body)
+	if err != nil {
+		return nil, errors.New("the registry sent an unusable URL") // the URL is a secret
+	}
+	if body != http.NoBody {
+		req.ContentLength = t.Size
+		if t.Size == 0 {
+			req.Body = http.NoBody
+		}
+	}
+	for name, value := range t.Headers {
+		if strings.EqualFold(name, "Host") {
+			req.Host = value
+			continue
+		}
+		req.Header.Set(name, value)
+	}
+	resp, err := c.http.Do(req)
+	if err != nil {
+		return nil, fmt.Errorf("%s of %x: %w", t.Method, t.SHA256[:6], unwrapURL(err))
+	}
+	if resp.StatusCode >= 300 {
+		detail, readErr := io.ReadAll(io.LimitReader(resp.Body, 512))
+		err := fmt.Errorf("%s of %x: the object store answered %s: %s", t.Method, t.SHA256[:6], resp.Status, detail)
+		return nil, errors.Join(err, readErr, resp.Body.Close())
+	}
+	return resp, nil
+}
+
+// unwrapURL drops the URL that net/http puts into its errors.
+func unwrapURL(err error) error {
+	for {
+		inner := errors.Unwrap(err)
+		if inner == nil || !strings.Contains(err.Error(), "http") {
+			return err
+		}
+		err = inner
+	}
+}

@@ -1,0 +1,239 @@
+// Package watchdog looks at the memory of every lease and the health of every
+// device, several times a second, and tells the host. It measures and carries
+// out; memwatch and device decide.
+package watchdog
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/ultrathink-pilot/trainyard/services/gpu-agent/internal/device"
+	"github.com/ultrathink-pilot/trainyard/services/gpu-agent/internal/host"
+	"github.com/ultrathink-pilot/trainyard/services/gpu-agent/internal/lease"
+	"github.com/ultrathink-pilot/trainyard/services/gpu-agent/internal/memwatch"
+	"github.com/ultrathink-pilot/trainyard/services/gpu-agent/internal/procfs"
+)
+
+// Host is what a watchdog watches.
+type Host interface {
+	Leases() []host.LeaseState
+	SetDevices(devices []host.DeviceState)
+	ObserveMemory(key lease.Key, bytes int64)
+	Evict(key lease.Key, oom lease.OOM)
+}
+
+// Pace of the two loops.
+const (
+	Interval       = 200 * time.Millisecond
+	deviceInterval = time.Second
+)
+
+// Watchdog is safe for concurrent use.
+type Watchdog struct {
+	source device.Source
+	log    *zap.Logger
+
+	mu    sync.Mutex
+	watch *memwatch.Watch
+	used  map[string]int64 // by device, of all leases
+	total map[string]int64 // by device, of anyone, as the driver last said
+	// inventory by id
+	inventory map[string]device.Device
+	order     []string
+}
+
+// New lists the source's devices.
+func New(source device.Source, log *zap.Logger) (*Watchdog, error) {
+	devices, err := source.Inventory()
+	if err != nil {
+		return nil, err
+	}
+	w := &Watchdog{source: source, log: log, watch: memwatch.New(), used: map[string]int64{}, total: map[string]int64{}, inventory: map[string]device.Device{}}
+	for _, d := range devices {
+		w.inventory[d.ID] = d
+		w.order = append(w.order, d.ID)
+	}
+	return w, nil
+}
+
+// Attribute implements host.Attribution.
+func (w *Watchdog) Attribute(key lease.Key, report lease.OOM) lease.OOM {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.watch.Attribute(key, report)
+}
+
+// ReadDevices reads and judges every device once.
+func (w *Watchdog) ReadDevices(h Host) {
+	readings, err := w.source.Read()
+	byID := map[string]device.Reading{}
+	for _, r := range readings {
+		byID[r.ID] = r
+	}
+	states := make([]host.DeviceState, 0, len(w.order))
+	w.mu.Lock()
+	for _, id := range w.order {
+		d := w.inventory[id]
+		r, ok := byID[id]
+		health := device.Judge(r)
+		if err != nil || !ok {
+			health = device.Health{Reason: "cannot be read"}
+		}
+		if d.HostMemory {
+			r.MemoryUsedBytes = w.used[id]
+		}
+		w.total[id] = r.MemoryUsedBytes
+		states = append(states, host.DeviceState{Device: d, Reading: r, Health: health})
+	}
+	w.mu.Unlock()
+	if err != nil {
+		w.log.Error("the devices cannot be read", zap.Error(err))
+	}
+	h.SetDevices(states)
+}
+
+// Run watches until ctx ends.
+func (w *Watchdog) Run(ctx context.Context, h Host) error {
+	memory := time.NewTicker(Interval)
+	defer memory.Stop()
+	devices := time.NewTicker(deviceInterval)
+	defer devices.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-memory.C:
+			w.sample(h)
+		case <-devices.C:
+			w.ReadDevices(h)
+		}
+	}
+}
+
+// sample measures once and acts on what it finds.
+func (w *Watchdog) sample(h Host) {
+	leases := h.Leases()
+	uses, err := w.measure(leases)
+	if err != nil {
+		w.log.Warn("memory was not sampled", zap.Error(err))
+		return
+	}
+	used := map[string]int64{}
+	largest := map[lease.Key]int64{}
+	for _, u := range uses {
+		used[u.Device] += u.Bytes
+		largest[u.Key] = max(largest[u.Key], u.Bytes)
+	}
+	sample := memwatch.Sample{At: time.Now(), Uses: uses, Total: map[string]int64{}, Capacity: map[string]int64{}}
+	w.mu.Lock()
+	for id, d := range w.inventory {
+		sample.Capacity[id] = d.MemoryBytes
+		sample.Total[id] = w.total[id]
+		if d.HostMemory {
+			sample.Total[id] = used[id]
+		}
+	}
+	w.used = used
+	events := w.watch.Add(sample)
+	w.mu.Unlock()
+	for key, bytes := range largest {
+		h.ObserveMemory(key, bytes)
+	}
+	for _, e := range events {
+		if e.Evict {
+			h.Evict(e.Use.Key, e.OOM)
+			continue
+		}
+		w.log.Warn("an attempt is near its memory reservation", zap.Stringer("attempt", e.Use.Key), zap.String("device_uuid", e.Use.Device),
+			zap.Int64("bytes", e.Use.Bytes), zap.Int64("limit", e.Use.Limit))
+	}
+}
+
+// measure returns each lease's use of each of its devices.
+func (w *Watchdog) measure(leases []host.LeaseState) ([]memwatch.Use, error) {
+	var roots []int
+	for _, l := range leases {
+		if l.Supervisor > 0 {
+			roots = append(roots, l.Supervisor)
+		}
+	}
+	if len(roots) == 0 {
+		return nil, nil
+	}
+	trees, err := procfs.Descendants(roots...)
+	if err != nil {
+		return nil, err
+	}
+	driver, err := w.source.Uses()
+	if err != nil {
+		return nil, err
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	var out []memwatch.Use
+	for _, l := range leases {
+		if l.Supervisor == 0 {
+			continue
+		}
+		tree := trees[l.Supervisor]
+		resident, asked := int64(0), false
+		for _, c := range l.Claims {
+			d, ok := w.inventory[c.Device]
+			if !ok {
+				continue
+			}
+			use := memwatch.Use{Key: l.Key, Device: d.ID, Limit: c.Bytes + d.OverheadBytes, Enforced: c.Bytes > 0 || d.HostMemory}
+			if c.Bytes == 0 {
+				use.Limit = d.MemoryBytes - d.HeadroomBytes
+			}
+			if d.HostMemory {
+				if !asked {
+					resident, asked = treeBytes(tree), true
+				}
+				use.Bytes = resident / hostClaims(l.Claims, w.inventory)
+			} else {
+				use.Bytes = driverBytes(driver, d.ID, tree)
+			}
+			out = append(out, use)
+		}
+	}
+	return out, nil
+}
+
+// hostClaims counts a lease's lanes: its one process tree is spread over them.
+func hostClaims(claims []lease.Claim, inventory map[string]device.Device) int64 {
+	var n int64
+	for _, c := range claims {
+		if inventory[c.Device].HostMemory {
+			n++
+		}
+	}
+	return max(n, 1)
+}
+
+func treeBytes(pids []int) int64 {
+	var total int64
+	for _, pid := range pids {
+		if bytes, err := procfs.PrivateBytes(pid); err == nil { // else it is gone
+			total += bytes
+		}
+	}
+	return total
+}
+
+func driverBytes(uses []device.Use, id string, pids []int) int64 {
+	mine := make(map[int]bool, len(pids))
+	for _, pid := range pids {
+		mine[pid] = true
+	}
+	var total int64
+	for _, u := range uses {
+		if u.Device == id && mine[u.PID] {
+			total += u.Bytes
+		}
+	}
+	return total
+}
