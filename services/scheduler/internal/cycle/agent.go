@@ -94,7 +94,7 @@ func sentence(head, detail string) string {
 }
 
 // node is the agent as placement sees it, with what its live attempts hold.
-func (a Agent) node(live []job.Attempt, now time.Time) placement.Node {
+func (a Agent) node(live []job.Attempt) placement.Node {
 	n := placement.Node{
 		Name: a.Name, Labels: a.Labels, Blocked: a.blocked(), CPUMillis: a.CPUMillis, HostBytes: a.HostBytes, Revision: a.Revision,
 		Devices: make([]placement.Device, len(a.Devices)),
@@ -104,11 +104,31 @@ func (a Agent) node(live []job.Attempt, now time.Time) placement.Node {
 	}
 	for _, at := range live {
 		n.Hold(at.Shares, at.CPUMillis, at.HostBytes)
-		if r := at.Progress.Remaining; r > 0 {
-			n.Releases = append(n.Releases, placement.Release{Job: at.Job, At: now.Add(r), Shares: at.Shares, CPUMillis: at.CPUMillis, HostBytes: at.HostBytes})
-		}
 	}
 	return n
+}
+
+// holder is a live attempt as the planner weighs it: when it is expected to end
+// and what a stop would throw away.
+func holder(at job.Attempt, p job.Priority, now time.Time) placement.Holder {
+	h := placement.Holder{
+		Job: at.Job, Fence: at.Fence, Priority: p, Shares: at.Shares, CPUMillis: at.CPUMillis, HostBytes: at.HostBytes, Started: at.Created,
+	}
+	if !at.Started.IsZero() {
+		h.Started = at.Started
+	}
+	switch {
+	case at.Phase == job.Ending:
+		h.Ending, h.End = true, now.Add(at.Grace)
+	case at.Progress.Remaining > 0:
+		h.End = now.Add(at.Progress.Remaining)
+	}
+	lost := now.Sub(h.Started).Seconds()
+	if rate := at.Progress.StepsPerSecond; rate > 0 && at.Progress.Checkpoint.ID != "" {
+		lost = min(lost, float64(at.Progress.Step-at.Progress.Checkpoint.Step)/rate)
+	}
+	h.Lost = max(lost, 0) * float64(max(len(at.Shares), 1))
+	return h
 }
 
 // Sample is the part of a report that is of interest only until the next one.

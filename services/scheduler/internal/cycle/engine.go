@@ -31,6 +31,9 @@ type Options struct {
 	Holder string
 	Terms  lease.Terms
 	Policy job.Policy
+	Rules  placement.Rules
+	// Weights of tenants in the fair share; a tenant without one has 1.
+	Weights map[string]float64
 	// Seed of the backoff's jitter.
 	Seed uint64
 	// Tick is how often the clock-driven rules are looked at.
@@ -82,6 +85,9 @@ func New(o Options) *Engine {
 	}
 	if o.Policy.Budgets == nil {
 		o.Policy = job.DefaultPolicy()
+	}
+	if o.Rules == (placement.Rules{}) {
+		o.Rules = placement.Rules{MinRuntime: time.Minute, Restart: 30}
 	}
 	if o.Tick == 0 {
 		o.Tick = 500 * time.Millisecond

@@ -28,6 +28,7 @@ type Meter struct {
 	batch     prometheus.Histogram
 	commitErr prometheus.Counter
 	moves     *prometheus.CounterVec
+	preempts  *prometheus.CounterVec
 }
 
 // NewMeter registers the metrics; a nil registry measures into the void.
@@ -62,9 +63,10 @@ func NewMeter(r prometheus.Registerer) *Meter {
 		commitErr: counter("scheduler_commit_errors_total", "Commits whose outcome was unknown."),
 		moves:     prometheus.NewCounterVec(prometheus.CounterOpts{Name: "trainyard_scheduler_decisions_total", Help: "Decisions on jobs."}, []string{"action"}),
 	}
+	m.preempts = prometheus.NewCounterVec(prometheus.CounterOpts{Name: "trainyard_scheduler_preemptions_total", Help: "Attempts told to stop for a job of a higher class."}, []string{"priority"})
 	if r != nil {
 		r.MustRegister(m.depth, m.oldest, m.wait, m.leases, m.expiredN, m.staleN, m.double, m.allocated, m.capacity,
-			m.planTime, m.planSize, m.placedN, m.refusedN, m.commitT, m.batch, m.commitErr, m.moves)
+			m.planTime, m.planSize, m.placedN, m.refusedN, m.commitT, m.batch, m.commitErr, m.moves, m.preempts)
 	}
 	return m
 }
@@ -112,6 +114,8 @@ func (m *Meter) placed(placed, refused int) {
 func (m *Meter) waited(priority string, d time.Duration) {
 	m.wait.WithLabelValues(priority).Observe(d.Seconds())
 }
+
+func (m *Meter) preempted(priority string) { m.preempts.WithLabelValues(priority).Inc() }
 
 func (m *Meter) stale(rpc string, n int) { m.staleN.WithLabelValues(rpc).Add(float64(n)) }
 

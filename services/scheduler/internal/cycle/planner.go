@@ -3,6 +3,7 @@ package cycle
 import (
 	"context"
 	"errors"
+	"math"
 	"sort"
 	"time"
 
@@ -37,28 +38,51 @@ func (e *Engine) plans(ctx context.Context) {
 func (e *Engine) snapshot(now time.Time) (placement.Snapshot, time.Time) {
 	e.mu.RLock()
 	defer e.mu.RUnlock()
-	s := placement.Snapshot{Now: now, Nodes: e.nodesLocked(now)}
-	var entries []queue.Entry
-	for id, r := range e.st.records {
-		if j := &r.Job; j.State == job.Queued {
-			entries = append(entries, queue.Entry{Job: id, Priority: j.Priority, Place: j.Place, NotBefore: j.NotBefore})
-		}
-	}
-	queue.Sort(entries)
-	ready, next := queue.Ready(entries, now)
+	nodes := e.nodesLocked(now)
+	s := placement.Snapshot{Now: now, Nodes: nodes, Typical: e.st.typical(), Rules: e.o.Rules}
+	ready, next := queue.Ready(e.orderLocked(nodes), now)
 	s.Queue = make([]placement.Request, len(ready))
 	for i, q := range ready {
 		j := e.st.records[q.Job].Job
-		s.Queue[i] = placement.Request{Job: j.ID, Revision: j.Revision, Demand: j.Spec.Demand}
+		s.Queue[i] = placement.Request{Job: j.ID, Revision: j.Revision, Demand: j.Spec.Demand, Priority: j.Priority, Longest: j.Spec.RunLimit}
 	}
 	return s, next
+}
+
+// orderLocked is the whole queue in order, those who back off included.
+func (e *Engine) orderLocked(nodes []placement.Node) []queue.Entry {
+	capacity := placement.CapacityOf(nodes)
+	tenants := queue.Tenants{Usage: map[string]float64{}, Weight: e.o.Weights}
+	var entries []queue.Entry
+	for id, r := range e.st.records {
+		j := &r.Job
+		if j.State != job.Queued && !j.State.Live() {
+			continue
+		}
+		size := capacity.Share(&j.Spec.Demand)
+		if j.State.Live() {
+			tenants.Usage[j.Spec.Tenant] += size
+			continue
+		}
+		entries = append(entries, queue.Entry{Job: id, Priority: j.Priority, Tenant: j.Spec.Tenant, Place: j.Place, NotBefore: j.NotBefore, Size: size})
+	}
+	// Usage is a sum over a map: rounding must not make the order of equal
+	// tenants depend on the order of iteration.
+	for t, u := range tenants.Usage {
+		tenants.Usage[t] = math.Round(u*1e9) / 1e9
+	}
+	return queue.Order(entries, tenants)
 }
 
 func (e *Engine) nodesLocked(now time.Time) []placement.Node {
 	names := e.st.agentNames()
 	nodes := make([]placement.Node, len(names))
 	for i, n := range names {
-		nodes[i] = e.st.agents[n].node(e.st.liveOf(n), now)
+		live := e.st.liveOf(n)
+		nodes[i] = e.st.agents[n].node(live)
+		for _, a := range live {
+			nodes[i].Holders = append(nodes[i].Holders, holder(a, e.st.records[a.Job].Job.Priority, now))
+		}
 	}
 	return nodes
 }
@@ -76,7 +100,7 @@ func (e *Engine) plan(ctx context.Context) time.Time {
 	e.mu.Lock()
 	e.reasons = reasons
 	e.mu.Unlock()
-	if len(p.Place) == 0 {
+	if len(p.Place)+len(p.Preempt) == 0 {
 		return next
 	}
 	fences, err := e.o.Store.Fences(ctx, len(p.Place))
@@ -97,6 +121,9 @@ func (e *Engine) plan(ctx context.Context) time.Time {
 				continue
 			}
 			spans = append(spans, end)
+		}
+		for _, v := range p.Preempt {
+			e.preempt(t, v)
 		}
 		return nil
 	})
@@ -127,7 +154,7 @@ func (e *Engine) place(ctx context.Context, t *tx, pl placement.Placed, fence ui
 	if !found {
 		return nil, false
 	}
-	node := agent.node(t.liveOf(pl.Node), t.now)
+	node := agent.node(t.liveOf(pl.Node))
 	if !placement.Fits(&node, pl.Shares, rec.Job.Spec.Demand.CPUMillis, rec.Job.Spec.Demand.HostBytes) {
 		return nil, false
 	}
@@ -145,6 +172,21 @@ func (e *Engine) place(ctx context.Context, t *tx, pl placement.Placed, fence ui
 		e.o.Meter.waited(priority, waited)
 		done()
 	}, true
+}
+
+// preempt asks a victim to checkpoint and stop. One that has ended, or was told
+// to stop already, is left alone.
+func (e *Engine) preempt(t *tx, v placement.Preempted) {
+	rec, ok := t.record(v.Job)
+	if !ok {
+		return
+	}
+	a, ok := rec.Latest()
+	if !ok || a.Fence != v.Fence || !a.Live() || rec.Job.State == job.Stopping {
+		return
+	}
+	t.put(rec.Job.Stop(&a, job.IntentPreempt, v.Why, t.now), &a)
+	e.o.Meter.preempted(rec.Job.Priority.String())
 }
 
 // tracePlacement opens the spans of a job's wait and of its placement in the
@@ -193,7 +235,7 @@ func (e *Engine) Predict(d job.Demand, p job.Priority) string {
 	})
 	e.mu.RUnlock()
 	q := append([]placement.Request(nil), s.Queue[:at]...)
-	q = append(q, placement.Request{Job: id, Demand: d})
+	q = append(q, placement.Request{Job: id, Demand: d, Priority: p})
 	s.Queue = append(q, s.Queue[at:]...)
 	plan := placement.Make(s)
 	for _, pl := range plan.Place {

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/ultrathink-pilot/trainyard/services/scheduler/internal/job"
+	"github.com/ultrathink-pilot/trainyard/services/scheduler/internal/placement"
 )
 
 // state is the committed world in memory. Only the committer writes it, under
@@ -24,9 +25,32 @@ type state struct {
 	// overtook the durable look-up is seen.
 	receipts map[string]Receipt
 	recent   []string
+	// asked are the demands of the newest submits: what the fleet is expected
+	// to serve. usual is derived from them, now and then.
+	asked  []job.Demand
+	usual  []placement.Typical
+	counts int
 }
 
-const recentReceipts = 8192
+const (
+	recentReceipts = 8192
+	recentDemands  = 4096
+	// usualEvery is after how many submits the usual demands are counted again.
+	usualEvery = 64
+)
+
+// ask notes a demand.
+func (s *state) ask(d job.Demand) {
+	if len(s.asked) == recentDemands {
+		s.asked = append(s.asked[:0:0], s.asked[recentDemands/4:]...)
+	}
+	s.asked = append(s.asked, d)
+	if s.counts++; s.counts%usualEvery == 0 || len(s.asked) <= usualEvery {
+		s.usual = placement.TypicalOf(s.asked)
+	}
+}
+
+func (s *state) typical() []placement.Typical { return s.usual }
 
 func newState(w World) *state {
 	s := &state{
@@ -42,6 +66,7 @@ func newState(w World) *state {
 		for _, a := range r.Attempts {
 			s.index(a)
 		}
+		s.ask(r.Job.Spec.Demand)
 	}
 	return s
 }
@@ -330,6 +355,9 @@ func (s *state) apply(t *tx) {
 	for id, r := range t.records {
 		for _, a := range r.Attempts {
 			s.index(a)
+		}
+		if t.fresh[id] {
+			s.ask(r.Job.Spec.Demand)
 		}
 		if r.Job.State.Terminal() {
 			delete(s.records, id)

@@ -150,7 +150,7 @@ func (e *Engine) gauge(now time.Time) {
 		if a.Lost {
 			continue
 		}
-		n := a.node(live, now)
+		n := a.node(live)
 		for i := range n.Devices {
 			d := &n.Devices[i]
 			g.capacity++

@@ -8,7 +8,6 @@ import (
 
 	"github.com/ultrathink-pilot/trainyard/services/scheduler/internal/job"
 	"github.com/ultrathink-pilot/trainyard/services/scheduler/internal/placement"
-	"github.com/ultrathink-pilot/trainyard/services/scheduler/internal/queue"
 )
 
 // View is a job as people see it.
@@ -157,25 +156,17 @@ func (e *Engine) Explain(ctx context.Context, id string) (Explanation, error) {
 		x.Summary = settled(v, x.At)
 		return x, nil
 	}
-	me := queue.Entry{Job: id, Priority: v.Job.Priority, Place: v.Job.Place}
 	e.mu.RLock()
 	defer e.mu.RUnlock()
-	var ahead []queue.Entry
-	for other, r := range e.st.records {
-		if r.Job.State != job.Queued {
-			continue
-		}
-		o := queue.Entry{Job: other, Priority: r.Job.Priority, Place: r.Job.Place}
-		if queue.Before(o, me) {
-			ahead = append(ahead, o)
-		}
-	}
-	queue.Sort(ahead)
-	x.AheadCount = len(ahead)
-	for _, o := range ahead[:min(len(ahead), aheadLimit)] {
-		x.Ahead = append(x.Ahead, o.Job)
-	}
 	nodes := e.nodesLocked(x.At)
+	for _, o := range e.orderLocked(nodes) {
+		if o.Job == id {
+			break
+		}
+		if x.AheadCount++; x.AheadCount <= aheadLimit {
+			x.Ahead = append(x.Ahead, o.Job)
+		}
+	}
 	for i := range nodes {
 		u, fits := placement.One(x.At, &nodes[i], &v.Job.Spec.Demand)
 		x.Hosts = append(x.Hosts, HostVerdict{Agent: nodes[i].Name, Fits: fits, Reason: u.Reason})
@@ -188,8 +179,11 @@ func (e *Engine) Explain(ctx context.Context, id string) (Explanation, error) {
 	case v.Job.NotBefore.After(x.At):
 		x.Wait = max(x.Wait, v.Job.NotBefore.Sub(x.At))
 		x.Summary = fmt.Sprintf("backs off for %s more; it keeps its place in line: %s", v.Job.NotBefore.Sub(x.At).Round(100*time.Millisecond), v.Job.Reason)
-	case fits:
+	case fits && v.Waits == "":
 		x.Summary = "it fits now and starts with the next planning round"
+	case v.Waits != "":
+		// The planner's word counts: it knows of room that is kept.
+		x.Summary = v.Waits
 	default:
 		x.Summary = u.Reason
 	}

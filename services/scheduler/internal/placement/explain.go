@@ -95,10 +95,10 @@ func Impossible(nodes []Node, d *job.Demand) []Problem {
 
 func empty(n *Node) *Node {
 	c := n.clone()
-	c.Blocked, c.UsedCPU, c.UsedHost = "", 0, 0
+	c.Blocked, c.UsedCPU, c.UsedHost, c.aheadCPU, c.aheadHost = "", 0, 0, 0, 0
 	for i := range c.Devices {
 		d := &c.Devices[i]
-		d.Fault, d.Held, d.Holders, d.Exclusive = "", 0, 0, false
+		d.Fault, d.Held, d.Holders, d.Exclusive, d.ahead, d.kept = "", 0, 0, false, 0, false
 	}
 	return &c
 }
@@ -136,6 +136,12 @@ func Explain(now time.Time, nodes []Node, d *job.Demand) Unplaced {
 		u.At = at
 		u.Reason += fmt.Sprintf("; frees in about %s, when job %s ends", roughly(at.Sub(now)), job)
 	}
+	for i := range nodes {
+		if nodes[i].keepsRoom() {
+			u.Reason += "; some room is kept for a job that is ahead"
+			break
+		}
+	}
 	if len(blocks) > 0 {
 		u.Reason += fmt.Sprintf("; %d host(s) take no new work (%s)", count[byBlock], strings.Join(blocks, "; "))
 	}
@@ -155,7 +161,7 @@ func nearest(nodes []Node, d *job.Demand, count map[filter]int) string {
 		where := ""
 		for i := range nodes {
 			n := &nodes[i]
-			if f := n.HostBytes - n.UsedHost; n.Blocked == "" && (where == "" || f > free) {
+			if f := n.freeHost(); n.Blocked == "" && (where == "" || f > free) {
 				free, where = f, n.Name
 			}
 		}
@@ -165,7 +171,7 @@ func nearest(nodes []Node, d *job.Demand, count map[filter]int) string {
 		where := ""
 		for i := range nodes {
 			n := &nodes[i]
-			if f := n.CPUMillis - n.UsedCPU; n.Blocked == "" && (where == "" || f > free) {
+			if f := n.freeCPU(); n.Blocked == "" && (where == "" || f > free) {
 				free, where = f, n.Name
 			}
 		}
@@ -233,7 +239,7 @@ func wholeMiss(nodes []Node, d *job.Demand) string {
 			if g.Kind != "" && dev.Kind != g.Kind || dev.Fault != "" {
 				continue
 			}
-			if dev.Holders == 0 {
+			if dev.empty() {
 				here++
 			} else {
 				busy++
@@ -250,15 +256,18 @@ func wholeMiss(nodes []Node, d *job.Demand) string {
 func freesAt(now time.Time, nodes []Node, d *job.Demand) (time.Time, string) {
 	type end struct {
 		node int
-		r    Release
+		r    Holder
+		at   time.Time
 	}
 	var ends []end
 	for i := range nodes {
-		for _, r := range nodes[i].Releases {
-			ends = append(ends, end{i, r})
+		for _, h := range nodes[i].Holders {
+			if !h.End.IsZero() {
+				ends = append(ends, end{i, h, h.End})
+			}
 		}
 	}
-	sort.SliceStable(ends, func(i, k int) bool { return ends[i].r.At.Before(ends[k].r.At) })
+	sort.SliceStable(ends, func(i, k int) bool { return ends[i].at.Before(ends[k].at) })
 	want := needOf(d)
 	work := map[int]*Node{}
 	for _, e := range ends {
@@ -270,7 +279,7 @@ func freesAt(now time.Time, nodes []Node, d *job.Demand) (time.Time, string) {
 		}
 		n.release(e.r.Shares, e.r.CPUMillis, e.r.HostBytes)
 		if _, why := fit(n, &want, nil); why == fits {
-			at := e.r.At
+			at := e.at
 			if at.Before(now) {
 				at = now
 			}

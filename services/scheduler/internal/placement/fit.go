@@ -57,10 +57,10 @@ func fit(n *Node, d *need, buf picks) (picks, filter) {
 			return buf, byLabel
 		}
 	}
-	if n.CPUMillis-n.UsedCPU < d.CPUMillis {
+	if n.freeCPU() < d.CPUMillis {
 		return buf, byCPU
 	}
-	if n.HostBytes-n.UsedHost < d.HostBytes {
+	if n.freeHost() < d.HostBytes {
 		return buf, byHost
 	}
 	for g := range d.Devices {
@@ -89,7 +89,7 @@ func pickOne(n *Node, g *job.DeviceDemand, taken picks) (int, filter) {
 			continue
 		}
 		if g.Bytes == 0 {
-			if d.Holders > 0 {
+			if !d.empty() {
 				why = max(why, byWhole)
 				continue
 			}

@@ -17,6 +17,9 @@ type Fleet struct {
 	scarce map[string]bool
 
 	shapes map[string]*ranking
+	// future is, for nodes on which room is kept, the node as it will be when
+	// those who leave have left and those who wait have come.
+	future map[int]*Node
 	// log holds the changed nodes in order.
 	log []int32
 
@@ -38,7 +41,7 @@ type ranking struct {
 // NewFleet takes over the nodes. typical weighs what is waste.
 func NewFleet(nodes []Node, typical []Typical) *Fleet {
 	f := &Fleet{
-		nodes: nodes, wishes: wishesOf(typical), shapes: map[string]*ranking{},
+		nodes: nodes, wishes: wishesOf(typical), shapes: map[string]*ranking{}, future: map[int]*Node{},
 		ok: make([][]bool, len(nodes)), before: make([]float64, len(nodes)), fresh: make([]bool, len(nodes)), seen: make([]uint32, len(nodes)),
 	}
 	for i := range nodes {
@@ -94,12 +97,18 @@ func (f *Fleet) Nodes() []Node { return f.nodes }
 // Hold promises shares of a node.
 func (f *Fleet) Hold(i int, shares []job.Share, cpu, host int64) {
 	f.nodes[i].Hold(shares, cpu, host)
+	if n := f.future[i]; n != nil {
+		n.Hold(shares, cpu, host)
+	}
 	f.changed(i)
 }
 
 // Release takes a promise back.
 func (f *Fleet) Release(i int, shares []job.Share, cpu, host int64) {
 	f.nodes[i].release(shares, cpu, host)
+	if n := f.future[i]; n != nil {
+		n.release(shares, cpu, host)
+	}
 	f.changed(i)
 }
 
@@ -199,9 +208,9 @@ func (f *Fleet) score(i int, d *need) (int32, picks) {
 		f.levels = append(f.levels, levelOf(&n.Devices[k]))
 	}
 	if !f.fresh[i] {
-		f.before[i], f.fresh[i] = waste(f.wishes, f.ok[i], f.levels, n.CPUMillis-n.UsedCPU), true
+		f.before[i], f.fresh[i] = waste(f.wishes, f.ok[i], f.levels, n.freeCPU()), true
 	}
-	cpu := n.CPUMillis - n.UsedCPU - d.CPUMillis
+	cpu := n.freeCPU() - d.CPUMillis
 	best := 0
 	if len(d.Devices) == 1 && d.Devices[0].Count == 1 && d.Devices[0].Bytes > 0 {
 		best = f.tryEach(i, d, chosen, cpu)
@@ -283,7 +292,7 @@ func (f *Fleet) First(d *job.Demand) (node int, shares []job.Share, ok bool) {
 				if group.Kind != "" && dev.Kind != group.Kind || dev.Fault != "" || chosen.has(k) {
 					continue
 				}
-				if group.Bytes == 0 && dev.Holders == 0 || group.Bytes > 0 && dev.Free() >= group.Bytes {
+				if group.Bytes == 0 && dev.empty() || group.Bytes > 0 && dev.Free() >= group.Bytes {
 					chosen = append(chosen, pick{k, g})
 					left--
 				}

@@ -223,7 +223,7 @@ func TestReasonsArePrecise(t *testing.T) {
 	t.Parallel()
 	busy := host("host-1", gpu("gpu-0", 48*gib))
 	busy.Hold([]job.Share{{Device: "gpu-0", Held: 20 * gib}}, 0, 0)
-	busy.Releases = []placement.Release{{Job: "j9", At: t0.Add(12 * time.Minute), Shares: []job.Share{{Device: "gpu-0", Held: 20 * gib}}}}
+	busy.Holders = []placement.Holder{{Job: "j9", End: t0.Add(12 * time.Minute), Started: t0, Shares: []job.Share{{Device: "gpu-0", Held: 20 * gib}}}}
 	cordoned := host("host-2", gpu("gpu-0", 80*gib))
 	cordoned.Blocked = "cordoned: new fan"
 	full := host("host-3")

@@ -2,13 +2,64 @@ package placement
 
 import (
 	"fmt"
+	"time"
 
 	"github.com/ultrathink-pilot/trainyard/services/scheduler/internal/job"
 )
 
-// Make plans a snapshot: each request in order takes what fits. A shape that
-// failed once fails for the rest of the plan, since a plan only ever takes.
+// Make plans a snapshot. Each request in the order of the queue takes what fits.
+// One that does not may make room: by the ends of attempts that are told to stop,
+// and by preempting lower classes. The first that still waits gets room kept for
+// when it is expected to fit, as in EASY, so that what is placed behind it
+// never delays it.
 func Make(s Snapshot) Plan {
+	p := newPlanner(s)
+	for i := range s.Queue {
+		r := &s.Queue[i]
+		key := shape(&r.Demand)
+		if !p.blocked[key] {
+			if node, shares, ok := p.fleet.Best(&r.Demand); ok {
+				p.place(r, node, shares)
+				continue
+			}
+			p.blocked[key] = true
+		}
+		if p.backfill(r) {
+			continue
+		}
+		u, ok := p.makeRoom(r, key)
+		if !ok {
+			if u, ok = p.reasons[key]; !ok {
+				u = Explain(s.Now, p.fleet.nodes, &r.Demand)
+				p.reasons[key] = u
+			}
+		}
+		u.Job = r.Job
+		p.plan.Unplaced = append(p.plan.Unplaced, u)
+	}
+	return p.plan
+}
+
+// planner is the state of one planning round.
+type planner struct {
+	now   time.Time
+	rules Rules
+	fleet *Fleet
+	plan  Plan
+	// blocked shapes fit nowhere: a round only ever takes.
+	blocked map[string]bool
+	reasons map[string]Unplaced
+	// stuck shapes cannot make room either.
+	stuck map[string]bool
+	// gone are the fences of this round's victims.
+	gone map[uint64]bool
+	// rooms are kept for those who wait.
+	rooms []room
+	// headed says that the head of the queue has got its room.
+	headed bool
+}
+
+func newPlanner(s Snapshot) *planner {
 	nodes := make([]Node, len(s.Nodes))
 	for i := range s.Nodes {
 		nodes[i] = s.Nodes[i].clone()
@@ -21,33 +72,19 @@ func Make(s Snapshot) Plan {
 		}
 		typical = TypicalOf(demands)
 	}
-	f := NewFleet(nodes, typical)
-	var plan Plan
-	blocked := map[string]Unplaced{}
-	for i := range s.Queue {
-		r := &s.Queue[i]
-		key := shape(&r.Demand)
-		if u, ok := blocked[key]; ok {
-			u.Job = r.Job
-			plan.Unplaced = append(plan.Unplaced, u)
-			continue
-		}
-		best, shares, ok := f.Best(&r.Demand)
-		if !ok {
-			u := Explain(s.Now, nodes, &r.Demand)
-			blocked[key] = u
-			u.Job = r.Job
-			plan.Unplaced = append(plan.Unplaced, u)
-			continue
-		}
-		n := f.Node(best)
-		why := tell(n, shares)
-		f.Hold(best, shares, r.Demand.CPUMillis, r.Demand.HostBytes)
-		plan.Place = append(plan.Place, Placed{
-			Job: r.Job, Revision: r.Revision, Node: n.Name, NodeRevision: n.Revision, Shares: shares, Why: why,
-		})
+	return &planner{
+		now: s.Now, rules: s.Rules, fleet: NewFleet(nodes, typical),
+		blocked: map[string]bool{}, reasons: map[string]Unplaced{}, stuck: map[string]bool{}, gone: map[uint64]bool{},
 	}
-	return plan
+}
+
+func (p *planner) place(r *Request, node int, shares []job.Share) {
+	n := p.fleet.Node(node)
+	why := tell(n, shares)
+	p.fleet.Hold(node, shares, r.Demand.CPUMillis, r.Demand.HostBytes)
+	p.plan.Place = append(p.plan.Place, Placed{
+		Job: r.Job, Revision: r.Revision, Node: n.Name, NodeRevision: n.Revision, Shares: shares, Why: why,
+	})
 }
 
 func tell(n *Node, shares []job.Share) string {
@@ -71,7 +108,7 @@ func tell(n *Node, shares []job.Share) string {
 // Fits reports whether the shares can still be promised on the node exactly as
 // planned. The committer asks it before it commits.
 func Fits(n *Node, shares []job.Share, cpu, host int64) bool {
-	if n.Blocked != "" || n.CPUMillis-n.UsedCPU < cpu || n.HostBytes-n.UsedHost < host {
+	if n.Blocked != "" || n.freeCPU() < cpu || n.freeHost() < host {
 		return false
 	}
 	for _, s := range shares {
@@ -82,7 +119,7 @@ func Fits(n *Node, shares []job.Share, cpu, host int64) bool {
 				continue
 			}
 			if s.Whole {
-				ok = d.Fault == "" && d.Holders == 0
+				ok = d.empty()
 			} else {
 				ok = d.Free() >= s.Bytes
 			}

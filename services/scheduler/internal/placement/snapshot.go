@@ -25,6 +25,11 @@ type Device struct {
 	Holders int
 	// Exclusive says that a holder has the device whole.
 	Exclusive bool
+
+	// ahead is kept free for a job that waits longer, in bytes; kept says that
+	// the device will not be empty when that job has come.
+	ahead int64
+	kept  bool
 }
 
 // Usable is the most one process could ever reserve on the device.
@@ -35,8 +40,11 @@ func (d *Device) Free() int64 {
 	if d.Fault != "" || d.Exclusive {
 		return 0
 	}
-	return max(d.Memory-d.Headroom-d.Held-d.Overhead, 0)
+	return max(d.Memory-d.Headroom-d.Held-d.Overhead-d.ahead, 0)
 }
+
+// empty reports whether the device can be given away whole.
+func (d *Device) empty() bool { return d.Holders == 0 && d.Fault == "" && !d.kept && d.ahead == 0 }
 
 // take promises a share of the device to one attempt.
 func (d *Device) take(s job.Share) {
@@ -45,13 +53,22 @@ func (d *Device) take(s job.Share) {
 	d.Exclusive = d.Exclusive || s.Whole
 }
 
-// Release is a promise that is expected to end.
-type Release struct {
+// Holder is a live attempt on a node.
+type Holder struct {
 	Job       string
-	At        time.Time
+	Fence     uint64
+	Priority  job.Priority
 	Shares    []job.Share
 	CPUMillis int64
 	HostBytes int64
+	// Started is when the attempt began.
+	Started time.Time
+	// End is when the attempt is expected to end; zero means unknown.
+	End time.Time
+	// Lost is the work that a stop would throw away, in device-seconds.
+	Lost float64
+	// Ending says that the attempt has been told to stop.
+	Ending bool
 }
 
 // Node is one host.
@@ -65,10 +82,14 @@ type Node struct {
 	UsedCPU   int64
 	UsedHost  int64
 	Devices   []Device
-	// Releases are the attempts on the node whose end can be estimated.
-	Releases []Release
+	// Holders are the live attempts on the node. Hold counts what they hold;
+	// the list says who could leave.
+	Holders []Holder
 	// Revision lets the committer see that the node changed since the snapshot.
 	Revision uint64
+
+	// aheadCPU and aheadHost are kept free for a job that waits longer.
+	aheadCPU, aheadHost int64
 }
 
 // release takes a promise of the same amounts back.
@@ -85,6 +106,10 @@ func (n *Node) release(shares []job.Share, cpu, host int64) {
 		}
 	}
 }
+
+func (n *Node) freeCPU() int64 { return n.CPUMillis - n.UsedCPU - n.aheadCPU }
+
+func (n *Node) freeHost() int64 { return n.HostBytes - n.UsedHost - n.aheadHost }
 
 func (n *Node) clone() Node {
 	c := *n
@@ -111,6 +136,18 @@ type Request struct {
 	Job      string
 	Revision uint64
 	Demand   job.Demand
+	Priority job.Priority
+	// Longest is the limit of the running time; zero means none.
+	Longest time.Duration
+}
+
+// Rules are the choices of preemption and backfill.
+type Rules struct {
+	// MinRuntime spares an attempt that has only begun: without it two classes
+	// could thrash one device for ever.
+	MinRuntime time.Duration
+	// Restart is what stopping and starting an attempt costs, in seconds.
+	Restart float64
 }
 
 // Snapshot is all that a plan depends on.
@@ -120,6 +157,7 @@ type Snapshot struct {
 	Queue []Request
 	// Typical is what the fleet is expected to serve; empty means the queue.
 	Typical []Typical
+	Rules   Rules
 }
 
 // Placed is a decision to run a job on a node.
@@ -138,10 +176,23 @@ type Unplaced struct {
 	Reason string
 	// At is when the blocker is expected to be gone; zero means unknown.
 	At time.Time
+	// Room is the node on which room is kept for the job; empty means none.
+	Room string
 }
 
-// Plan is the result. Both lists keep the order of the queue.
+// Preempted is an attempt that must stop so that a job of a higher class can run.
+type Preempted struct {
+	Job   string
+	Fence uint64
+	Node  string
+	// For is the job that gets the room.
+	For string
+	Why string
+}
+
+// Plan is the result. The lists keep the order of the queue.
 type Plan struct {
 	Place    []Placed
+	Preempt  []Preempted
 	Unplaced []Unplaced
 }

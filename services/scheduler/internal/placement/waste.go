@@ -85,7 +85,7 @@ type level struct {
 }
 
 func levelOf(d *Device) level {
-	l := level{free: d.Free(), kind: d.Kind, idle: d.Holders == 0 && d.Fault == ""}
+	l := level{free: d.Free(), kind: d.Kind, idle: d.empty()}
 	if u := d.Usable(); u > 0 {
 		l.milli = 1000 * float64(l.free) / float64(u)
 	}

@@ -20,7 +20,7 @@ func entries() *rapid.Generator[[]queue.Entry] {
 		out := make([]queue.Entry, n)
 		for i := range out {
 			out[i] = queue.Entry{
-				Job: fmt.Sprintf("j%d", i), Place: int64(places[i]),
+				Job: fmt.Sprintf("j%d", i), Place: int64(places[i]), Size: rapid.Float64Range(0, 0.5).Draw(t, "size"),
 				Priority: job.Priority(rapid.IntRange(int(job.Batch), int(job.Production)).Draw(t, "priority")),
 			}
 			if rapid.Bool().Draw(t, "backs off") {
@@ -44,8 +44,7 @@ func seq(n int) []int {
 func TestBackoffNeverInvertsTheOrder(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
-		all := entries().Draw(t, "entries")
-		queue.Sort(all)
+		all := queue.Order(entries().Draw(t, "entries"), queue.Tenants{})
 		ready, next := queue.Ready(all, t0)
 		for i := 1; i < len(ready); i++ {
 			a, b := ready[i-1], ready[i]
@@ -67,6 +66,57 @@ func TestBackoffNeverInvertsTheOrder(t *testing.T) {
 		}
 		if waiting == 0 != next.IsZero() {
 			t.Fatalf("%d wait, next look at %s", waiting, next)
+		}
+	})
+}
+
+// Whatever tenants use, the order keeps every job once, classes in order, and
+// each tenant's jobs of a class by age; at every point the next job's tenant is
+// the one with the least use for its weight.
+func TestOrderIsFairInsideClasses(t *testing.T) {
+	t.Parallel()
+	names := []string{"a", "b", "c"}
+	rapid.Check(t, func(t *rapid.T) {
+		in := entries().Draw(t, "entries")
+		tenants := queue.Tenants{Usage: map[string]float64{}, Weight: map[string]float64{}}
+		for _, n := range names {
+			tenants.Usage[n] = rapid.Float64Range(0, 1).Draw(t, "usage")
+			tenants.Weight[n] = rapid.SampledFrom([]float64{1, 2, 5}).Draw(t, "weight")
+		}
+		for i := range in {
+			in[i].Tenant = rapid.SampledFrom(names).Draw(t, "tenant")
+		}
+		out := queue.Order(in, tenants)
+		if len(out) != len(in) {
+			t.Fatalf("%d of %d", len(out), len(in))
+		}
+		use := map[string]float64{}
+		for _, n := range names {
+			use[n] = tenants.Usage[n] / tenants.Weight[n]
+		}
+		waits := func(from int, tenant string, class job.Priority) bool {
+			for _, e := range out[from:] {
+				if e.Tenant == tenant && e.Priority == class {
+					return true
+				}
+			}
+			return false
+		}
+		for i, e := range out {
+			for _, other := range out[i+1:] {
+				if other.Priority > e.Priority {
+					t.Fatalf("%+v before %+v", e, other)
+				}
+				if other.Tenant == e.Tenant && other.Priority == e.Priority && other.Place < e.Place {
+					t.Fatalf("%+v before the older %+v", e, other)
+				}
+			}
+			for _, n := range names {
+				if n != e.Tenant && use[n] < use[e.Tenant]-1e-9 && waits(i, n, e.Priority) {
+					t.Fatalf("%s at %.3f goes before %s at %.3f", e.Tenant, use[e.Tenant], n, use[n])
+				}
+			}
+			use[e.Tenant] += e.Size / tenants.Weight[e.Tenant]
 		}
 	})
 }
