@@ -44,9 +44,14 @@ type Error struct {
 	Detail  string
 	// CurrentFence is set for ProblemFenced: the fence the run holds.
 	CurrentFence uint64
+	// Param is set for ProblemParamConflict.
+	Param *ParamChange
 	// Cause is for the log only.
 	Cause error
 }
+
+// ParamChange is an attempt to change an immutable param.
+type ParamChange struct{ Key, Old, New string }
 
 // Unwrap gives errors.Is the hidden cause.
 func (e *Error) Unwrap() error { return e.Cause }

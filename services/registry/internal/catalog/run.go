@@ -208,6 +208,13 @@ func ConflictingParam(stored map[string]string, params []Param) (Param, string, 
 	return Param{}, "", false
 }
 
+// ParamConflict builds the refusal of a changed param.
+func ParamConflict(runID string, p Param, old string) *Error {
+	e := Refuse(ProblemParamConflict, "runs/"+runID, "param %q is %q and cannot become %q", p.Key, old, p.Value)
+	e.Field, e.Param = "params", &ParamChange{p.Key, old, p.Value}
+	return e
+}
+
 // Admission is the fence check: what the run holds against what a batch carries.
 type Admission struct {
 	Exists bool

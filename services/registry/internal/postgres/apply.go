@@ -185,13 +185,11 @@ func (g *group) apply(ctx context.Context, b *catalog.Batch) (catalog.BatchResul
 		return catalog.BatchResult{Duplicate: duplicate, Refusal: refusal}, nil
 	}
 	if p, old, bad := catalog.ConflictingParam(g.params[k.RunID], b.Params); bad {
-		e := catalog.Refuse(catalog.ProblemParamConflict, "runs/"+k.RunID, "param %q is %q and cannot become %q", p.Key, old, p.Value)
-		e.Field = "params"
 		// The refusal is final, so its sequence is consumed: a resend is a duplicate.
 		if adm.Opened {
 			run.attempts[k.Attempt].sequence, run.attempts[k.Attempt].dirty = k.Sequence, true
 		}
-		return catalog.BatchResult{Refusal: e}, nil
+		return catalog.BatchResult{Refusal: catalog.ParamConflict(k.RunID, p, old)}, nil
 	}
 	if b.Opened != nil && !adm.Opened {
 		if err := g.open(ctx, k, *b.Opened); err != nil {

@@ -14,12 +14,12 @@ import (
 
 // ListModels returns the models whose name starts with prefix, by name, without versions.
 func (s *Store) ListModels(ctx context.Context, prefix string) ([]catalog.Model, error) {
-	return readModels(ctx, s.pool, `WHERE starts_with(m.name, $1) ORDER BY m.name`, prefix)
+	return readModels(ctx, s.pool, `WHERE NOT m.deleted AND starts_with(m.name, $1) ORDER BY m.name`, prefix)
 }
 
 // GetModel returns one model without its versions.
 func (s *Store) GetModel(ctx context.Context, name string) (catalog.Model, error) {
-	models, err := readModels(ctx, s.pool, `WHERE m.name = $1`, name)
+	models, err := readModels(ctx, s.pool, `WHERE NOT m.deleted AND m.name = $1`, name)
 	if err != nil {
 		return catalog.Model{}, err
 	}
@@ -119,7 +119,7 @@ type lockedModel struct {
 // lockModel locks the model's row.
 func lockModel(ctx context.Context, tx pgx.Tx, name string) (lockedModel, error) {
 	m := lockedModel{name: name}
-	err := tx.QueryRow(ctx, `SELECT model_id, last_version FROM models WHERE name = $1 FOR UPDATE`, name).Scan(&m.id, &m.last)
+	err := tx.QueryRow(ctx, `SELECT model_id, last_version FROM models WHERE name = $1 AND NOT deleted FOR UPDATE`, name).Scan(&m.id, &m.last)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return m, catalog.NotFound("models/" + name)
 	}

@@ -270,11 +270,11 @@ func (s *Store) History(ctx context.Context, model string) ([]catalog.HistoryEnt
 }
 
 func readHistory(ctx context.Context, q querier, model string) ([]catalog.HistoryEntry, error) {
-	return queryHistory(ctx, q, `WHERE m.name = $1 ORDER BY h.sequence`, model)
+	return queryHistory(ctx, q, `WHERE NOT m.deleted AND m.name = $1 ORDER BY h.sequence`, model)
 }
 
 func lastEntryOf(ctx context.Context, q querier, model string, version int32) (catalog.HistoryEntry, error) {
-	entries, err := queryHistory(ctx, q, `WHERE m.name = $1 AND h.version = $2 ORDER BY h.sequence DESC LIMIT 1`, model, version)
+	entries, err := queryHistory(ctx, q, `WHERE NOT m.deleted AND m.name = $1 AND h.version = $2 ORDER BY h.sequence DESC LIMIT 1`, model, version)
 	if err != nil || len(entries) == 0 {
 		return catalog.HistoryEntry{}, err
 	}
@@ -286,7 +286,7 @@ func (s *Store) HistoryPage(ctx context.Context, model string, before int64, lim
 	if before == 0 {
 		before = math.MaxInt64
 	}
-	return queryHistory(ctx, s.pool, `WHERE m.name = $1 AND h.sequence < $2 ORDER BY h.sequence DESC LIMIT $3`, model, before, limit)
+	return queryHistory(ctx, s.pool, `WHERE NOT m.deleted AND m.name = $1 AND h.sequence < $2 ORDER BY h.sequence DESC LIMIT $3`, model, before, limit)
 }
 
 func queryHistory(ctx context.Context, q querier, where string, args ...any) ([]catalog.HistoryEntry, error) {

@@ -15,12 +15,24 @@ import (
 type Tx struct {
 	tx  pgx.Tx
 	now time.Time
+	// series is the store's cache; fresh is what this transaction adds to it at its commit.
+	series *seriesCache
+	fresh  map[seriesName]int64
 }
 
 // Do runs fn in one transaction. fn may run again after a deadlock, so it must keep no
 // result of an earlier run.
 func (s *Store) Do(ctx context.Context, now time.Time, fn func(*Tx) error) error {
-	return s.inTx(ctx, func(tx pgx.Tx) error { return fn(&Tx{tx: tx, now: now}) })
+	var fresh map[seriesName]int64
+	err := s.inTx(ctx, func(tx pgx.Tx) error {
+		t := &Tx{tx: tx, now: now, series: &s.series, fresh: map[seriesName]int64{}}
+		fresh = t.fresh
+		return fn(t)
+	})
+	if err == nil {
+		s.series.put(fresh)
+	}
+	return err
 }
 
 // Once is Do for a mutation that carries a request id: fn's answer is kept with the

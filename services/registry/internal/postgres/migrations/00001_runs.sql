@@ -88,5 +88,16 @@ CREATE TABLE run_tags (
 );
 CREATE INDEX run_tags_by_value ON run_tags (key, md5(value));
 
+-- What a run read, as MLflow clients log it: the dataset with its tags, opaque but for the
+-- three fields that searches look at.
+CREATE TABLE run_inputs (
+    run_id  text NOT NULL REFERENCES runs ON DELETE CASCADE,
+    name    text NOT NULL,
+    digest  text NOT NULL,
+    context text NOT NULL DEFAULT '',
+    input   jsonb NOT NULL,
+    PRIMARY KEY (run_id, name, digest)
+);
+
 -- +goose Down
-DROP TABLE run_tags, run_params, run_attempts, runs, experiment_tags, experiments;
+DROP TABLE run_inputs, run_tags, run_params, run_attempts, runs, experiment_tags, experiments;

@@ -7,10 +7,12 @@ CREATE TABLE models (
     description  text NOT NULL DEFAULT '',
     last_version integer NOT NULL DEFAULT 0,
     revision     bigint NOT NULL DEFAULT 1,
+    -- A deleted model keeps its rows and its history; only its name is free again.
+    deleted      boolean NOT NULL DEFAULT false,
     create_time  timestamptz NOT NULL,
-    update_time  timestamptz NOT NULL,
-    CONSTRAINT models_name_key UNIQUE (name)
+    update_time  timestamptz NOT NULL
 );
+CREATE UNIQUE INDEX models_name_key ON models (name) WHERE NOT deleted;
 
 CREATE TABLE model_tags (
     model_id bigint NOT NULL REFERENCES models ON DELETE CASCADE,

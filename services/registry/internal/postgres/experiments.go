@@ -1,0 +1,138 @@
+package postgres
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/ultrathink-pilot/trainyard/libs/pg"
+	"github.com/ultrathink-pilot/trainyard/services/registry/internal/catalog"
+	"github.com/ultrathink-pilot/trainyard/services/registry/internal/filter"
+)
+
+// CreateExperiment makes an experiment and returns its number.
+func (t *Tx) CreateExperiment(ctx context.Context, name string, tags map[string]string) (int64, error) {
+	var id int64
+	err := t.tx.QueryRow(ctx, `INSERT INTO experiments (name, create_time, update_time) VALUES ($1, $2, $2) RETURNING experiment_id`, name, t.now).Scan(&id)
+	if pg.IsUnique(err, "experiments_name_key") {
+		return 0, catalog.Refuse(catalog.ProblemAlreadyExists, "experiments/"+name, "already exists")
+	}
+	if err != nil {
+		return 0, fmt.Errorf("make experiment: %w", err)
+	}
+	for _, k := range catalog.SortedKeys(tags) {
+		if err := t.SetExperimentTag(ctx, id, k, tags[k]); err != nil {
+			return 0, err
+		}
+	}
+	return id, nil
+}
+
+// GetExperiment returns an experiment in any lifecycle, with its tags.
+func (s *Store) GetExperiment(ctx context.Context, id int64) (catalog.Experiment, error) {
+	return s.oneExperiment(ctx, strconv.FormatInt(id, 10), `WHERE e.experiment_id = $1`, id)
+}
+
+// GetExperimentByName is GetExperiment by name.
+func (s *Store) GetExperimentByName(ctx context.Context, name string) (catalog.Experiment, error) {
+	return s.oneExperiment(ctx, name, `WHERE e.name = $1`, name)
+}
+
+func (s *Store) oneExperiment(ctx context.Context, subject, where string, arg any) (catalog.Experiment, error) {
+	all, err := s.readExperiments(ctx, where, arg)
+	if err != nil {
+		return catalog.Experiment{}, err
+	}
+	if len(all) == 0 {
+		return catalog.Experiment{}, catalog.NotFound("experiments/" + subject)
+	}
+	return all[0], nil
+}
+
+func (s *Store) readExperiments(ctx context.Context, where string, args ...any) ([]catalog.Experiment, error) {
+	rows, err := s.pool.Query(ctx, `SELECT e.experiment_id, e.uid::text, e.name, e.lifecycle, e.create_time, e.update_time,
+		COALESCE((SELECT jsonb_object_agg(t.key, t.value) FROM experiment_tags t WHERE t.experiment_id = e.experiment_id), '{}')
+		FROM experiments e `+where, args...)
+	if err != nil {
+		return nil, err
+	}
+	return pgx.CollectRows(rows, func(row pgx.CollectableRow) (catalog.Experiment, error) {
+		var e catalog.Experiment
+		err := row.Scan(&e.ID, &e.UID, &e.Name, &e.Lifecycle, &e.CreateTime, &e.UpdateTime, &e.Tags)
+		return e, err
+	})
+}
+
+// Page is an offset page of a search whose order the caller chose.
+type Page struct{ Limit, Offset int }
+
+// SearchExperiments returns experiments in one of the lifecycles that match.
+func (s *Store) SearchExperiments(ctx context.Context, clauses []filter.Clause, orders []filter.Order, lifecycles []catalog.Lifecycle, page Page) ([]catalog.Experiment, error) {
+	q := &query{columns: map[string]string{"name": "e.name", "experiment_id": "e.experiment_id",
+		"creation_time": millis("e.create_time"), "last_update_time": millis("e.update_time")},
+		tag: `(SELECT t.value FROM experiment_tags t WHERE t.experiment_id = e.experiment_id AND t.key = %s)`}
+	q.add("e.lifecycle = ANY(" + q.arg(texts(lifecycles)) + ")")
+	for _, c := range clauses {
+		q.clause(c)
+	}
+	return s.readExperiments(ctx, q.where()+q.order(orders, "e.create_time DESC, e.experiment_id DESC")+q.page(page), q.args...)
+}
+
+// RenameExperiment renames an active experiment.
+func (t *Tx) RenameExperiment(ctx context.Context, id int64, name string) error {
+	tag, err := t.tx.Exec(ctx, `UPDATE experiments SET name = $2, update_time = $3 WHERE experiment_id = $1 AND lifecycle = 'ACTIVE'`, id, name, t.now)
+	if pg.IsUnique(err, "experiments_name_key") {
+		return catalog.Refuse(catalog.ProblemAlreadyExists, "experiments/"+name, "already exists")
+	}
+	return t.affected(tag.RowsAffected(), err, "experiments/"+strconv.FormatInt(id, 10))
+}
+
+// SetExperimentLifecycle deletes or restores an experiment together with its runs. A run
+// that was deleted on its own before comes back too, as with MLflow.
+func (t *Tx) SetExperimentLifecycle(ctx context.Context, id int64, to catalog.Lifecycle) error {
+	tag, err := t.tx.Exec(ctx, `UPDATE experiments SET lifecycle = $2, update_time = $3 WHERE experiment_id = $1 AND lifecycle <> $2`, id, to, t.now)
+	if err := t.affected(tag.RowsAffected(), err, "experiments/"+strconv.FormatInt(id, 10)); err != nil {
+		return err
+	}
+	_, err = t.tx.Exec(ctx, `UPDATE runs SET lifecycle = $2, update_time = $3, delete_time = CASE WHEN $2 = 'DELETED' THEN $3 END
+		WHERE experiment_id = $1`, id, string(to), t.now)
+	if err != nil {
+		return fmt.Errorf("cascade to runs: %w", err)
+	}
+	return nil
+}
+
+// SetExperimentTag writes a tag; the last write wins.
+func (t *Tx) SetExperimentTag(ctx context.Context, id int64, key, value string) error {
+	_, err := t.tx.Exec(ctx, `INSERT INTO experiment_tags (experiment_id, key, value) VALUES ($1, $2, $3)
+		ON CONFLICT (experiment_id, key) DO UPDATE SET value = EXCLUDED.value`, id, key, value)
+	if pg.IsForeignKey(err, "") {
+		return catalog.NotFound("experiments/" + strconv.FormatInt(id, 10))
+	}
+	if err != nil {
+		return fmt.Errorf("tag experiment: %w", err)
+	}
+	return nil
+}
+
+// affected turns an update that met no row into a not-found.
+func (t *Tx) affected(rows int64, err error, subject string) error {
+	if err != nil {
+		return fmt.Errorf("update %s: %w", subject, err)
+	}
+	if rows == 0 {
+		return catalog.NotFound(subject)
+	}
+	return nil
+}
+
+// found turns a query that met no row into a not-found.
+func found(err error, subject string) error {
+	if errors.Is(err, pgx.ErrNoRows) {
+		return catalog.NotFound(subject)
+	}
+	return err
+}

@@ -1,0 +1,226 @@
+package postgres
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/ultrathink-pilot/trainyard/services/registry/internal/catalog"
+)
+
+// NewRun is a run made by an MLflow client rather than by a job.
+type NewRun struct {
+	ID           string
+	ExperimentID int64
+	DisplayName  string
+	UserID       string
+	StartTime    time.Time
+	Tags         map[string]string
+}
+
+// CreateRun makes a run in an active experiment.
+func (t *Tx) CreateRun(ctx context.Context, n NewRun) error {
+	var lifecycle catalog.Lifecycle
+	subject := fmt.Sprintf("experiments/%d", n.ExperimentID)
+	err := t.tx.QueryRow(ctx, `SELECT lifecycle FROM experiments WHERE experiment_id = $1 FOR SHARE`, n.ExperimentID).Scan(&lifecycle)
+	if err != nil {
+		return found(err, subject)
+	}
+	if lifecycle != catalog.Active {
+		return catalog.Refuse(catalog.ProblemState, subject, "must be in the 'active' state")
+	}
+	_, err = t.tx.Exec(ctx, `INSERT INTO runs (run_id, experiment_id, display_name, state, user_id, start_time, create_time, update_time)
+		VALUES ($1, $2, $3, 'RUNNING', $4, $5, $6, $6)`, n.ID, n.ExperimentID, n.DisplayName, n.UserID, n.StartTime, t.now)
+	if err != nil {
+		return fmt.Errorf("create run: %w", err)
+	}
+	return writePairs(ctx, t.tx, upsertTags, map[string]map[string]string{n.ID: n.Tags})
+}
+
+const upsertTags = `INSERT INTO run_tags (run_id, key, value) SELECT * FROM unnest($1::text[], $2::text[], $3::text[])
+	ON CONFLICT (run_id, key) DO UPDATE SET value = EXCLUDED.value`
+
+// Guard is what a writer shows for a run. A run of a job is written under its fence; a run
+// of an MLflow client has none.
+type Guard struct {
+	Fence    uint64
+	HasFence bool
+}
+
+// ErrFenceNeeded is returned for a write to a job's run that shows no fence.
+var ErrFenceNeeded = errors.New("the run belongs to a job: only its current attempt may write")
+
+// lockRun locks an active run for a write and checks the guard. It returns the attempt
+// that the write belongs to.
+func (t *Tx) lockRun(ctx context.Context, runID string, g Guard) (int32, error) {
+	var (
+		lifecycle catalog.Lifecycle
+		fence     int64
+		attempt   int32
+	)
+	err := t.tx.QueryRow(ctx, `SELECT lifecycle, fence, attempt FROM runs WHERE run_id = $1 FOR NO KEY UPDATE`, runID).Scan(&lifecycle, &fence, &attempt)
+	if err != nil {
+		return 0, found(err, "runs/"+runID)
+	}
+	if lifecycle != catalog.Active {
+		return 0, catalog.Refuse(catalog.ProblemState, "runs/"+runID, "The run %s must be in the 'active' state. Current state is deleted.", runID)
+	}
+	switch {
+	case fence == 0:
+	case !g.HasFence:
+		return 0, ErrFenceNeeded
+	case g.Fence < uint64(fence):
+		return 0, catalog.Fenced(runID, g.Fence, uint64(fence))
+	}
+	return attempt, nil
+}
+
+// LogBatch writes points, params and tags of one run in one transaction: all or nothing.
+func (t *Tx) LogBatch(ctx context.Context, runID string, g Guard, points []catalog.MetricPoint, params []catalog.Param, tags map[string]string) error {
+	attempt, err := t.lockRun(ctx, runID, g)
+	if err != nil {
+		return err
+	}
+	if len(params) > 0 {
+		if err := t.addParams(ctx, runID, params); err != nil {
+			return err
+		}
+	}
+	if len(tags) > 0 {
+		if err := writePairs(ctx, t.tx, upsertTags, map[string]map[string]string{runID: tags}); err != nil {
+			return fmt.Errorf("write tags: %w", err)
+		}
+		if name, ok := tags["mlflow.runName"]; ok {
+			if _, err := t.tx.Exec(ctx, `UPDATE runs SET display_name = $2 WHERE run_id = $1`, runID, name); err != nil {
+				return fmt.Errorf("rename run: %w", err)
+			}
+		}
+	}
+	p := pendingPoints{fresh: t.fresh}
+	p.add(runID, attempt, points)
+	return p.flush(ctx, t.tx, t.series)
+}
+
+func (t *Tx) addParams(ctx context.Context, runID string, params []catalog.Param) error {
+	keys := make([]string, len(params))
+	values := map[string]string{}
+	for i, p := range params {
+		keys[i], values[p.Key] = p.Key, p.Value
+	}
+	stored := map[string]string{}
+	rows, err := t.tx.Query(ctx, `SELECT key, value FROM run_params WHERE run_id = $1 AND key = ANY($2)`, runID, keys)
+	if err != nil {
+		return err
+	}
+	var k, v string
+	if _, err := pgx.ForEachRow(rows, []any{&k, &v}, func() error {
+		stored[k] = v
+		return nil
+	}); err != nil {
+		return fmt.Errorf("read params: %w", err)
+	}
+	if p, old, bad := catalog.ConflictingParam(stored, params); bad {
+		return catalog.ParamConflict(runID, p, old)
+	}
+	// The run's row is locked: no other writer can add a key in between.
+	return writePairs(ctx, t.tx, `INSERT INTO run_params (run_id, key, value)
+		SELECT * FROM unnest($1::text[], $2::text[], $3::text[]) ON CONFLICT DO NOTHING`, map[string]map[string]string{runID: values})
+}
+
+// RunUpdate changes what is set.
+type RunUpdate struct {
+	State       catalog.RunState
+	EndTime     time.Time
+	DisplayName string
+}
+
+// UpdateRun changes a run's state, end or name. An ended run gets an end time.
+func (t *Tx) UpdateRun(ctx context.Context, runID string, g Guard, u RunUpdate) error {
+	if _, err := t.lockRun(ctx, runID, g); err != nil {
+		return err
+	}
+	_, err := t.tx.Exec(ctx, `UPDATE runs SET state = COALESCE(NULLIF($2, ''), state), display_name = COALESCE(NULLIF($4, ''), display_name), update_time = $5,
+		end_time = CASE WHEN COALESCE(NULLIF($2, ''), state) IN ('RUNNING', 'SCHEDULED') THEN $3 ELSE COALESCE($3, end_time, $5) END WHERE run_id = $1`,
+		runID, string(u.State), nullTime(u.EndTime), u.DisplayName, t.now)
+	if err != nil {
+		return fmt.Errorf("update run: %w", err)
+	}
+	if u.DisplayName == "" {
+		return nil
+	}
+	return writePairs(ctx, t.tx, upsertTags, map[string]map[string]string{runID: {"mlflow.runName": u.DisplayName}})
+}
+
+// DeleteRunTag removes one tag; false when the run has none of that key.
+func (t *Tx) DeleteRunTag(ctx context.Context, runID, key string, g Guard) (bool, error) {
+	if _, err := t.lockRun(ctx, runID, g); err != nil {
+		return false, err
+	}
+	tag, err := t.tx.Exec(ctx, `DELETE FROM run_tags WHERE run_id = $1 AND key = $2`, runID, key)
+	if err != nil {
+		return false, fmt.Errorf("delete tag: %w", err)
+	}
+	return tag.RowsAffected() == 1, nil
+}
+
+// AppendRunTag adds a JSON value to the list that a tag holds, made if it does not exist.
+func (t *Tx) AppendRunTag(ctx context.Context, runID, key string, g Guard, value json.RawMessage) error {
+	if _, err := t.lockRun(ctx, runID, g); err != nil {
+		return err
+	}
+	_, err := t.tx.Exec(ctx, `INSERT INTO run_tags (run_id, key, value) VALUES ($1, $2, jsonb_build_array($3::jsonb)::text)
+		ON CONFLICT (run_id, key) DO UPDATE SET value = (run_tags.value::jsonb || $3::jsonb)::text`, runID, key, string(value))
+	if err != nil {
+		return fmt.Errorf("append to tag: %w", err)
+	}
+	return nil
+}
+
+// SetRunLifecycle deletes or restores a run; doing it twice changes nothing.
+func (t *Tx) SetRunLifecycle(ctx context.Context, runID string, to catalog.Lifecycle) error {
+	tag, err := t.tx.Exec(ctx, `UPDATE runs SET lifecycle = $2, update_time = $3, delete_time = CASE WHEN $2 = 'DELETED' THEN $3 END WHERE run_id = $1`,
+		runID, string(to), t.now)
+	return t.affected(tag.RowsAffected(), err, "runs/"+runID)
+}
+
+// Input is a dataset that a run read; JSON is the client's own document.
+type Input struct {
+	Name, Digest, Context string
+	JSON                  json.RawMessage
+}
+
+// LogInputs adds datasets to a run; the same name and digest again changes nothing.
+func (t *Tx) LogInputs(ctx context.Context, runID string, g Guard, inputs []Input) error {
+	if _, err := t.lockRun(ctx, runID, g); err != nil {
+		return err
+	}
+	for _, in := range inputs {
+		if _, err := t.tx.Exec(ctx, `INSERT INTO run_inputs (run_id, name, digest, context, input) VALUES ($1, $2, $3, $4, $5) ON CONFLICT DO NOTHING`,
+			runID, in.Name, in.Digest, in.Context, in.JSON); err != nil {
+			return fmt.Errorf("log input: %w", err)
+		}
+	}
+	return nil
+}
+
+// RunInputs returns the datasets of runs, by run.
+func (s *Store) RunInputs(ctx context.Context, runIDs []string) (map[string][]json.RawMessage, error) {
+	rows, err := s.pool.Query(ctx, `SELECT run_id, input FROM run_inputs WHERE run_id = ANY($1) ORDER BY run_id, name, digest`, runIDs)
+	if err != nil {
+		return nil, err
+	}
+	out := map[string][]json.RawMessage{}
+	var (
+		id  string
+		raw json.RawMessage
+	)
+	_, err = pgx.ForEachRow(rows, []any{&id, &raw}, func() error {
+		out[id] = append(out[id], append(json.RawMessage(nil), raw...))
+		return nil
+	})
+	return out, err
+}
