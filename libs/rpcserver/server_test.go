@@ -7,6 +7,7 @@ import (
 	"net"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -401,24 +402,61 @@ func TestDrain(t *testing.T) {
 	})
 }
 
-// deadNet is a connection that can turn into a black hole: nothing arrives, nothing fails.
+// deadNet is a connection that can turn into a black hole: nothing arrives, nothing fails,
+// and the other side does not even learn that this one has closed.
 type deadNet struct {
 	net.Conn
-	dead chan struct{}
+	dead   chan struct{}
+	in     chan []byte
+	rest   []byte
+	closed chan struct{}
+	once   sync.Once
+}
+
+func newDeadNet(c net.Conn, dead chan struct{}) *deadNet {
+	d := &deadNet{Conn: c, dead: dead, in: make(chan []byte), closed: make(chan struct{})}
+	go func() {
+		for {
+			b := make([]byte, 64<<10)
+			n, err := c.Read(b)
+			if err != nil {
+				select {
+				case <-d.dead: // nor does the other side's close arrive
+				default:
+					close(d.in)
+				}
+				return
+			}
+			select {
+			case <-d.dead: // swallow it
+				continue
+			default:
+			}
+			select {
+			case d.in <- b[:n]:
+			case <-d.dead:
+			case <-d.closed:
+			}
+		}
+	}()
+	return d
 }
 
 func (d *deadNet) Read(b []byte) (int, error) {
-	for {
-		n, err := d.Conn.Read(b)
-		if err != nil {
-			return n, err // closed by our own side
-		}
+	if len(d.rest) == 0 {
 		select {
-		case <-d.dead: // swallow it
-		default:
-			return n, nil
+		case chunk, ok := <-d.in:
+			if !ok {
+				return 0, io.EOF
+			}
+			d.rest = chunk
+		case <-d.closed:
+			return 0, net.ErrClosed
 		}
 	}
+	n := copy(b, d.rest)
+	d.rest = d.rest[n:]
+	return n, nil
 }
 
 func (d *deadNet) Write(b []byte) (int, error) {
@@ -427,6 +465,16 @@ func (d *deadNet) Write(b []byte) (int, error) {
 		return len(b), nil
 	default:
 		return d.Conn.Write(b)
+	}
+}
+
+func (d *deadNet) Close() error {
+	d.once.Do(func() { close(d.closed) })
+	select {
+	case <-d.dead:
+		return nil
+	default:
+		return d.Conn.Close()
 	}
 }
 
@@ -441,7 +489,16 @@ func TestABlackHoleIsNoticedOnBothSides(t *testing.T) {
 			return ctx.Err()
 		}
 		dead := make(chan struct{})
-		conn := b.dial(t, func(c net.Conn) net.Conn { return &deadNet{Conn: c, dead: dead} })
+		var wires []net.Conn
+		conn := b.dial(t, func(c net.Conn) net.Conn {
+			select {
+			case <-dead:
+				_ = c.Close() // the client reconnects: it shall not, and this is not what we measure
+			default:
+				wires = append(wires, c)
+			}
+			return newDeadNet(c, dead)
+		})
 		s, err := jobv1.NewJobServiceClient(conn).WatchJobs(t.Context(), &jobv1.WatchJobsRequest{})
 		if err != nil {
 			t.Fatal(err)
@@ -458,6 +515,9 @@ func TestABlackHoleIsNoticedOnBothSides(t *testing.T) {
 		}
 		if took := (<-serverSaw).Sub(start); took > 15*time.Second {
 			t.Errorf("the server noticed after %s", took)
+		}
+		for _, w := range wires {
+			_ = w.Close() // the bubble must end with no goroutine
 		}
 		finish(t, b)
 	})
