@@ -71,7 +71,7 @@ func load(inventory Inventory, now time.Time) []*entry {
 			return d
 		}
 		// Doubled ids only: any order will do if it is the same every time.
-		return cmp.Compare(digestOf(*a.c), digestOf(*b.c))
+		return cmp.Compare(newCanon("").digestOf(a.c), newCanon("").digestOf(b.c))
 	})
 	entries := sorted[:0]
 	for _, e := range sorted {

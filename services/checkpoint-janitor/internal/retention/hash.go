@@ -13,28 +13,44 @@ import (
 // canon writes values into a digest in one unambiguous form: every field has a
 // fixed place and a length. JSON is not used, because it cannot carry NaN and
 // because a new field of a library's encoder must not change old hashes.
-type canon struct{ h hash.Hash }
+type canon struct {
+	h   hash.Hash
+	buf []byte
+}
 
-func newCanon(tag string) canon {
-	c := canon{sha256.New()}
+func newCanon(tag string) *canon {
+	c := &canon{h: sha256.New()}
 	c.text(tag)
 	return c
 }
 
-func (c canon) sum() string { return hex.EncodeToString(c.h.Sum(nil)) }
-
-func (c canon) int(v int64) {
-	var b [8]byte
-	binary.BigEndian.PutUint64(b[:], uint64(v))
-	c.h.Write(b[:]) // a hash never fails
+func (c *canon) sum() string {
+	c.flush()
+	return hex.EncodeToString(c.h.Sum(nil))
 }
 
-func (c canon) text(s string) {
+// full is when the buffer goes to the digest: hashing eight bytes at a time
+// costs more than the hash.
+const full = 4 << 10
+
+func (c *canon) flush() {
+	c.h.Write(c.buf) // a hash never fails
+	c.buf = c.buf[:0]
+}
+
+func (c *canon) int(v int64) {
+	c.buf = binary.BigEndian.AppendUint64(c.buf, uint64(v))
+	if len(c.buf) >= full {
+		c.flush()
+	}
+}
+
+func (c *canon) text(s string) {
 	c.int(int64(len(s)))
-	c.h.Write([]byte(s))
+	c.buf = append(c.buf, s...)
 }
 
-func (c canon) flag(b bool) {
+func (c *canon) flag(b bool) {
 	if b {
 		c.int(1)
 	} else {
@@ -43,14 +59,14 @@ func (c canon) flag(b bool) {
 }
 
 // float writes the bits, with every NaN as one.
-func (c canon) float(f float64) {
+func (c *canon) float(f float64) {
 	if math.IsNaN(f) {
 		f = math.NaN()
 	}
 	c.int(int64(math.Float64bits(f)))
 }
 
-func (c canon) time(t time.Time) {
+func (c *canon) time(t time.Time) {
 	if t.IsZero() {
 		c.text("never")
 		return
@@ -60,7 +76,7 @@ func (c canon) time(t time.Time) {
 	c.int(int64(t.Nanosecond()))
 }
 
-func (c canon) texts(list []string) {
+func (c *canon) texts(list []string) {
 	c.int(int64(len(list)))
 	for _, s := range list {
 		c.text(s)
@@ -101,8 +117,9 @@ func (p Policy) Hash() string {
 // Hash identifies the inventory, whatever the order of its checkpoints.
 func (v Inventory) Hash() string {
 	digests := make([]string, len(v.Checkpoints))
-	for i, c := range v.Checkpoints {
-		digests[i] = digestOf(c)
+	one := newCanon("")
+	for i := range v.Checkpoints {
+		digests[i] = one.digestOf(&v.Checkpoints[i])
 	}
 	slices.Sort(digests)
 	c := newCanon("trainyard inventory 1")
@@ -112,8 +129,11 @@ func (v Inventory) Hash() string {
 	return c.sum()
 }
 
-func digestOf(o Checkpoint) string {
-	c := newCanon("trainyard checkpoint 1")
+// digestOf starts anew, so that an inventory needs one digest and one buffer.
+func (c *canon) digestOf(o *Checkpoint) string {
+	c.h.Reset()
+	c.buf = c.buf[:0]
+	c.text("trainyard checkpoint 1")
 	c.text(o.ID)
 	c.text(o.Experiment)
 	c.text(o.RunID)
