@@ -210,7 +210,7 @@ func (s *Server) unknown(w http.ResponseWriter, c *catalog, symbol, timeframe st
 		answer.Message = fmt.Sprintf("unknown symbol %q; there is %s", symbol, describe(served))
 	}
 	if !bars.ValidSymbol(symbol) || !bars.ValidTimeframe(timeframe) {
-		answer.Message += " (a timeframe is a number and m, h, d or w)"
+		answer.Message += " (a timeframe is a number and s, m, h, d, w or M)"
 	}
 	writeJSON(w, http.StatusNotFound, answer)
 }

@@ -36,8 +36,8 @@ func (p Problem) String() string {
 }
 
 var (
-	symbolPattern    = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9.\-^=]{0,31}$`)
-	timeframePattern = regexp.MustCompile(`^[1-9][0-9]{0,3}(m|h|d|w)$`)
+	symbolPattern    = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,31}$`)
+	timeframePattern = regexp.MustCompile(`^[1-9][0-9]{0,2}[smhdwM]$`)
 )
 
 // ValidSymbol says whether a text can name a symbol: it is also a file name.
