@@ -6,18 +6,13 @@ package s3server
 
 import (
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
-	"crypto/x509/pkix"
 	"encoding/hex"
-	"encoding/pem"
 	"errors"
 	"fmt"
 	"io"
-	"math/big"
 	"net"
 	"net/http"
 	"os"
@@ -171,7 +166,7 @@ func startOnce(ctx context.Context, opts Options) (*Server, error) {
 	}
 	s := &Server{Endpoint: listen, CA: filepath.Join(opts.Dir, "cert.pem"), AccessKey: opts.AccessKey, SecretKey: opts.SecretKey}
 	key := filepath.Join(opts.Dir, "key.pem")
-	if err := writeCertificate(s.CA, key, listen); err != nil {
+	if err := ensureCertificate(s.CA, key, listen); err != nil {
 		return nil, fmt.Errorf("make the S3 certificate: %w", err)
 	}
 	var err error
@@ -304,46 +299,4 @@ func ensureKeys(opts *Options) error {
 		*k.value = string(raw)
 	}
 	return nil
-}
-
-// writeCertificate makes a fresh self-signed certificate for each start: its key never
-// outlives the address it was made for.
-func writeCertificate(certFile, keyFile, listen string) error {
-	host, _, err := net.SplitHostPort(listen)
-	if err != nil {
-		return fmt.Errorf("%q is not host:port", listen)
-	}
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		return err
-	}
-	tmpl := &x509.Certificate{
-		SerialNumber: big.NewInt(time.Now().UnixNano()),
-		Subject:      pkix.Name{CommonName: "Trainyard embedded S3"},
-		NotBefore:    time.Now().Add(-time.Hour),
-		NotAfter:     time.Now().Add(365 * 24 * time.Hour),
-		// It is its own authority: the file that clients trust is this certificate.
-		IsCA: true, BasicConstraintsValid: true,
-		KeyUsage:    x509.KeyUsageDigitalSignature | x509.KeyUsageCertSign,
-		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
-		DNSNames:    []string{"localhost"},
-		IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1), net.IPv6loopback},
-	}
-	if ip := net.ParseIP(host); ip != nil && !ip.IsLoopback() && !ip.IsUnspecified() {
-		tmpl.IPAddresses = append(tmpl.IPAddresses, ip)
-	} else if ip == nil && host != "" && host != "localhost" {
-		tmpl.DNSNames = append(tmpl.DNSNames, host)
-	}
-	der, err := x509.CreateCertificate(rand.Reader, tmpl, tmpl, &key.PublicKey, key)
-	if err != nil {
-		return err
-	}
-	keyDER, err := x509.MarshalECPrivateKey(key)
-	if err != nil {
-		return err
-	}
-	if err := os.WriteFile(keyFile, pem.EncodeToMemory(&pem.Block{Type: "EC PRIVATE KEY", Bytes: keyDER}), 0o600); err != nil {
-		return err
-	}
-	return os.WriteFile(certFile, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), 0o644)
 }

@@ -56,6 +56,14 @@ func TestObjectsAndKeysSurviveAKillAndRestart(t *testing.T) {
 	if _, err := store.PutBytes(t.Context(), "k", []byte("value")); err != nil {
 		t.Fatal(err)
 	}
+	oldCA := filepath.Join(t.TempDir(), "ca.pem")
+	raw, err := os.ReadFile(s.CA)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(oldCA, raw, 0o600); err != nil {
+		t.Fatal(err)
+	}
 	if err := syscall.Kill(s.PID(), syscall.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
@@ -66,8 +74,10 @@ func TestObjectsAndKeysSurviveAKillAndRestart(t *testing.T) {
 	if again.AccessKey != s.AccessKey || again.SecretKey != s.SecretKey {
 		t.Error("a restart changed the keys")
 	}
-	store, err = objectstore.Open(again.Config("kept"))
-	if err != nil {
+	// A client that was there before the restart must not have to be told.
+	cfg := again.Config("kept")
+	cfg.CA = oldCA
+	if store, err = objectstore.Open(cfg); err != nil {
 		t.Fatal(err)
 	}
 	got, err := store.GetBytes(t.Context(), "k", objectstore.Digest([]byte("value")), 100)
