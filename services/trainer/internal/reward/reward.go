@@ -70,7 +70,7 @@ type Function struct {
 
 // Default returns the function that a job gets when it only names the kind.
 func Default(k Kind) Function {
-	return Function{Kind: k, RiskAversion: 0.2, DrawdownPenalty: 0.5, TurnoverPenalty: 1, Decay: 1.0 / 63}
+	return Function{Kind: k, RiskAversion: 0.2, DrawdownPenalty: 0.05, TurnoverPenalty: 1, Decay: 1.0 / 63}
 }
 
 // State is what a reward remembers within one episode. The zero value starts an

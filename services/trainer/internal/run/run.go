@@ -31,8 +31,8 @@ type Policy struct {
 
 // DefaultPolicy is the plan of a job that names none.
 func DefaultPolicy() Policy {
-	return Policy{MaxEpochs: 60, Patience: 20, CheckpointEvery: 5, MinExposure: 0.1,
-		LearningRate: 6e-4, FinalShare: 0.1, Entropy: 0.05, RateScale: 1}
+	return Policy{MaxEpochs: 80, Patience: 25, CheckpointEvery: 5, MinExposure: 0.1,
+		LearningRate: 3e-4, FinalShare: 0.1, Entropy: 0.05, RateScale: 1}
 }
 
 // rollbackScale lowers the learning rate after a divergence.

@@ -43,11 +43,11 @@ type Job struct {
 	Kernel string
 }
 
-// defaultEnvs and defaultSteps make an epoch of 16,384 transitions: about a tenth
-// of a second on one core, so that people see it move and a stop is prompt.
+// defaultEnvs and defaultSteps make an epoch of 8,192 transitions: less than a
+// tenth of a second on one core, so that people see it move and a stop is prompt.
 const (
 	defaultEnvs  = 128
-	defaultSteps = 128
+	defaultSteps = 64
 )
 
 // training is a run in progress.

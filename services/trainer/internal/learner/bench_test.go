@@ -1,0 +1,51 @@
+package learner
+
+import (
+	"fmt"
+	"testing"
+
+	"github.com/ultrathink-pilot/trainyard/services/trainer/internal/learner/kernel"
+)
+
+// BenchmarkUpdate is one optimiser step (forward, loss, backward, Adam) of the
+// specialists' network at several batch sizes, on one worker.
+func BenchmarkUpdate(b *testing.B) {
+	w := newWorld(b)
+	for _, name := range kernel.Names() {
+		for _, batch := range []int{32, 256, 2048} {
+			b.Run(fmt.Sprintf("%s/batch=%d", name, batch), func(b *testing.B) {
+				c := Default()
+				c.Kernel, c.BatchRows, c.Passes = name, batch, 1
+				c.Envs, c.Steps = 128, 16
+				l := newLearner(b, w, c)
+				l.Collect()
+				b.ReportAllocs()
+				samples := 0
+				for b.Loop() {
+					l.Update(rates)
+					samples += l.Transitions()
+				}
+				b.ReportMetric(float64(samples)/b.Elapsed().Seconds(), "samples/s")
+			})
+		}
+	}
+}
+
+// BenchmarkRollout is the environments with the policy's forward pass.
+func BenchmarkRollout(b *testing.B) {
+	w := newWorld(b)
+	for _, name := range kernel.Names() {
+		b.Run(name, func(b *testing.B) {
+			c := Default()
+			c.Kernel, c.FeatureNoise = name, 0.1
+			l := newLearner(b, w, c)
+			b.ReportAllocs()
+			steps := 0
+			for b.Loop() {
+				l.Collect()
+				steps += l.Transitions()
+			}
+			b.ReportMetric(float64(steps)/b.Elapsed().Seconds(), "steps/s")
+		})
+	}
+}

@@ -1,0 +1,319 @@
+package learner
+
+import (
+	"math"
+	"math/rand/v2"
+	"reflect"
+	"testing"
+
+	"github.com/ultrathink-pilot/trainyard/services/trainer/internal/learner/kernel"
+	"github.com/ultrathink-pilot/trainyard/services/trainer/internal/market"
+	"github.com/ultrathink-pilot/trainyard/services/trainer/internal/markettest"
+	"github.com/ultrathink-pilot/trainyard/services/trainer/internal/reward"
+)
+
+func newWorld(t testing.TB) *market.World {
+	t.Helper()
+	w, problems := market.NewWorld(markettest.SyntheticTable(1, 1500), market.WorldOptions{Specialist: market.RegimeBull,
+		Split: market.DefaultSplit(), Costs: market.Costs{CommissionBP: 1, SlippageBP: 1}, Reward: reward.Default(reward.RiskAdjusted)})
+	if problems != nil {
+		t.Fatal(problems)
+	}
+	return w
+}
+
+func small() Config {
+	c := Default()
+	c.Hidden, c.Envs, c.Steps, c.BatchRows, c.Passes, c.Seed = []int{24, 40}, 16, 40, 512, 2, 7
+	c.FeatureNoise = 0.1
+	return c
+}
+
+func newLearner(t testing.TB, w *market.World, c Config) *Learner {
+	t.Helper()
+	l, err := New(w, c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(l.Close)
+	return l
+}
+
+var rates = Rates{LearningRate: 1e-3, Entropy: 0.01}
+
+// TestGradientsByFiniteDifferences checks the whole backward pass, loss included,
+// on every parameter of a small network with two hidden layers.
+func TestGradientsByFiniteDifferences(t *testing.T) {
+	t.Parallel()
+	n := newNet([]int{5, 7})
+	rng := rand.New(rand.NewPCG(3, 3))
+	params := make([]float32, n.size)
+	n.initialise(params, rng)
+	for _, l := range n.layers { // logits and biases of a normal size
+		for i := l.b; i < l.b+l.out; i++ {
+			params[i] = float32(0.3 * rng.NormFloat64())
+		}
+	}
+	head := n.layers[2]
+	for r := range head.in {
+		for c := range head.out {
+			params[head.w+r*head.outPad+c] = float32(0.5 * rng.NormFloat64())
+		}
+	}
+	const rows = 9
+	ws := n.newWorkspace()
+	for i := range rows * market.ObservationWidth {
+		ws.x[i] = float32(rng.NormFloat64())
+	}
+	samples := make([]sample, rows)
+	for i := range samples {
+		samples[i] = sample{action: int8(i % 3), logp: float32(-1 - 0.3*rng.Float64()), advantage: float32(rng.NormFloat64()), target: float32(rng.NormFloat64())}
+	}
+	k, err := kernel.Named("portable")
+	if err != nil {
+		t.Fatal(err)
+	}
+	weights := lossWeights{clip: 0.2, value: 0.5, entropy: 0.05}
+	total := func() float64 {
+		out := n.forward(k, params, ws, rows)
+		var sums lossSums
+		scratch := make([]float32, heads)
+		for r := range samples {
+			weights.loss(out[r*head.outPad:r*head.outPad+heads], scratch, &samples[r], &sums)
+		}
+		return sums.policy + weights.value*sums.value - weights.entropy*sums.entropy
+	}
+	out := n.forward(k, params, ws, rows)
+	grad, wt := make([]float32, n.size), make([]float32, n.wtSize)
+	n.transpose(wt, params)
+	var sums lossSums
+	for r := range samples {
+		weights.loss(out[r*head.outPad:r*head.outPad+heads], ws.grads[2][r*head.outPad:r*head.outPad+heads], &samples[r], &sums)
+	}
+	n.backward(k, wt, grad, ws, rows)
+	const h = 2e-3
+	checked, kinks := 0, 0
+	for _, l := range n.layers {
+		for i := l.w; i < l.b+l.out; i++ {
+			if i < l.b && (i-l.w)%l.outPad >= l.out {
+				if grad[i] != 0 {
+					t.Fatalf("the padding has gradient %v", grad[i])
+				}
+				continue
+			}
+			was := params[i]
+			params[i] = was + h
+			up := total()
+			params[i] = was - h
+			down := total()
+			params[i] = was
+			numeric := (up - down) / (2 * h)
+			checked++
+			if diff := math.Abs(numeric - float64(grad[i])); diff > 2e-3+0.02*math.Abs(numeric) {
+				kinks++ // a step may cross a ReLU or the clip
+			}
+		}
+	}
+	if kinks > checked/50 {
+		t.Errorf("%d of %d gradients differ from finite differences", kinks, checked)
+	}
+}
+
+func TestAdvantagesByHand(t *testing.T) {
+	t.Parallel()
+	// Two environments; the first ends an episode after its first step.
+	reward := []float32{1, 2, 3, 4}
+	value := []float32{0.5, 1, 1.5, 2}
+	done := []bool{true, false, false, false}
+	adv, target := make([]float32, 4), make([]float32, 4)
+	advantages(0.5, 0.5, 2, reward, value, done, []float32{8, 6}, adv, target)
+	d0, d2 := 1-0.5, 3+0.5*8-1.5
+	d3 := 4 + 0.5*6 - 2.0
+	d1 := 2 + 0.5*2 - 1 + 0.25*d3
+	for i, want := range []float64{d0, d1, d2, d3} {
+		if math.Abs(float64(adv[i])-want) > 1e-6 || math.Abs(float64(target[i])-want-float64(value[i])) > 1e-6 {
+			t.Errorf("step %d: advantage %v, target %v, want %v", i, adv[i], target[i], want)
+		}
+	}
+}
+
+func TestExp(t *testing.T) {
+	t.Parallel()
+	for x := -699.0; x < 699; x += 0.37 {
+		if got, want := exp(x), math.Exp(x); math.Abs(got/want-1) > 1e-13 {
+			t.Fatalf("exp(%v) = %v, want %v", x, got, want)
+		}
+	}
+	if exp(math.Inf(-1)) != 0 || !math.IsInf(exp(800), 1) || !math.IsNaN(exp(math.NaN())) {
+		t.Error("the ends of exp")
+	}
+}
+
+// train runs three epochs and returns everything that could differ.
+func train(t *testing.T, w *market.World, c Config) ([]float32, []byte, []Losses) {
+	l := newLearner(t, w, c)
+	var all []Losses
+	for range 3 {
+		l.Collect()
+		all = append(all, l.Update(rates))
+	}
+	state, err := l.State()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return append([]float32(nil), l.params...), state, all
+}
+
+// TestSameSeedSameBits over worker counts, vector widths and accumulation.
+func TestSameSeedSameBits(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	params, state, all := train(t, w, small())
+	for name, change := range map[string]func(*Config){
+		"again":                    func(*Config) {},
+		"two workers":              func(c *Config) { c.Workers = 2 },
+		"three workers":            func(c *Config) { c.Workers = 3 },
+		"portable kernel":          func(c *Config) { c.Kernel = "portable" },
+		"second-best kernel":       func(c *Config) { c.Kernel = kernel.Names()[min(1, len(kernel.Names())-1)] },
+		"accumulation of two":      func(c *Config) { c.Accumulation = 2 },
+		"accumulation of four":     func(c *Config) { c.Accumulation = 4 },
+		"all of that":              func(c *Config) { c.Accumulation, c.Workers, c.Kernel = 4, 4, "portable" },
+		"more workers than shards": func(c *Config) { c.Workers = 99 },
+	} {
+		c := small()
+		change(&c)
+		p, s, losses := train(t, w, c)
+		if !reflect.DeepEqual(p, params) || !reflect.DeepEqual(s, state) || !reflect.DeepEqual(losses, all) {
+			t.Errorf("%s: another result", name)
+		}
+	}
+	other := small()
+	other.Seed++
+	if p, _, _ := train(t, w, other); reflect.DeepEqual(p, params) {
+		t.Error("another seed gives the same weights")
+	}
+}
+
+// TestLearns: on a market whose drift persists the policy earns more than it did.
+func TestLearns(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	c := small()
+	c.FeatureNoise = 0
+	l := newLearner(t, w, c)
+	first := l.Collect().MeanReward
+	l.Update(rates)
+	var last float64
+	for range 60 {
+		last = l.Collect().MeanReward
+		l.Update(rates)
+	}
+	if last < first+0.1 {
+		t.Errorf("mean reward %v at first, %v at last", first, last)
+	}
+}
+
+func TestStateRoundTrip(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	a := newLearner(t, w, small())
+	a.Collect()
+	a.Update(rates)
+	state, err := a.State()
+	if err != nil {
+		t.Fatal(err)
+	}
+	b := newLearner(t, w, small())
+	if err := b.SetTensors(a.Tensors()); err != nil {
+		t.Fatal(err)
+	}
+	if err := b.SetState(state, true); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		if ra, rb := a.Collect(), b.Collect(); ra != rb {
+			t.Fatalf("rollouts differ: %+v and %+v", ra, rb)
+		}
+		if la, lb := a.Update(rates), b.Update(rates); la != lb {
+			t.Fatalf("losses differ: %+v and %+v", la, lb)
+		}
+	}
+	if !reflect.DeepEqual(a.params, b.params) {
+		t.Error("weights differ")
+	}
+	other := small()
+	other.BatchRows = 256
+	if err := newLearner(t, w, other).SetState(state, true); err == nil {
+		t.Error("a state of another configuration was taken")
+	}
+	for cut := 0; cut < len(state); cut += 997 {
+		if err := newLearner(t, w, small()).SetState(state[:cut], true); err == nil {
+			t.Fatalf("a state cut at %d was taken", cut)
+		}
+	}
+}
+
+func TestSetTensorsRefusesWhatDoesNotFit(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	l := newLearner(t, w, small())
+	wide := small()
+	wide.Hidden = []int{32, 40}
+	if err := l.SetTensors(newLearner(t, w, wide).Tensors()); err == nil {
+		t.Error("another shape was taken")
+	}
+	if err := l.SetTensors(l.Tensors()[1:]); err == nil {
+		t.Error("a missing tensor was not noticed")
+	}
+	l.params[0] = float32(math.NaN())
+	if l.Finite() {
+		t.Error("a NaN weight counts as finite")
+	}
+	if err := newLearner(t, w, small()).SetTensors(l.Tensors()); err == nil {
+		t.Error("a NaN weight was taken")
+	}
+}
+
+// TestExplodingGradientIsReported, not applied.
+func TestExplodingGradientIsReported(t *testing.T) {
+	t.Parallel()
+	l := newLearner(t, newWorld(t), small())
+	l.Collect()
+	l.reward[3] = float32(math.Inf(1))
+	before := append([]float32(nil), l.params...)
+	if l.Update(rates).Finite() {
+		t.Error("the losses look finite")
+	}
+	if !reflect.DeepEqual(before, l.params) {
+		t.Error("a gradient that is not finite was applied")
+	}
+}
+
+func TestSteadyLoopAllocatesNothing(t *testing.T) {
+	w := newWorld(t)
+	for _, workers := range []int{1, 2} {
+		c := small()
+		c.Workers = workers
+		l := newLearner(t, w, c)
+		l.Collect()
+		l.Update(rates)
+		if n := testing.AllocsPerRun(3, func() {
+			l.Collect()
+			l.Update(rates)
+		}); n != 0 {
+			t.Errorf("%d workers: %v allocations per epoch", workers, n)
+		}
+	}
+}
+
+func TestConfigProblemsComeTogether(t *testing.T) {
+	t.Parallel()
+	c := Config{Hidden: []int{0}, Envs: 3, Kernel: "abacus", Gamma: 2, ValueWeight: math.NaN()}
+	if p := c.Check(); len(p) < 10 {
+		t.Errorf("only %v", p)
+	}
+	d := Default()
+	if p := d.Check(); p != nil {
+		t.Errorf("the default has problems: %v", p)
+	}
+}
