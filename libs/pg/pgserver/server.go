@@ -99,8 +99,22 @@ func Start(ctx context.Context, opts Options) (*Server, error) {
 	if err := l.waitForPredecessor(ctx); err != nil {
 		return nil, err
 	}
-	return l.launch(ctx, opts)
+	for deadline := time.Now().Add(otherServerWait); ; {
+		s, err := l.launch(ctx, opts)
+		if err == nil || !errors.Is(err, errInUse) || time.Now().After(deadline) {
+			return s, err
+		}
+		select {
+		case <-ctx.Done():
+			return nil, errors.Join(ctx.Err(), err)
+		case <-time.After(100 * time.Millisecond):
+		}
+	}
 }
+
+// errInUse: the server itself was killed, but one of its workers is still busy and will
+// notice only when its query ends.
+var errInUse = errors.New("a worker of the previous server is still running")
 
 // initialize runs initdb beside the final place and renames: an interrupted initdb leaves
 // nothing that looks like a cluster.
@@ -245,6 +259,9 @@ func (s *Server) waitReady(ctx context.Context) error {
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-s.proc.Done():
+			if strings.Contains(s.proc.Tail(), "still in use") {
+				return fmt.Errorf("%w: %w", errInUse, s.proc.Err())
+			}
 			return fmt.Errorf("the server ended: %w", s.proc.Err())
 		case <-timeout.C:
 			return fmt.Errorf("no answer within %s; its log is postgres.log: %w", startTimeout, err)

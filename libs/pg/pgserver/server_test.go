@@ -1,11 +1,14 @@
 package pgserver_test
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"net/url"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -16,6 +19,65 @@ import (
 	"github.com/ultrathink-pilot/trainyard/libs/pg/pgserver"
 	"github.com/ultrathink-pilot/trainyard/libs/pg/pgtest"
 )
+
+// parentEnv turns the test binary into a process that starts a server in the directory it
+// names, prints the server's id and waits to be killed.
+const parentEnv = "PGSERVER_TEST_PARENT"
+
+func TestMain(m *testing.M) {
+	if dir := os.Getenv(parentEnv); dir != "" {
+		s, err := pgserver.Start(context.Background(), pgserver.Options{Dir: dir, Durable: true})
+		if err != nil {
+			panic(err)
+		}
+		_, _ = os.Stdout.WriteString(strconv.Itoa(s.PID()) + "\n")
+		<-s.Done()
+	}
+	os.Exit(m.Run())
+}
+
+func TestTheServerDiesWithAKilledParentAndStartsAgain(t *testing.T) {
+	t.Parallel()
+	bin := binaries(t)
+	dir := filepath.Join(t.TempDir(), "pg")
+	parent := exec.Command(os.Args[0])
+	parent.Env = append(os.Environ(), parentEnv+"="+dir, pgserver.EnvBin+"="+bin.Dir)
+	parent.Stderr = os.Stderr
+	out, err := parent.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := parent.Start(); err != nil {
+		t.Fatal(err)
+	}
+	line, err := bufio.NewReader(out).ReadString('\n')
+	if err != nil {
+		t.Fatal(err)
+	}
+	pid, err := strconv.Atoi(strings.TrimSpace(line))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := parent.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	_ = parent.Wait() // killed: its status is the signal
+	// At once, while the old server is still on its way out.
+	s := start(t, dir, true)
+	if got := query(t, s, "SELECT 'back'"); got != "back" {
+		t.Errorf("got %q", got)
+	}
+	if s.PID() == pid || syscall.Kill(pid, 0) == nil && !zombie(pid) {
+		t.Errorf("the old server %d still runs", pid)
+	}
+}
+
+// zombie: it has ended, and nobody has asked for its status yet.
+func zombie(pid int) bool {
+	stat, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
+	_, after, _ := strings.Cut(string(stat), ") ")
+	return err != nil || strings.HasPrefix(after, "Z")
+}
 
 func binaries(t *testing.T) pgserver.Binaries {
 	t.Helper()
@@ -86,6 +148,19 @@ func TestDurableClusterSurvivesAKill(t *testing.T) {
 	if _, err := conn.Exec(t.Context(), "CREATE TABLE kept (n int); INSERT INTO kept VALUES (42)"); err != nil {
 		t.Fatal(err)
 	}
+	// This worker does not notice the death of its server before its query ends.
+	busy, err := pgx.Connect(t.Context(), s.DSN("trainyard"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	lost := make(chan error, 1)
+	go func() {
+		_, err := busy.Exec(context.Background(), "SELECT count(*) FROM generate_series(1, 5000000) a")
+		lost <- err
+	}()
+	for query(t, s, "SELECT count(*)::text FROM pg_stat_activity WHERE state = 'active' AND query LIKE '%generate_series(1, 5%' AND pid <> pg_backend_pid()") == "0" {
+		time.Sleep(time.Millisecond)
+	}
 	if err := syscall.Kill(s.PID(), syscall.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
@@ -104,6 +179,8 @@ func TestDurableClusterSurvivesAKill(t *testing.T) {
 	if err := errors.Join(err, conn.Close(t.Context())); err != nil || n != 42 {
 		t.Errorf("after recovery: %d, %v", n, err)
 	}
+	<-lost
+	_ = busy.Close(t.Context()) // its server is gone
 }
 
 func TestTwoServersCannotShareADirectory(t *testing.T) {
