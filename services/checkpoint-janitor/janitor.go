@@ -30,6 +30,7 @@ import (
 	"github.com/ultrathink-pilot/trainyard/services/checkpoint-janitor/internal/postgres"
 	"github.com/ultrathink-pilot/trainyard/services/checkpoint-janitor/internal/registryapi"
 	"github.com/ultrathink-pilot/trainyard/services/checkpoint-janitor/internal/schedule"
+	"github.com/ultrathink-pilot/trainyard/services/checkpoint-janitor/internal/scrub"
 	"github.com/ultrathink-pilot/trainyard/services/checkpoint-janitor/internal/sweep"
 )
 
@@ -153,11 +154,11 @@ func New(ctx context.Context, cfg Config, deps Deps) (_ *Janitor, err error) {
 	registry := registryapi.New(registryv1.NewRetentionServiceClient(conn))
 
 	meter := metrics.New(tel.Metrics)
-	reader := inventory.Reader{Catalogue: registry, Bucket: bucket, Holds: store, CapacityBytes: int64(cfg.Capacity)}
+	reader := inventory.Reader{Catalogue: registry, Bucket: bucket, Holds: store, Readings: store, CapacityBytes: int64(cfg.Capacity)}
 	planner := planning.New(store, reader, policy, policyText, meter)
 	sweeper := sweep.New(store, registry, bucket, planner, meter, tel.Log)
 	loop := &schedule.Loop{
-		Store: store, Planner: planner, Sweeper: sweeper, Meter: meter, Log: tel.Log, Interval: cfg.Interval, ReportFile: cfg.ReportFile,
+		Store: store, Planner: planner, Sweeper: sweeper, Scrubber: &scrub.Scrubber{Bucket: bucket, Store: store, Wanted: planner.Held}, Meter: meter, Log: tel.Log, Interval: cfg.Interval, ReportFile: cfg.ReportFile,
 	}
 
 	listener := deps.Listener

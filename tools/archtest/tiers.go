@@ -41,7 +41,7 @@ var Trainyard = Tiers{
 		Pure: []string{"retention", "usage"},
 		Shell: []string{
 			"inventory", "janitorapi", "metrics", "offline", "planning", "policyfile", "postgres", "registryapi", "replay", "report", "schedule",
-			"sweep",
+			"scrub", "sweep",
 		},
 		API: []string{"janitorapi", "registryapi"},
 	},

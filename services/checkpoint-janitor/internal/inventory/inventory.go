@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"iter"
 	"regexp"
+	"slices"
 	"time"
 
 	"github.com/ultrathink-pilot/trainyard/libs/objectstore"
@@ -34,11 +35,18 @@ type Holds interface {
 	Holds(ctx context.Context, now time.Time) (map[string]retention.Reference, error)
 }
 
+// Readings are what reading objects back has found.
+type Readings interface {
+	// CorruptContents lists the digests of contents that were found bad.
+	CorruptContents(ctx context.Context) (map[string]bool, error)
+}
+
 // Reader takes stock.
 type Reader struct {
 	Catalogue Catalogue
 	Bucket    Bucket
 	Holds     Holds
+	Readings  Readings
 	// CapacityBytes of the store; zero when unknown.
 	CapacityBytes int64
 }
@@ -55,6 +63,8 @@ type Stock struct {
 	// Uncatalogued objects name a content that no checkpoint has: run artifacts
 	// and leftovers of uploads that were never committed.
 	Uncatalogued Leftover
+	// Corrupt is how many checkpoints have bytes that are not their digest's.
+	Corrupt int
 	// Mismatched lists contents whose object has not the catalogued size.
 	Mismatched []string
 }
@@ -82,7 +92,11 @@ func (r Reader) Take(ctx context.Context, now time.Time) (Stock, error) {
 		return Stock{}, err
 	}
 	expected := map[string]int64{}
+	s := Stock{Inventory: retention.Inventory{Checkpoints: all}}
 	for _, c := range all {
+		if c.State == retention.StateCorrupt {
+			s.Corrupt++
+		}
 		if c.State == retention.StateDeleting || c.State == retention.StateDeleted || c.State == retention.StateUploading {
 			continue // their objects may rightly be absent
 		}
@@ -90,7 +104,6 @@ func (r Reader) Take(ctx context.Context, now time.Time) (Stock, error) {
 			expected[f.Digest] = f.Bytes
 		}
 	}
-	s := Stock{Inventory: retention.Inventory{Checkpoints: all}}
 	if err := s.compare(ctx, r.Bucket, expected); err != nil {
 		return Stock{}, err
 	}
@@ -117,9 +130,19 @@ func (r Reader) catalogue(ctx context.Context, now time.Time) ([]retention.Check
 	if err != nil {
 		return nil, fmt.Errorf("read the holds: %w", err)
 	}
+	corrupt, err := r.Readings.CorruptContents(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("read the findings of the scrub: %w", err)
+	}
 	for i := range all {
-		if hold, ok := holds[all[i].ID]; ok {
-			all[i].References = append(all[i].References, hold)
+		c := &all[i]
+		if hold, ok := holds[c.ID]; ok {
+			c.References = append(c.References, hold)
+		}
+		if c.State == retention.StateLive && slices.ContainsFunc(c.Files, func(f retention.File) bool { return corrupt[f.Digest] }) {
+			// The registry learns of it only from an agent that restores; until
+			// then it must not take the place of a checkpoint that can be read.
+			c.State = retention.StateCorrupt
 		}
 	}
 	return all, nil

@@ -9,6 +9,7 @@ import (
 
 	"github.com/ultrathink-pilot/trainyard/services/checkpoint-janitor/internal/inventory"
 	"github.com/ultrathink-pilot/trainyard/services/checkpoint-janitor/internal/retention"
+	"github.com/ultrathink-pilot/trainyard/services/checkpoint-janitor/internal/scrub"
 	"github.com/ultrathink-pilot/trainyard/services/checkpoint-janitor/internal/sweep"
 	"github.com/ultrathink-pilot/trainyard/services/checkpoint-janitor/internal/usage"
 )
@@ -29,6 +30,9 @@ type Janitor struct {
 	refusals     *prometheus.CounterVec
 	work         *prometheus.CounterVec
 	freed        prometheus.Counter
+	scrubbed     prometheus.Counter
+	corrupt      prometheus.Counter
+	scrubOldest  prometheus.Gauge
 	lastSuccess  prometheus.Gauge
 	lastPlan     prometheus.Gauge
 }
@@ -59,11 +63,15 @@ func New(r prometheus.Registerer) *Janitor {
 		refusals:     counters("janitor_refusals_total", "Sweeps held back, by cap.", "reason"),
 		work:         counters("janitor_tasks_total", "Tasks of sweeps that are over.", "task", "outcome"),
 		freed:        prometheus.NewCounter(prometheus.CounterOpts{Namespace: "trainyard", Name: "janitor_freed_bytes_total", Help: "Bytes deleted from the bucket."}),
-		lastSuccess:  gauge("janitor_last_success_timestamp_seconds", "When the last sweep was done."),
-		lastPlan:     gauge("janitor_last_plan_timestamp_seconds", "When the last plan was made."),
+		scrubbed:     prometheus.NewCounter(prometheus.CounterOpts{Namespace: "trainyard", Name: "janitor_scrubbed_bytes_total", Help: "Bytes read back and compared."}),
+		corrupt: prometheus.NewCounter(prometheus.CounterOpts{Namespace: "trainyard", Name: "checkpoint_verify_failures_total",
+			Help: "Objects whose bytes did not match their digest."}),
+		scrubOldest: gauge("janitor_scrub_oldest_timestamp_seconds", "When the object that waits longest was last read back; 0 when one never was."),
+		lastSuccess: gauge("janitor_last_success_timestamp_seconds", "When the last sweep was done."),
+		lastPlan:    gauge("janitor_last_plan_timestamp_seconds", "When the last plan was made."),
 	}
 	r.MustRegister(m.planObjects, m.classBytes, m.bucketBytes, m.capacity, m.usedRatio, m.growth, m.alert, m.missing, m.mismatched,
-		m.uncatalogued, m.sweeps, m.refusals, m.work, m.freed, m.lastSuccess, m.lastPlan)
+		m.uncatalogued, m.sweeps, m.refusals, m.work, m.freed, m.scrubbed, m.corrupt, m.scrubOldest, m.lastSuccess, m.lastPlan)
 	return m
 }
 
@@ -107,6 +115,17 @@ func (m *Janitor) SweepEnded(w sweep.Sweep, at time.Time) {
 	if w.State == sweep.Done {
 		m.lastSuccess.Set(float64(at.Unix()))
 	}
+}
+
+// Scrubbed counts a round of reading back.
+func (m *Janitor) Scrubbed(r scrub.Result) {
+	m.scrubbed.Add(float64(r.Bytes))
+	m.corrupt.Add(float64(len(r.Corrupt)))
+	oldest := 0.0
+	if !r.Oldest.IsZero() {
+		oldest = float64(r.Oldest.Unix())
+	}
+	m.scrubOldest.Set(oldest)
 }
 
 // WorkDone counts a task.

@@ -15,6 +15,7 @@ import (
 	"github.com/ultrathink-pilot/trainyard/libs/idempotency"
 	"github.com/ultrathink-pilot/trainyard/libs/pg"
 	"github.com/ultrathink-pilot/trainyard/libs/rpcerr"
+	"github.com/ultrathink-pilot/trainyard/services/checkpoint-janitor/internal/scrub"
 )
 
 // Schema is the janitor's schema.
@@ -76,6 +77,10 @@ func (s *Store) Prune(ctx context.Context, now time.Time) error {
 			if _, err := tx.Exec(ctx, sql); err != nil {
 				return err
 			}
+		}
+		// A content that is still wanted is read within a month.
+		if _, err := tx.Exec(ctx, `DELETE FROM scrubs WHERE check_time < $1`, now.Add(-3*scrub.Cycle)); err != nil {
+			return err
 		}
 		_, err := tx.Exec(ctx, `DELETE FROM usage_samples WHERE sample_time < $1`, now.AddDate(-2, 0, 0))
 		return err

@@ -25,12 +25,13 @@ const (
 	AlertGrowth     = "growth"
 	AlertMissing    = "missing_objects"
 	AlertMismatched = "mismatched_objects"
+	AlertCorrupt    = "corrupt_checkpoints"
 	AlertSweep      = "sweep_overdue"
 )
 
 // Names lists every alert.
 func Names() []string {
-	return []string{AlertDisk, AlertForecast, AlertGrowth, AlertMissing, AlertMismatched, AlertSweep}
+	return []string{AlertDisk, AlertForecast, AlertGrowth, AlertMissing, AlertMismatched, AlertCorrupt, AlertSweep}
 }
 
 // Alert is one thing that somebody should look at.
@@ -122,6 +123,9 @@ func (r *Report) alert(f Facts, now time.Time) {
 	}
 	if m := f.Stock.Mismatched; len(m) > 0 {
 		add(AlertMismatched, "%d objects have not the size that the catalogue says, the first is %s", len(m), m[0])
+	}
+	if n := f.Stock.Corrupt; n > 0 {
+		add(AlertCorrupt, "%d checkpoints have bytes that do not match their digest", n)
 	}
 	if !f.SweepDue.IsZero() && now.After(f.SweepDue) {
 		add(AlertSweep, "no sweep has ended since %s", last(f.LastSweep))

@@ -47,6 +47,7 @@ func TestAlerts(t *testing.T) {
 		}, nil},
 		"missing":    {func(f *Facts) { f.Stock.Bucket.Missing = 1 }, []string{AlertMissing}},
 		"mismatched": {func(f *Facts) { f.Stock.Mismatched = []string{"d"} }, []string{AlertMismatched}},
+		"corrupt":    {func(f *Facts) { f.Stock.Corrupt = 2 }, []string{AlertCorrupt}},
 		"overdue":    {func(f *Facts) { f.SweepDue = now.Add(-time.Second) }, []string{AlertSweep}},
 		"due":        {func(f *Facts) { f.SweepDue = now.Add(time.Second) }, nil},
 	} {

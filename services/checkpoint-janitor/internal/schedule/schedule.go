@@ -20,6 +20,7 @@ import (
 	"github.com/ultrathink-pilot/trainyard/services/checkpoint-janitor/internal/inventory"
 	"github.com/ultrathink-pilot/trainyard/services/checkpoint-janitor/internal/report"
 	"github.com/ultrathink-pilot/trainyard/services/checkpoint-janitor/internal/retention"
+	"github.com/ultrathink-pilot/trainyard/services/checkpoint-janitor/internal/scrub"
 	"github.com/ultrathink-pilot/trainyard/services/checkpoint-janitor/internal/sweep"
 	"github.com/ultrathink-pilot/trainyard/services/checkpoint-janitor/internal/usage"
 )
@@ -45,9 +46,15 @@ type Sweeper interface {
 	Resume(ctx context.Context) error
 }
 
-// Meter shows growth and alerts.
+// Meter shows growth, alerts and what was read back.
 type Meter interface {
 	Grew(perDay float64, open map[string]bool)
+	Scrubbed(r scrub.Result)
+}
+
+// Scrubber reads objects back.
+type Scrubber interface {
+	Round(ctx context.Context, now time.Time, elapsed time.Duration) (scrub.Result, error)
 }
 
 const (
@@ -65,6 +72,7 @@ type Loop struct {
 	Store      Store
 	Planner    Planner
 	Sweeper    Sweeper
+	Scrubber   Scrubber
 	Meter      Meter
 	Log        *zap.Logger
 	Interval   time.Duration
@@ -137,6 +145,7 @@ func (l *Loop) round(ctx context.Context, now time.Time) {
 	if err := l.sweepOnce(ctx, now); err != nil && ctx.Err() == nil {
 		l.Log.Warn("the scheduled sweep did not end", zap.Error(err))
 	}
+	l.scrub(ctx, now)
 	r, err := l.Report(ctx, sweep.Now())
 	if err != nil {
 		if ctx.Err() == nil {
@@ -150,6 +159,18 @@ func (l *Loop) round(ctx context.Context, now time.Time) {
 	if err := l.Store.Prune(ctx, now); err != nil && ctx.Err() == nil {
 		l.Log.Warn("old records could not be pruned", zap.Error(err))
 	}
+}
+
+// scrub reads back what is new and one interval's share of the rest.
+func (l *Loop) scrub(ctx context.Context, now time.Time) {
+	found, err := l.Scrubber.Round(ctx, now, l.Interval)
+	if err != nil && ctx.Err() == nil {
+		l.Log.Warn("the scrub did not end", zap.Error(err))
+	}
+	for _, c := range found.Corrupt {
+		l.Log.Error("an object does not match its digest", zap.String("key", c.Key), zap.Int64("bytes", c.Bytes))
+	}
+	l.Meter.Scrubbed(found)
 }
 
 func (l *Loop) sweepOnce(ctx context.Context, now time.Time) error {

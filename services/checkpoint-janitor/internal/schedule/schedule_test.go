@@ -16,6 +16,7 @@ import (
 	"github.com/ultrathink-pilot/trainyard/services/checkpoint-janitor/internal/inventory"
 	"github.com/ultrathink-pilot/trainyard/services/checkpoint-janitor/internal/report"
 	"github.com/ultrathink-pilot/trainyard/services/checkpoint-janitor/internal/retention"
+	"github.com/ultrathink-pilot/trainyard/services/checkpoint-janitor/internal/scrub"
 	"github.com/ultrathink-pilot/trainyard/services/checkpoint-janitor/internal/sweep"
 	"github.com/ultrathink-pilot/trainyard/services/checkpoint-janitor/internal/usage"
 )
@@ -26,10 +27,12 @@ type janitor struct {
 	opened  []time.Time
 	ran     int
 	resumed int
-	ends    time.Time
-	used    int64
-	fail    error
-	alerts  map[string]bool
+	// scrubbed counts rounds of reading back.
+	scrubbed int
+	ends     time.Time
+	used     int64
+	fail     error
+	alerts   map[string]bool
 }
 
 func (j *janitor) OpenSweep(_ context.Context, w sweep.Sweep) error {
@@ -55,6 +58,11 @@ func (j *janitor) Run(context.Context, string) (sweep.Sweep, error) {
 	return sweep.Sweep{}, j.fail
 }
 func (j *janitor) Resume(context.Context) error { j.resumed++; return j.fail }
+func (j *janitor) Round(context.Context, time.Time, time.Duration) (scrub.Result, error) {
+	j.scrubbed++
+	return scrub.Result{}, j.fail
+}
+func (j *janitor) Scrubbed(scrub.Result) {}
 func (j *janitor) Grew(_ float64, open map[string]bool) {
 	j.alerts = open
 }
@@ -62,7 +70,7 @@ func (j *janitor) Grew(_ float64, open map[string]bool) {
 // live runs the loop for a virtual time.
 func live(t *testing.T, j *janitor, l *Loop, d time.Duration) {
 	t.Helper()
-	l.Store, l.Planner, l.Sweeper, l.Meter, l.Log = j, j, j, j, zap.NewNop()
+	l.Store, l.Planner, l.Sweeper, l.Scrubber, l.Meter, l.Log = j, j, j, j, j, zap.NewNop()
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error)
 	go func() { done <- l.Run(ctx) }()
@@ -79,8 +87,8 @@ func TestSweepsKeepTheirInterval(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		j := &janitor{}
 		live(t, j, &Loop{Interval: time.Hour}, 24*time.Hour+time.Minute)
-		if j.ran != 24 {
-			t.Errorf("%d sweeps in a day", j.ran)
+		if j.ran != 24 || j.scrubbed != 24 {
+			t.Errorf("%d sweeps and %d scrubs in a day", j.ran, j.scrubbed)
 		}
 		if j.resumed < 24*60*2 {
 			t.Errorf("unfinished sweeps were looked for %d times", j.resumed)
