@@ -6,7 +6,7 @@ require (
 	github.com/NVIDIA/go-nvml v0.13.4-1
 	github.com/google/uuid v1.6.0
 	github.com/prometheus/client_golang v1.25.0
-	github.com/ultrathink-pilot/trainyard/libs v0.0.0-00010101000000-000000000000
+	github.com/ultrathink-pilot/trainyard/libs v0.0.0
 	github.com/ultrathink-pilot/trainyard/proto v0.0.0
 	go.opentelemetry.io/otel v1.47.0
 	go.opentelemetry.io/otel/trace v1.47.0

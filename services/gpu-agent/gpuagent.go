@@ -182,11 +182,23 @@ func (a *agent) build() error {
 
 	a.group.Add("host", h.Run)
 	a.group.Add("watchdog", func(ctx context.Context) error { return dog.Run(ctx, h) })
-	a.group.Add("trainers", trainers.Run)
+	a.group.Add("trainers", after(h.Recovered(), trainers.Run))
 	a.group.Add("reach", reachable.Run)
 	a.group.Add("people", people.Run)
-	a.group.Add("session", synchronize.Run)
+	a.group.Add("session", after(h.Recovered(), synchronize.Run))
 	return nil
+}
+
+// after delays a member until another has said that it is ready.
+func after(ready <-chan struct{}, run func(context.Context) error) func(context.Context) error {
+	return func(ctx context.Context) error {
+		select {
+		case <-ready:
+			return run(ctx)
+		case <-ctx.Done():
+			return nil
+		}
+	}
 }
 
 // paths completes what the configuration left open.

@@ -117,25 +117,30 @@ type Host struct {
 	Settings
 	deps Deps
 
-	wake chan struct{}
-	wg   sync.WaitGroup
+	wake      chan struct{}
+	wg        sync.WaitGroup
+	recovered chan struct{}
 
-	mu         sync.Mutex
-	changed    chan struct{}
-	attempts   map[lease.Key]*Attempt
-	tails      map[lease.Key]*Attempt
-	desired    reconcile.Desired
-	leaseUntil time.Time
-	devices    []DeviceState
-	leftovers  int // attempts of a lost journal that may still run
-	stopping   bool
-	lastNotice time.Time
+	mu       sync.Mutex
+	changed  chan struct{}
+	attempts map[lease.Key]*Attempt
+	tails    map[lease.Key]*Attempt
+	desired  reconcile.Desired
+	// desiredTurn counts the scheduler's answers; appliedTurn is the last one that
+	// was carried out, and acted closes when that grows.
+	desiredTurn, appliedTurn uint64
+	acted                    chan struct{}
+	leaseUntil               time.Time
+	devices                  []DeviceState
+	leftovers                int // attempts of a lost journal that may still run
+	stopping                 bool
+	lastNotice               time.Time
 }
 
 // New returns a host that does nothing before Run.
 func New(settings Settings, deps Deps) *Host {
 	return &Host{
-		Settings: settings, deps: deps, wake: make(chan struct{}, 1), changed: make(chan struct{}),
+		Settings: settings, deps: deps, wake: make(chan struct{}, 1), changed: make(chan struct{}), acted: make(chan struct{}), recovered: make(chan struct{}),
 		attempts: map[lease.Key]*Attempt{}, tails: map[lease.Key]*Attempt{},
 	}
 }
@@ -146,6 +151,10 @@ func (h *Host) attemptsDir() string { return filepath.Join(h.StateDir, "attempts
 func (h *Host) AttemptDir(key lease.Key) string {
 	return filepath.Join(h.attemptsDir(), key.Directory())
 }
+
+// Recovered is closed once the host knows again what it held. Before that it
+// must neither report, it would seem to hold nothing, nor answer a trainer.
+func (h *Host) Recovered() <-chan struct{} { return h.recovered }
 
 // poke makes the loop look again.
 func (h *Host) poke() {
@@ -201,11 +210,19 @@ func (h *Host) SetDevices(devices []DeviceState) {
 	}
 }
 
+// applyPatience bounds Apply's wait: the host must go on reporting even when its
+// disk hangs.
+const applyPatience = 2 * time.Second
+
 // Apply takes the scheduler's answer: what it wants, and until when the host's
-// leases live.
-func (h *Host) Apply(desired reconcile.Desired, leaseUntil time.Time) {
+// leases live. It waits until every new lease is in the journal and says whether
+// that is so: only then may a report claim to know this answer, for a lease that
+// such a report lacks is one that the host has lost.
+func (h *Host) Apply(ctx context.Context, desired reconcile.Desired, leaseUntil time.Time) bool {
 	h.mu.Lock()
 	h.desired = desired
+	h.desiredTurn++
+	turn := h.desiredTurn
 	if leaseUntil.After(h.leaseUntil) {
 		h.leaseUntil = leaseUntil
 	}
@@ -215,6 +232,32 @@ func (h *Host) Apply(desired reconcile.Desired, leaseUntil time.Time) {
 		h.deps.Log.Warn("the lease's end was not saved; a restart would end the trainers", zap.Error(err))
 	}
 	h.poke()
+	timer := time.NewTimer(applyPatience)
+	defer timer.Stop()
+	for {
+		h.mu.Lock()
+		done, acted := h.appliedTurn >= turn, h.acted
+		h.mu.Unlock()
+		if done {
+			return true
+		}
+		select {
+		case <-acted:
+		case <-timer.C:
+			return false
+		case <-ctx.Done():
+			return false
+		}
+	}
+}
+
+// applied records that the loop has carried out what was wanted at a turn.
+func (h *Host) applied(turn uint64) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.appliedTurn = max(h.appliedTurn, turn)
+	close(h.acted)
+	h.acted = make(chan struct{})
 }
 
 // Snapshot is the host's state as it is reported.

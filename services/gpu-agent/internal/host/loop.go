@@ -28,6 +28,7 @@ func (h *Host) Run(ctx context.Context) error {
 	if err := h.recover(work); err != nil {
 		return err
 	}
+	close(h.recovered)
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	fenced := false
@@ -39,7 +40,8 @@ func (h *Host) Run(ctx context.Context) error {
 		case <-timer.C:
 		}
 		now := time.Now()
-		plan := reconcile.Decide(h.current(), h.wanted(), now)
+		desired, turn := h.wanted()
+		plan := reconcile.Decide(h.current(), desired, now)
 		retry := false
 		for _, action := range plan.Actions {
 			if action.Kind == reconcile.BeginStop && action.Reason == lease.StopExpired && !fenced {
@@ -51,6 +53,9 @@ func (h *Host) Run(ctx context.Context) error {
 				retry = true
 				h.deps.Log.Error("an action failed and will be tried again", zap.Stringer("attempt", action.Key), zap.Error(err))
 			}
+		}
+		if !retry {
+			h.applied(turn)
 		}
 		if len(plan.Actions) == 0 {
 			fenced = false
@@ -90,14 +95,15 @@ func (h *Host) current() reconcile.Current {
 	return c
 }
 
-func (h *Host) wanted() reconcile.Desired {
+// wanted returns what the scheduler wants, and the turn of that answer.
+func (h *Host) wanted() (reconcile.Desired, uint64) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.stopping {
 		// What the scheduler wants next is the next agent's to do.
-		return reconcile.Desired{}
+		return reconcile.Desired{}, 0
 	}
-	return h.desired
+	return h.desired, h.desiredTurn
 }
 
 // act carries out one action. Each is safe to repeat.

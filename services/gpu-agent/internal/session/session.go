@@ -28,7 +28,7 @@ type Host interface {
 	Snapshot() host.Snapshot
 	// Changed closes when the report would differ.
 	Changed() <-chan struct{}
-	Apply(desired reconcile.Desired, leaseUntil time.Time)
+	Apply(ctx context.Context, desired reconcile.Desired, leaseUntil time.Time) bool
 }
 
 // Identity is what the agent says of itself in every report.
@@ -92,9 +92,13 @@ func (s *Session) Run(ctx context.Context) error {
 			s.log.Info("the scheduler answers again")
 		}
 		backoff = minPause
-		revision = answer.DesiredRevision
 		s.contacted()
-		s.host.Apply(s.desired(answer), sent.Add(answer.LeaseDuration.AsDuration()))
+		if s.host.Apply(ctx, s.desired(answer), sent.Add(answer.LeaseDuration.AsDuration())) {
+			revision = answer.DesiredRevision
+			continue
+		}
+		revision = 0 // not carried out: take the whole answer again
+		pause(ctx, minPause)
 	}
 	return nil
 }
