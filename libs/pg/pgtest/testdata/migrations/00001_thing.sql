@@ -1,0 +1,2 @@
+-- +goose Up
+CREATE TABLE thing (n int NOT NULL);
