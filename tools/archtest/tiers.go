@@ -22,11 +22,12 @@ var Trainyard = Tiers{
 		API:   []string{"jobapi", "agentapi"},
 	},
 	"services/gpu-agent": {
-		Pure: []string{"reconcile", "device", "lease"},
+		Pure: []string{"reconcile", "device", "lease", "memwatch"},
 		Shell: []string{
-			"disk", "host", "journal", "launch", "procfs", "registryclient", "restore", "spool", "staging", "upload", "wire",
+			"cpusource", "disk", "host", "journal", "launch", "logapi", "metrics", "nvmlsource", "procfs", "reach",
+			"registryclient", "restore", "session", "spool", "staging", "trainapi", "upload", "watchdog", "wire",
 		},
-		API: []string{"registryclient", "wire"},
+		API: []string{"registryclient", "wire", "session", "trainapi", "logapi"},
 	},
 	"services/trainer": {
 		Pure:  []string{"run", "reward", "market"},
