@@ -18,7 +18,7 @@ type Service struct {
 var Trainyard = Tiers{
 	"services/scheduler": {
 		Pure:  []string{"job", "queue", "placement", "lease"},
-		Shell: []string{"cycle", "postgres", "memstore", "jobapi", "agentapi"},
+		Shell: []string{"cycle", "postgres", "memstore", "jobapi", "agentapi", "sim"},
 		API:   []string{"jobapi", "agentapi"},
 	},
 	"services/gpu-agent": {
@@ -31,11 +31,12 @@ var Trainyard = Tiers{
 	},
 	"services/trainer": {
 		Pure:  []string{"run", "reward", "market"},
-		Shell: []string{"features", "learner", "checkpoint", "specialist"},
+		Shell: []string{"features", "learner", "command", "checkpoint", "report", "specialist"},
+		API:   []string{"report"},
 	},
 	"services/registry": {
-		Pure:  []string{"catalog", "series"},
-		Shell: []string{"ingest", "postgres", "registryapi"},
+		Pure:  []string{"catalog", "filter", "series"},
+		Shell: []string{"ingest", "mlflowapi", "postgres", "registryapi"},
 		API:   []string{"registryapi"},
 	},
 	"services/checkpoint-janitor": {
