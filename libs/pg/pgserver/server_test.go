@@ -179,7 +179,9 @@ func TestDurableClusterSurvivesAKill(t *testing.T) {
 	if err := errors.Join(err, conn.Close(t.Context())); err != nil || n != 42 {
 		t.Errorf("after recovery: %d, %v", n, err)
 	}
-	<-lost
+	if <-lost == nil {
+		t.Log("the busy worker had ended before the kill: nothing to wait for was left")
+	}
 	_ = busy.Close(t.Context()) // its server is gone
 }
 
