@@ -52,6 +52,7 @@ type Config struct {
 	Policy       string        `conf:"policy" default:"builtin:default" usage:"retention policy file, builtin:default or builtin:development"`
 	Interval     time.Duration `conf:"interval" default:"1h" usage:"time between scheduled sweeps; 0 sweeps only on demand"`
 	Capacity     config.Bytes  `conf:"capacity" default:"0B" usage:"capacity of the store for alerts and the forecast; 0 means not known"`
+	CapacityPath string        `conf:"capacity-path" usage:"path on the store's disk, where this host can see it: the disk is watched in place of a fixed capacity"`
 	Hold         time.Duration `conf:"hold" default:"720h" usage:"how long a person's restore protects a checkpoint"`
 	ReportFile   string        `conf:"report-file" usage:"file for the daily report; the ending .html, .json or .txt chooses the form; empty writes none"`
 }
@@ -75,6 +76,9 @@ func (c Config) Validate() []string {
 	}
 	if c.Interval > 0 && c.Interval < time.Second {
 		out = append(out, "interval is shorter than a second; a sweep reads the whole catalogue")
+	}
+	if c.Capacity > 0 && c.CapacityPath != "" {
+		out = append(out, "capacity and capacity-path are both set; the disk has its own capacity")
 	}
 	if c.Hold <= 0 {
 		out = append(out, "hold must be positive, or the next sweep undoes every restore")
@@ -154,7 +158,14 @@ func New(ctx context.Context, cfg Config, deps Deps) (_ *Janitor, err error) {
 	registry := registryapi.New(registryv1.NewRetentionServiceClient(conn))
 
 	meter := metrics.New(tel.Metrics)
-	reader := inventory.Reader{Catalogue: registry, Bucket: bucket, Holds: store, Readings: store, CapacityBytes: int64(cfg.Capacity)}
+	room := inventory.FixedRoom(int64(cfg.Capacity))
+	if cfg.CapacityPath != "" {
+		room = inventory.DiskRoom(cfg.CapacityPath)
+		if _, err := room(0); err != nil {
+			return nil, fmt.Errorf("capacity-path: %w", err)
+		}
+	}
+	reader := inventory.Reader{Catalogue: registry, Bucket: bucket, Holds: store, Readings: store, Room: room}
 	planner := planning.New(store, reader, policy, policyText, meter)
 	sweeper := sweep.New(store, registry, bucket, planner, meter, tel.Log)
 	loop := &schedule.Loop{

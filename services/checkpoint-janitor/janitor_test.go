@@ -336,8 +336,8 @@ func TestRefusals(t *testing.T) {
 
 func TestConfigProblemsComeAllAtOnce(t *testing.T) {
 	t.Parallel()
-	got := strings.Join(Config{Interval: -1, ReportFile: "x.pdf"}.Validate(), "\n")
-	for _, want := range []string{"interval is negative", "hold must be positive", `report-file "x.pdf"`} {
+	got := strings.Join(Config{Interval: -1, ReportFile: "x.pdf", Capacity: 1, CapacityPath: "/"}.Validate(), "\n")
+	for _, want := range []string{"interval is negative", "hold must be positive", "capacity and capacity-path are both set", `report-file "x.pdf"`} {
 		if !strings.Contains(got, want) {
 			t.Errorf("missing %q in %s", want, got)
 		}

@@ -110,6 +110,8 @@ func (l *launcher) scheduler() *unit {
 func (l *launcher) janitor() *unit {
 	return l.service("janitor", identity.RoleJanitor, func() ([]string, []string) {
 		args, env := l.storeSettings("CHECKPOINT_JANITOR")
+		// The store is on this machine's disk: watching that is better than a number.
+		args = append(args, "--capacity-path="+filepath.Join(l.State, "s3"))
 		return append(args, "--listen="+l.address["janitor"], "--registry="+l.address["registry"]),
 			append(env, "TRAINYARD_CHECKPOINT_JANITOR_DSN="+l.dsn)
 	})

@@ -12,6 +12,8 @@ import (
 	"slices"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/ultrathink-pilot/trainyard/libs/objectstore"
 	"github.com/ultrathink-pilot/trainyard/services/checkpoint-janitor/internal/retention"
 )
@@ -47,8 +49,33 @@ type Reader struct {
 	Bucket    Bucket
 	Holds     Holds
 	Readings  Readings
-	// CapacityBytes of the store; zero when unknown.
-	CapacityBytes int64
+	// Room says how full the store is, given the bytes in the bucket.
+	Room Room
+}
+
+// Room says how full a store is that holds the given bytes.
+type Room func(bucketBytes int64) (retention.Usage, error)
+
+// FixedRoom is a store of a known capacity that holds nothing but the bucket;
+// zero is a store of which nobody knows it.
+func FixedRoom(capacityBytes int64) Room {
+	return func(bucketBytes int64) (retention.Usage, error) {
+		return retention.Usage{UsedBytes: bucketBytes, CapacityBytes: capacityBytes}, nil
+	}
+}
+
+// DiskRoom is the disk under path, with whatever else lies on it: that is what
+// runs full. Bytes reserved for root are no part of it, as in df: the store can
+// never have them.
+func DiskRoom(path string) Room {
+	return func(int64) (retention.Usage, error) {
+		var s unix.Statfs_t
+		if err := unix.Statfs(path, &s); err != nil {
+			return retention.Usage{}, fmt.Errorf("look at the disk of %s: %w", path, err)
+		}
+		used := int64(s.Blocks-s.Bfree) * s.Bsize
+		return retention.Usage{UsedBytes: used, CapacityBytes: used + int64(s.Bavail)*s.Bsize}, nil
+	}
 }
 
 // Stock is the store at one instant with what the listing said about it.
@@ -107,15 +134,19 @@ func (r Reader) Take(ctx context.Context, now time.Time) (Stock, error) {
 	if err := s.compare(ctx, r.Bucket, expected); err != nil {
 		return Stock{}, err
 	}
-	s.Usage = retention.Usage{UsedBytes: s.BucketBytes, CapacityBytes: r.CapacityBytes}
-	return s, nil
+	s.Usage, err = r.Room(s.BucketBytes)
+	return s, err
 }
 
-// Peek reads the catalogue only and takes the store's size from the caller: an
+// Peek reads the catalogue only and takes the bucket's size from the caller: an
 // explanation need not list a million objects.
-func (r Reader) Peek(ctx context.Context, now time.Time, usedBytes int64) (retention.Inventory, error) {
+func (r Reader) Peek(ctx context.Context, now time.Time, bucketBytes int64) (retention.Inventory, error) {
 	all, err := r.catalogue(ctx, now)
-	return retention.Inventory{Checkpoints: all, Usage: retention.Usage{UsedBytes: usedBytes, CapacityBytes: r.CapacityBytes}}, err
+	if err != nil {
+		return retention.Inventory{}, err
+	}
+	room, err := r.Room(bucketBytes)
+	return retention.Inventory{Checkpoints: all, Usage: room}, err
 }
 
 func (r Reader) catalogue(ctx context.Context, now time.Time) ([]retention.Checkpoint, error) {

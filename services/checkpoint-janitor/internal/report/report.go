@@ -54,6 +54,7 @@ type Report struct {
 	Time          time.Time     `json:"time"`
 	TotalBytes    int64         `json:"total_bytes"`
 	TotalObjects  int           `json:"total_objects"`
+	UsedBytes     int64         `json:"used_bytes"`
 	CapacityBytes int64         `json:"capacity_bytes"`
 	GrowthPerDay  float64       `json:"growth_bytes_per_day"`
 	GrowthKnown   bool          `json:"growth_known"`
@@ -85,7 +86,7 @@ type Facts struct {
 // Make builds the report.
 func Make(f Facts, now time.Time) Report {
 	r := Report{
-		Time: now, TotalBytes: f.Stock.BucketBytes, TotalObjects: f.Stock.Bucket.Listed, CapacityBytes: f.Stock.Usage.CapacityBytes,
+		Time: now, TotalBytes: f.Stock.BucketBytes, TotalObjects: f.Stock.Bucket.Listed, CapacityBytes: f.Stock.Usage.CapacityBytes, UsedBytes: f.Stock.Usage.UsedBytes,
 		LastSweepTime: f.LastSweep, Tightened: f.Plan.Tightened, Classes: usage.Classes(f.Plan), History: f.History,
 		Uncatalogued: usage.Class{Name: "uncatalogued", Objects: int64(f.Stock.Uncatalogued.Objects), Bytes: f.Stock.Uncatalogued.Bytes},
 		Foreign:      usage.Class{Name: "foreign", Objects: int64(f.Stock.Foreign.Objects), Bytes: f.Stock.Foreign.Bytes},
@@ -95,7 +96,7 @@ func Make(f Facts, now time.Time) Report {
 		r.Rules = append(r.Rules, Rule{t.Verdict.String(), string(t.Code), t.Objects, t.Bytes, t.FreedBytes})
 	}
 	r.GrowthPerDay, r.GrowthKnown = usage.Growth(f.History)
-	if full, ok := usage.Forecast(now, r.TotalBytes, r.CapacityBytes, f.Watermark.AlertAt, r.GrowthPerDay); ok {
+	if full, ok := usage.Forecast(now, r.UsedBytes, r.CapacityBytes, f.Watermark.AlertAt, r.GrowthPerDay); ok {
 		r.FullTime = full
 	}
 	r.alert(f, now)
@@ -110,7 +111,7 @@ func (r *Report) alert(f Facts, now time.Time) {
 	switch {
 	case r.CapacityBytes > 0 && f.Stock.Usage.Fraction() >= f.Watermark.AlertAt:
 		add(AlertDisk, "the store is %.0f %% full (%s of %s), the limit is %.0f %%", 100*f.Stock.Usage.Fraction(),
-			retention.Bytes(r.TotalBytes), retention.Bytes(r.CapacityBytes), limit)
+			retention.Bytes(r.UsedBytes), retention.Bytes(r.CapacityBytes), limit)
 	case !r.FullTime.IsZero() && r.FullTime.Sub(now) < 4*24*time.Hour:
 		add(AlertForecast, "at this growth the store is %.0f %% full on %s", limit, r.FullTime.Format(time.DateOnly))
 	}
@@ -189,7 +190,7 @@ func (r Report) Text() string {
 	line("Checkpoint store, %s", r.Time.UTC().Format(time.RFC3339))
 	line("\nin the bucket\t%s in %d objects", retention.Bytes(r.TotalBytes), r.TotalObjects)
 	if r.CapacityBytes > 0 {
-		line("capacity\t%s, %.0f %% used", retention.Bytes(r.CapacityBytes), 100*float64(r.TotalBytes)/float64(r.CapacityBytes))
+		line("capacity\t%s, %.0f %% used", retention.Bytes(r.CapacityBytes), 100*float64(r.UsedBytes)/float64(r.CapacityBytes))
 	}
 	line("growth\t%s", r.Growth())
 	line("full\t%s", r.Full())

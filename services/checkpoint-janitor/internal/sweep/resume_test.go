@@ -146,7 +146,7 @@ func (w *world) sweeper(t *testing.T, a *axe) *sweep.Sweeper {
 		t.Fatal(err)
 	}
 	meter := metrics.New(prometheus.NewRegistry())
-	reader := inventory.Reader{Catalogue: w.client, Bucket: w.bucket, Holds: w.store, Readings: w.store, CapacityBytes: w.capacity}
+	reader := inventory.Reader{Catalogue: w.client, Bucket: w.bucket, Holds: w.store, Readings: w.store, Room: inventory.FixedRoom(w.capacity)}
 	planner := planning.New(w.store, reader, policy, text, meter)
 	return sweep.New(axedStore{w.store, a}, axedRegistry{w.client, a}, axedObjects{w.bucket, a}, planner, meter, zap.NewNop())
 }
@@ -385,7 +385,7 @@ func TestAFailingListingStopsThePlan(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	w.fill(t)
-	reader := inventory.Reader{Catalogue: w.client, Bucket: halfListing{w.bucket}, Holds: w.store, Readings: w.store}
+	reader := inventory.Reader{Catalogue: w.client, Bucket: halfListing{w.bucket}, Holds: w.store, Readings: w.store, Room: inventory.FixedRoom(0)}
 	if _, err := reader.Take(t.Context(), sweep.Now()); err == nil || !strings.Contains(err.Error(), "list the bucket") {
 		t.Fatalf("got %v", err)
 	}
