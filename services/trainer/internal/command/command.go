@@ -175,12 +175,14 @@ func (r *runner) expand(argv []string) []string {
 	return out
 }
 
-// environ is clean: of this process only what every program needs.
+// environ is the clean environment that the agent gave this process (devices,
+// thread and memory limits, tracking server), less what is between the two of
+// them, plus the contract's variables and the job's own.
 func (r *runner) environ() []string {
-	env := []string{}
-	for _, name := range []string{"PATH", "LANG", "LC_ALL", "TZ", "LD_LIBRARY_PATH", "TMPDIR", "MLFLOW_TRACKING_URI", "MLFLOW_RUN_ID"} {
-		if v, ok := os.LookupEnv(name); ok {
-			env = append(env, name+"="+v)
+	var env []string
+	for _, v := range os.Environ() {
+		if !strings.HasPrefix(v, "TRAINYARD_SOCKET=") && !strings.HasPrefix(v, "TRAINYARD_TOKEN_FD=") {
+			env = append(env, v)
 		}
 	}
 	set := func(name, value string) { env = append(env, name+"="+value) }

@@ -203,7 +203,7 @@ func check(t *market.Table, k key) error {
 		}
 		return fmt.Errorf("the table is unsound: %s", strings.Join(lines, "; "))
 	}
-	if got := digest(t); got != t.Digest {
+	if got := Digest(t); got != t.Digest {
 		return fmt.Errorf("the table's content has the digest %s, it claims %s", got, t.Digest)
 	}
 	return nil

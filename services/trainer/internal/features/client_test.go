@@ -30,7 +30,7 @@ func table(n int, scale float64) *market.Table {
 		t.Regimes = append(t.Regimes, market.Regime(1+i%3))
 		t.Features = append(t.Features, float32(i), float32(scale), float32(math.Cos(float64(i))))
 	}
-	t.Digest = digest(t)
+	t.Digest = Digest(t)
 	return t
 }
 
@@ -143,7 +143,7 @@ func mustTable(t *testing.T, c *Client) *Snapshot {
 
 func same(t *testing.T, got, want *market.Table) {
 	t.Helper()
-	if got.Digest != want.Digest || digest(got) != digest(want) {
+	if got.Digest != want.Digest || Digest(got) != Digest(want) {
 		t.Fatalf("got the table %s of %d bars, want %s of %d bars", got.Digest, got.Bars(), want.Digest, want.Bars())
 	}
 }

@@ -221,13 +221,13 @@ func encodeArrow(t *market.Table) ([]byte, error) {
 	return out.Bytes(), nil
 }
 
-// digest is the identity of a table's content as the Data Service defines it:
+// Digest is the identity of a table's content as the Data Service defines it:
 // the SHA-256 of these bytes in order, all numbers little-endian.
 //
 //	"trainyard-table\n" schema version "\n" symbol "\n" timeframe "\n" feature names joined by "," "\n"
 //	number of bars (uint64), then all dates (int64 seconds), all closes
 //	(float64), all regime codes (uint8), all features (float32, row-major)
-func digest(t *market.Table) string {
+func Digest(t *market.Table) string {
 	h := sha256.New()
 	buf := []byte("trainyard-table\n" + t.SchemaVersion + "\n" + t.Symbol + "\n" + t.Timeframe + "\n" + strings.Join(t.FeatureNames, ",") + "\n")
 	flush := func(limit int) {

@@ -45,7 +45,6 @@ type agent struct {
 	frames   []*trainv1.TrainRequest // durable, in order
 	opens    []*trainv1.Open
 	files    map[[32]byte][]byte
-	streams  []context.CancelFunc
 	down     chan *trainv1.TrainResponse
 	acks     bool // acknowledge at once
 	dropAt   int  // end the stream after that many frames of it; 0 never

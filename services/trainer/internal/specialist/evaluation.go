@@ -91,7 +91,7 @@ func (t *training) finish(ctx context.Context) (run.Ending, error) {
 	if err != nil {
 		return run.Failure(run.ClassCrash, "the best weights cannot be read: "+err.Error()), nil
 	}
-	weights, _ := splitScaler(tensors)
+	weights := withoutScaler(tensors)
 	if err := t.learner.SetTensors(weights); err != nil {
 		return run.Failure(run.ClassCrash, err.Error()), nil
 	}

@@ -227,7 +227,7 @@ func (t *training) rollBack() error {
 	if err != nil {
 		return err
 	}
-	weights, _ := splitScaler(tensors)
+	weights := withoutScaler(tensors)
 	if err := t.learner.SetTensors(weights); err != nil {
 		return err
 	}
@@ -267,7 +267,7 @@ func (t *training) restore(dir string) (run.State, error) {
 	if err != nil {
 		return state, err
 	}
-	weights, _ := splitScaler(tensors)
+	weights := withoutScaler(tensors)
 	if err := t.learner.SetTensors(weights); err != nil {
 		return state, err
 	}
