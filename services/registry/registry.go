@@ -19,6 +19,7 @@ import (
 	"github.com/ultrathink-pilot/trainyard/libs/rpcserver"
 	"github.com/ultrathink-pilot/trainyard/libs/telemetry"
 	"github.com/ultrathink-pilot/trainyard/services/registry/internal/ingest"
+	"github.com/ultrathink-pilot/trainyard/services/registry/internal/mlflowapi"
 	"github.com/ultrathink-pilot/trainyard/services/registry/internal/postgres"
 	"github.com/ultrathink-pilot/trainyard/services/registry/internal/registryapi"
 )
@@ -35,6 +36,14 @@ type Config struct {
 	DSN          string `conf:"dsn" required:"true" secret:"true" usage:"Postgres connection string"`
 	MaxConns     int    `conf:"max-connections" default:"16" usage:"bound of the Postgres pool"`
 	S3           S3     `conf:"s3"`
+	MLflow       MLflow `conf:"mlflow"`
+}
+
+// MLflow is the REST facade for MLflow's clients.
+type MLflow struct {
+	Listen string `conf:"listen" usage:"host:port to serve MLflow's REST API on; empty does not serve it"`
+	Token  string `conf:"token" secret:"true" usage:"token that clients show (MLFLOW_TRACKING_TOKEN)"`
+	Open   bool   `conf:"open" default:"false" usage:"serve MLflow's API without a token; for development on a loopback address"`
 }
 
 // S3 is the bucket that holds checkpoints and artifacts.
@@ -53,6 +62,18 @@ func (c *Config) Validate() []string {
 	var problems []string
 	if _, _, err := net.SplitHostPort(c.Listen); err != nil {
 		problems = append(problems, fmt.Sprintf("listen: %q is not host:port", c.Listen))
+	}
+	if c.MLflow.Listen != "" {
+		host, _, err := net.SplitHostPort(c.MLflow.Listen)
+		ip := net.ParseIP(host)
+		switch {
+		case err != nil:
+			problems = append(problems, fmt.Sprintf("mlflow-listen: %q is not host:port", c.MLflow.Listen))
+		case c.MLflow.Open && host != "localhost" && (ip == nil || !ip.IsLoopback()):
+			problems = append(problems, "mlflow-open: only allowed on a loopback address; set mlflow-token for "+c.MLflow.Listen)
+		case !c.MLflow.Open && c.MLflow.Token == "":
+			problems = append(problems, "mlflow-token: set it, or set mlflow-open for development on a loopback address")
+		}
 	}
 	if c.MaxConns < 8 {
 		problems = append(problems, "max-connections: at least 8 are needed: four commit at once, one listens")
@@ -139,6 +160,19 @@ func build(ctx context.Context, cfg Config, tel *telemetry.Telemetry, group *lif
 	group.Add("watcher", watcher.Run)
 	group.Add("committer", committer.Run)
 	group.Add("grpc", server.Run)
+	if cfg.MLflow.Listen == "" {
+		return nil
+	}
+	facade, err := net.Listen("tcp", cfg.MLflow.Listen)
+	if err != nil {
+		return fmt.Errorf("mlflow-listen: %w; is another process using this port?", err)
+	}
+	token := cfg.MLflow.Token
+	if cfg.MLflow.Open {
+		token = ""
+	}
+	handler := mlflowapi.New(mlflowapi.Deps{Store: store, Objects: objects, Log: tel.Log, Token: token})
+	group.Add("mlflow", func(ctx context.Context) error { return handler.Run(ctx, facade) })
 	return nil
 }
 

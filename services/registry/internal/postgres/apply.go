@@ -18,7 +18,7 @@ import (
 // group one by one: one poison batch must not hold up twenty writers.
 func (s *Store) ApplyBatches(ctx context.Context, batches []catalog.Batch, now time.Time) ([]catalog.BatchResult, error) {
 	results, err := s.applyGroup(ctx, batches, now)
-	if err == nil || !dataFault(err) {
+	if err == nil || !IsDataFault(err) {
 		return results, err
 	}
 	if len(batches) == 1 {

@@ -30,6 +30,18 @@ func (t *Tx) BeginArtifact(ctx context.Context, runID string, fence uint64, f ca
 	if err := t.admitWriter(ctx, runID, fence); err != nil {
 		return Artifact{}, err
 	}
+	return t.stageArtifact(ctx, runID, f)
+}
+
+// StageArtifact is BeginArtifact for an MLflow client.
+func (t *Tx) StageArtifact(ctx context.Context, runID string, g Guard, f catalog.File) (Artifact, error) {
+	if _, err := t.lockRun(ctx, runID, g); err != nil {
+		return Artifact{}, err
+	}
+	return t.stageArtifact(ctx, runID, f)
+}
+
+func (t *Tx) stageArtifact(ctx context.Context, runID string, f catalog.File) (Artifact, error) {
 	blob, err := t.blob(ctx, f)
 	if err != nil {
 		return Artifact{}, err
@@ -45,6 +57,27 @@ func (t *Tx) CommitArtifact(ctx context.Context, id, runID string, fence uint64,
 	if err := t.admitWriter(ctx, runID, fence); err != nil {
 		return Artifact{}, err
 	}
+	return t.publishArtifact(ctx, id, runID, fence, f, mediaType)
+}
+
+// PublishArtifact is CommitArtifact for an MLflow client.
+func (t *Tx) PublishArtifact(ctx context.Context, id, runID string, g Guard, f catalog.File, mediaType string) (Artifact, error) {
+	if _, err := t.lockRun(ctx, runID, g); err != nil {
+		return Artifact{}, err
+	}
+	return t.publishArtifact(ctx, id, runID, g.Fence, f, mediaType)
+}
+
+// HideArtifacts takes a path, and everything under it, out of sight; no byte is deleted.
+func (t *Tx) HideArtifacts(ctx context.Context, runID string, g Guard, path string) error {
+	if _, err := t.lockRun(ctx, runID, g); err != nil {
+		return err
+	}
+	tag, err := t.tx.Exec(ctx, `UPDATE artifacts SET state = 'HIDDEN' WHERE run_id = $1 AND state = 'LIVE' AND (path = $2 OR starts_with(path, $2 || '/'))`, runID, path)
+	return t.affected(tag.RowsAffected(), err, "runs/"+runID+"/artifacts/"+path)
+}
+
+func (t *Tx) publishArtifact(ctx context.Context, id, runID string, fence uint64, f catalog.File, mediaType string) (Artifact, error) {
 	blob, err := t.blob(ctx, f)
 	if err != nil {
 		return Artifact{}, err

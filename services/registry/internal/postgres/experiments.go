@@ -93,11 +93,11 @@ func (t *Tx) RenameExperiment(ctx context.Context, id int64, name string) error 
 // SetExperimentLifecycle deletes or restores an experiment together with its runs. A run
 // that was deleted on its own before comes back too, as with MLflow.
 func (t *Tx) SetExperimentLifecycle(ctx context.Context, id int64, to catalog.Lifecycle) error {
-	tag, err := t.tx.Exec(ctx, `UPDATE experiments SET lifecycle = $2, update_time = $3 WHERE experiment_id = $1 AND lifecycle <> $2`, id, to, t.now)
+	tag, err := t.tx.Exec(ctx, `UPDATE experiments SET lifecycle = $2::text, update_time = $3 WHERE experiment_id = $1 AND lifecycle <> $2::text`, id, to, t.now)
 	if err := t.affected(tag.RowsAffected(), err, "experiments/"+strconv.FormatInt(id, 10)); err != nil {
 		return err
 	}
-	_, err = t.tx.Exec(ctx, `UPDATE runs SET lifecycle = $2, update_time = $3, delete_time = CASE WHEN $2 = 'DELETED' THEN $3 END
+	_, err = t.tx.Exec(ctx, `UPDATE runs SET lifecycle = $2::text, update_time = $3, delete_time = CASE WHEN $2::text = 'DELETED' THEN $3::timestamptz END
 		WHERE experiment_id = $1`, id, string(to), t.now)
 	if err != nil {
 		return fmt.Errorf("cascade to runs: %w", err)

@@ -33,10 +33,13 @@ func (t *Tx) CreateRun(ctx context.Context, n NewRun) error {
 	if lifecycle != catalog.Active {
 		return catalog.Refuse(catalog.ProblemState, subject, "must be in the 'active' state")
 	}
-	_, err = t.tx.Exec(ctx, `INSERT INTO runs (run_id, experiment_id, display_name, state, user_id, start_time, create_time, update_time)
-		VALUES ($1, $2, $3, 'RUNNING', $4, $5, $6, $6)`, n.ID, n.ExperimentID, n.DisplayName, n.UserID, n.StartTime, t.now)
+	tag, err := t.tx.Exec(ctx, `INSERT INTO runs (run_id, experiment_id, display_name, state, user_id, start_time, create_time, update_time)
+		VALUES ($1, $2, $3, 'RUNNING', $4, $5, $6, $6) ON CONFLICT DO NOTHING`, n.ID, n.ExperimentID, n.DisplayName, n.UserID, n.StartTime, t.now)
 	if err != nil {
 		return fmt.Errorf("create run: %w", err)
+	}
+	if tag.RowsAffected() == 0 {
+		return nil // the same create, sent again
 	}
 	return writePairs(ctx, t.tx, upsertTags, map[string]map[string]string{n.ID: n.Tags})
 }
@@ -182,7 +185,7 @@ func (t *Tx) AppendRunTag(ctx context.Context, runID, key string, g Guard, value
 
 // SetRunLifecycle deletes or restores a run; doing it twice changes nothing.
 func (t *Tx) SetRunLifecycle(ctx context.Context, runID string, to catalog.Lifecycle) error {
-	tag, err := t.tx.Exec(ctx, `UPDATE runs SET lifecycle = $2, update_time = $3, delete_time = CASE WHEN $2 = 'DELETED' THEN $3 END WHERE run_id = $1`,
+	tag, err := t.tx.Exec(ctx, `UPDATE runs SET lifecycle = $2::text, update_time = $3, delete_time = CASE WHEN $2::text = 'DELETED' THEN $3::timestamptz END WHERE run_id = $1`,
 		runID, string(to), t.now)
 	return t.affected(tag.RowsAffected(), err, "runs/"+runID)
 }

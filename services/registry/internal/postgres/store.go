@@ -47,9 +47,9 @@ func (s *Store) inTx(ctx context.Context, fn func(tx pgx.Tx) error) error {
 	return pg.InTx(ctx, s.pool, fn)
 }
 
-// dataFault reports whether the database refused a value rather than failed: retrying the
+// IsDataFault reports whether the database refused a value rather than failed: retrying the
 // same rows cannot help, retrying the others can.
-func dataFault(err error) bool {
+func IsDataFault(err error) bool {
 	var pe *pgconn.PgError
 	return errors.As(err, &pe) && len(pe.Code) == 5 && (pe.Code[:2] == "22" || pe.Code[:2] == "23")
 }

@@ -1,0 +1,186 @@
+package mlflowapi
+
+import (
+	"context"
+	"strconv"
+
+	"github.com/ultrathink-pilot/trainyard/services/registry/internal/catalog"
+	"github.com/ultrathink-pilot/trainyard/services/registry/internal/postgres"
+	"github.com/ultrathink-pilot/trainyard/services/registry/internal/series"
+)
+
+const (
+	historyMost  = 1_000_000
+	bulkRuns     = 100
+	bulkStandard = 320
+	bulkMost     = 2500
+)
+
+func (s *Server) metricRoutes() {
+	s.route("GET", "metrics/get-history", s.history)
+	s.route("GET", "metrics/get-history-bulk-interval", s.historyInterval)
+	s.route("GET", "metrics/get-history-bulk", s.historyBulk)
+}
+
+func (s *Server) points(ctx context.Context, run, key string) ([]series.Point, error) {
+	points, err := s.Store.MetricHistory(ctx, run, key)
+	return points, runError(err, run)
+}
+
+func metricOf(key string, p series.Point) metricDTO {
+	return metricDTO{Key: key, Value: number(p.Value), Timestamp: ms(p.Time), Step: p.Step}
+}
+
+type historyDTO struct {
+	Metrics []metricDTO `json:"metrics,omitempty"`
+	Next    string      `json:"next_page_token,omitempty"`
+}
+
+func (s *Server) history(ctx context.Context, in args) (any, error) {
+	id, err := in.runID()
+	if err != nil {
+		return nil, err
+	}
+	key, err := in.need("metric_key")
+	if err != nil {
+		return nil, err
+	}
+	page := postgres.Page{Limit: historyMost + 1}
+	if in.has("max_results") || in.has("page_token") {
+		if page, err = in.page(25_000, historyMost); err != nil {
+			return nil, err
+		}
+	}
+	points, err := s.points(ctx, id, key)
+	if err != nil {
+		return nil, err
+	}
+	points = points[min(page.Offset, len(points)):]
+	points = points[:min(page.Limit, len(points))]
+	points, next := cut(points, page)
+	out := historyDTO{Next: next, Metrics: make([]metricDTO, 0, len(points))}
+	for _, p := range points {
+		out.Metrics = append(out.Metrics, metricOf(key, p))
+	}
+	return out, nil
+}
+
+// runKeys reads what the two bulk routes share.
+func (a args) runKeys(most int) (runs []string, key string, err error) {
+	if runs, err = a.list("run_ids"); err != nil {
+		return nil, "", err
+	}
+	if len(runs) == 0 {
+		if runs, err = a.list("run_id"); err != nil {
+			return nil, "", err
+		}
+	}
+	if len(runs) == 0 {
+		return nil, "", invalid("GetMetricHistoryBulk request must specify at least one run_id.")
+	}
+	if len(runs) > most {
+		return nil, "", invalid("GetMetricHistoryBulk request cannot specify more than %d run_ids. Received %d run_ids.", most, len(runs))
+	}
+	key, err = a.need("metric_key")
+	return runs, key, err
+}
+
+func (s *Server) historyInterval(ctx context.Context, in args) (any, error) {
+	runs, key, err := in.runKeys(bulkRuns)
+	if err != nil {
+		return nil, err
+	}
+	limit, err := in.integer("max_results", bulkStandard)
+	if err != nil {
+		return nil, err
+	}
+	if limit < 1 || limit > bulkMost {
+		return nil, invalid("Invalid value %d for parameter 'max_results' supplied. It must be a positive integer of at most %d.", limit, bulkMost)
+	}
+	low, err := in.integer("start_step", -1<<63)
+	if err != nil {
+		return nil, err
+	}
+	high, err := in.integer("end_step", 1<<63-1)
+	if err != nil {
+		return nil, err
+	}
+	if low > high {
+		return nil, invalid("end_step must be greater than start_step. Found start_step=%d and end_step=%d.", low, high)
+	}
+	out := historyDTO{}
+	for _, run := range runs {
+		points, err := s.points(ctx, run, key)
+		if err != nil && !isMissing(err) {
+			return nil, err
+		}
+		var within []series.Point
+		for _, p := range points {
+			if p.Step >= low && p.Step <= high {
+				within = append(within, p)
+			}
+		}
+		for _, p := range series.MinMax(within, int(limit)) {
+			m := metricOf(key, p)
+			m.RunID = run
+			out.Metrics = append(out.Metrics, m)
+		}
+	}
+	return out, nil
+}
+
+func isMissing(err error) bool { return wire(err).code == "RESOURCE_DOES_NOT_EXIST" }
+
+func (s *Server) historyBulk(ctx context.Context, in args) (any, error) {
+	runs, key, err := in.runKeys(bulkRuns)
+	if err != nil {
+		return nil, err
+	}
+	limit, err := in.integer("max_results", 25_000)
+	if err != nil {
+		return nil, err
+	}
+	out := historyDTO{Metrics: []metricDTO{}}
+	for _, run := range runs {
+		points, err := s.points(ctx, run, key)
+		if err != nil && !isMissing(err) {
+			return nil, err
+		}
+		for _, p := range points {
+			if int64(len(out.Metrics)) >= limit {
+				return out, nil
+			}
+			m := metricOf(key, p)
+			m.RunID = run
+			out.Metrics = append(out.Metrics, m)
+		}
+	}
+	return out, nil
+}
+
+// versionNumber reads a version, which travels as a string.
+func (a args) versionNumber(name string) (int32, error) {
+	raw, ok := a.raw(name)
+	if !ok {
+		return 0, invalid("Missing value for required parameter '%s'.%s", name, apiDocs)
+	}
+	n, err := parseInteger(raw)
+	if err != nil || n < 1 || n > 1<<31-1 {
+		return 0, invalid("Model version must be an integer, got '%s'", compact(raw))
+	}
+	return int32(n), nil
+}
+
+func noModel(err error, name string) error {
+	if isProblem(err, catalog.ProblemNotFound) {
+		return missing("Registered Model with name=%s not found", name)
+	}
+	return err
+}
+
+func noVersion(err error, name string, version int32) error {
+	if isProblem(err, catalog.ProblemNotFound) {
+		return missing("Model Version (name=%s, version=%s) not found", name, strconv.Itoa(int(version)))
+	}
+	return err
+}

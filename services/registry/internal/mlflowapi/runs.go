@@ -1,0 +1,493 @@
+package mlflowapi
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"math/big"
+	"strings"
+	"time"
+
+	"github.com/ultrathink-pilot/trainyard/services/registry/internal/catalog"
+	"github.com/ultrathink-pilot/trainyard/services/registry/internal/filter"
+	"github.com/ultrathink-pilot/trainyard/services/registry/internal/postgres"
+)
+
+const (
+	runNameTag     = "mlflow.runName"
+	modelHistory   = "mlflow.log-model.history"
+	searchRunsMost = 50_000
+)
+
+func (s *Server) runRoutes() {
+	s.route("POST", "runs/create", s.createRun)
+	s.route("GET", "runs/get", s.getRun)
+	s.route("POST", "runs/update", s.updateRun)
+	s.route("POST", "runs/search", s.searchRuns)
+	s.route("POST", "runs/delete", s.runLifecycle(catalog.Deleted))
+	s.route("POST", "runs/restore", s.runLifecycle(catalog.Active))
+	s.route("POST", "runs/log-metric", s.logMetric)
+	s.route("POST", "runs/log-parameter", s.logParam)
+	s.route("POST", "runs/log-batch", s.logBatch)
+	s.route("POST", "runs/set-tag", s.setTag)
+	s.route("POST", "runs/delete-tag", s.deleteTag)
+	s.route("POST", "runs/log-model", s.logModel)
+	s.route("POST", "runs/log-inputs", s.logInputs)
+}
+
+// runError gives the refusals of run routes MLflow's own words.
+func runError(err error, id string) error {
+	var e *catalog.Error
+	if !errors.As(err, &e) {
+		return err
+	}
+	switch e.Problem {
+	case catalog.ProblemNotFound:
+		return missing("Run with id=%s not found", id)
+	case catalog.ProblemParamConflict:
+		return invalid("Changing param values is not allowed. Param with key='%s' was already logged with value='%s' for run ID='%s'. Attempted logging new value '%s'.",
+			e.Param.Key, e.Param.Old, id, e.Param.New)
+	}
+	return err
+}
+
+func (s *Server) createRun(ctx context.Context, in args) (any, error) {
+	id, err := in.experimentID()
+	if err != nil {
+		return nil, err
+	}
+	tags, err := in.tags("tags")
+	if err != nil {
+		return nil, err
+	}
+	for k, v := range tags {
+		if err := checkKey("tags[].key", k); err != nil {
+			return nil, err
+		}
+		tags[k] = truncate(v, maxRunTag)
+	}
+	name, err := in.text("run_name")
+	if err != nil {
+		return nil, err
+	}
+	if tagged := tags[runNameTag]; name != "" && tagged != "" && name != tagged {
+		return nil, invalid("Both 'run_name' argument and 'mlflow.runName' tag are specified, but with different values (run_name='%s', mlflow.runName='%s').", name, tagged)
+	} else if name == "" {
+		name = tagged
+	}
+	if name == "" {
+		name = randomName()
+	}
+	tags[runNameTag] = name
+	user, err := in.text("user_id")
+	if err != nil {
+		return nil, err
+	}
+	if user == "" {
+		user = tags["mlflow.user"]
+	}
+	start, err := in.integer("start_time", time.Now().UnixMilli())
+	if err != nil {
+		return nil, err
+	}
+	n := postgres.NewRun{ID: newRunID(in.idempotencyKey), ExperimentID: id, DisplayName: name, UserID: user, StartTime: time.UnixMilli(start), Tags: tags}
+	if err := s.do(ctx, func(t *postgres.Tx) error { return t.CreateRun(ctx, n) }); err != nil {
+		return nil, noExperiment(err, id)
+	}
+	return s.runAnswer(ctx, n.ID)
+}
+
+// newRunID is 32 hex digits, as MLflow's. With an idempotency key it is the key's digest: a
+// create that arrives twice finds the run that it made.
+func newRunID(key string) string {
+	var b [16]byte
+	if key != "" {
+		sum := sha256.Sum256([]byte("mlflow run " + key))
+		copy(b[:], sum[:])
+	} else {
+		_, _ = rand.Read(b[:]) // crypto/rand.Read never fails
+	}
+	return hex.EncodeToString(b[:])
+}
+
+// randomName makes a name like MLflow's own for runs that were given none.
+func randomName() string {
+	pick := func(words string) string {
+		list := strings.Fields(words)
+		n, err := rand.Int(rand.Reader, big.NewInt(int64(len(list))))
+		if err != nil {
+			return list[0]
+		}
+		return list[n.Int64()]
+	}
+	n, err := rand.Int(rand.Reader, big.NewInt(1000))
+	if err != nil {
+		n = big.NewInt(0)
+	}
+	return fmt.Sprintf("%s-%s-%d", pick("able bold brisk calm clever eager fair gentle grand keen lively merry proud quick quiet rapid sleek steady stoic swift"),
+		pick("ant bear bull crane crow deer dove elk finch fox hare hawk heron lark lynx mole owl robin seal wren"), n)
+}
+
+func (s *Server) runAnswer(ctx context.Context, id string) (any, error) {
+	r, err := s.Store.GetRun(ctx, id)
+	if err != nil {
+		return nil, runError(err, id)
+	}
+	inputs, err := s.Store.RunInputs(ctx, []string{id})
+	if err != nil {
+		return nil, err
+	}
+	return map[string]any{"run": runOf(r, inputs[id])}, nil
+}
+
+func (s *Server) getRun(ctx context.Context, in args) (any, error) {
+	id, err := in.runID()
+	if err != nil {
+		return nil, err
+	}
+	return s.runAnswer(ctx, id)
+}
+
+func (s *Server) updateRun(ctx context.Context, in args) (any, error) {
+	id, err := in.runID()
+	if err != nil {
+		return nil, err
+	}
+	var u postgres.RunUpdate
+	if raw, ok := in.raw("status"); ok {
+		state, known := runStateOf(strings.Trim(string(raw), `"`))
+		if !known {
+			return nil, badValue("status", raw)
+		}
+		u.State = state
+	}
+	end, err := in.integer("end_time", 0)
+	if err != nil {
+		return nil, err
+	}
+	if end > 0 {
+		u.EndTime = time.UnixMilli(end)
+	}
+	if u.DisplayName, err = in.text("run_name"); err != nil {
+		return nil, err
+	}
+	if err := s.do(ctx, func(t *postgres.Tx) error { return t.UpdateRun(ctx, id, in.guard, u) }); err != nil {
+		return nil, runError(err, id)
+	}
+	r, err := s.Store.GetRun(ctx, id)
+	if err != nil {
+		return nil, runError(err, id)
+	}
+	return map[string]any{"run_info": runInfoOf(r)}, nil
+}
+
+func (s *Server) searchRuns(ctx context.Context, in args) (any, error) {
+	page, err := in.page(1000, searchRunsMost)
+	if err != nil {
+		return nil, err
+	}
+	names, err := in.list("experiment_ids")
+	if err != nil {
+		return nil, err
+	}
+	experiments := make([]int64, 0, len(names))
+	for _, n := range names {
+		raw, _ := json.Marshal(n) // a string always marshals
+		// One that is no number exists as little as one that does not.
+		if id, err := parseInteger(raw); err == nil {
+			experiments = append(experiments, id)
+		}
+	}
+	clauses, orders, err := in.search(filter.Runs)
+	if err != nil {
+		return nil, err
+	}
+	for i, c := range clauses {
+		if c.Entity == filter.Attribute && c.Key == "status" {
+			if state, ok := runStateOf(strings.ToUpper(c.Text)); ok {
+				clauses[i].Text = string(state)
+			}
+		}
+	}
+	view, err := in.view("run_view_type")
+	if err != nil {
+		return nil, err
+	}
+	runs, err := s.Store.SearchRuns(ctx, experiments, clauses, orders, view, page)
+	if err != nil {
+		return nil, err
+	}
+	runs, next := cut(runs, page)
+	ids := make([]string, len(runs))
+	for i, r := range runs {
+		ids[i] = r.ID
+	}
+	inputs, err := s.Store.RunInputs(ctx, ids)
+	if err != nil {
+		return nil, err
+	}
+	out := struct {
+		Runs []runDTO `json:"runs,omitempty"`
+		Next string   `json:"next_page_token,omitempty"`
+	}{Next: next}
+	for _, r := range runs {
+		out.Runs = append(out.Runs, runOf(r, inputs[r.ID]))
+	}
+	return out, nil
+}
+
+func (s *Server) runLifecycle(to catalog.Lifecycle) handler {
+	return func(ctx context.Context, in args) (any, error) {
+		id, err := in.runID()
+		if err != nil {
+			return nil, err
+		}
+		return nil, runError(s.do(ctx, func(t *postgres.Tx) error { return t.SetRunLifecycle(ctx, id, to) }), id)
+	}
+}
+
+// metricIn is a metric as it comes; Value and Timestamp are checked by hand, to name them.
+type metricIn struct {
+	Key       string          `json:"key"`
+	Value     json.RawMessage `json:"value"`
+	Timestamp json.RawMessage `json:"timestamp"`
+	Step      json.RawMessage `json:"step"`
+}
+
+// maxMillis is the last millisecond of the year 9999, the end of what the stores share.
+const maxMillis = 253402300799999
+
+func (m metricIn) point(path string) (catalog.MetricPoint, error) {
+	p := catalog.MetricPoint{Key: m.Key}
+	if err := checkKey(path+"name", m.Key); err != nil {
+		return p, err
+	}
+	if len(m.Value) == 0 || string(m.Value) == "null" {
+		return p, invalid("Missing value for required parameter '%svalue'.%s", path, apiDocs)
+	}
+	var err error
+	if p.Value, err = parseNumber(m.Value); err != nil {
+		return p, invalid("Invalid value %s for parameter '%svalue' supplied: Please specify value as a valid double (64-bit floating point)", compact(m.Value), path)
+	}
+	if len(m.Timestamp) == 0 {
+		return p, invalid("Missing value for required parameter '%stimestamp'.%s", path, apiDocs)
+	}
+	at, err := parseInteger(m.Timestamp)
+	if err != nil || at < 0 || at > maxMillis {
+		return p, invalid("Invalid value %s for parameter '%stimestamp' supplied: metric '%s' (value=%s). Timestamp must be a nonnegative long (64-bit integer) ", compact(m.Timestamp), path, m.Key, compact(m.Value))
+	}
+	p.Time = time.UnixMilli(at)
+	if len(m.Step) > 0 && string(m.Step) != "null" {
+		if p.Step, err = parseInteger(m.Step); err != nil {
+			return p, invalid("Invalid value %s for parameter '%sstep' supplied: metric '%s' (value=%s). Step must be a valid long (64-bit integer).", compact(m.Step), path, m.Key, compact(m.Value))
+		}
+	}
+	return p, nil
+}
+
+func (s *Server) logMetric(ctx context.Context, in args) (any, error) {
+	id, err := in.runID()
+	if err != nil {
+		return nil, err
+	}
+	var m metricIn
+	if m.Key, err = in.need("key"); err != nil {
+		return nil, err
+	}
+	m.Value, _ = in.raw("value")
+	m.Timestamp, _ = in.raw("timestamp")
+	m.Step, _ = in.raw("step")
+	p, err := m.point("")
+	if err != nil {
+		return nil, err
+	}
+	return nil, s.log(ctx, in, id, []catalog.MetricPoint{p}, nil, nil)
+}
+
+func (s *Server) log(ctx context.Context, in args, id string, points []catalog.MetricPoint, params []catalog.Param, tags map[string]string) error {
+	return runError(s.do(ctx, func(t *postgres.Tx) error { return t.LogBatch(ctx, id, in.guard, points, params, tags) }), id)
+}
+
+func (s *Server) logParam(ctx context.Context, in args) (any, error) {
+	id, err := in.runID()
+	if err != nil {
+		return nil, err
+	}
+	key, err := in.need("key")
+	if err != nil {
+		return nil, err
+	}
+	value, err := in.text("value")
+	if err != nil {
+		return nil, err
+	}
+	if err := checkKey("key", key); err != nil {
+		return nil, err
+	}
+	return nil, s.log(ctx, in, id, nil, []catalog.Param{{Key: key, Value: truncate(value, maxParamValue)}}, nil)
+}
+
+func (s *Server) setTag(ctx context.Context, in args) (any, error) {
+	id, err := in.runID()
+	if err != nil {
+		return nil, err
+	}
+	key, err := in.need("key")
+	if err != nil {
+		return nil, err
+	}
+	value, err := in.text("value")
+	if err != nil {
+		return nil, err
+	}
+	if err := checkKey("key", key); err != nil {
+		return nil, err
+	}
+	return nil, s.log(ctx, in, id, nil, nil, map[string]string{key: truncate(value, maxRunTag)})
+}
+
+func (s *Server) deleteTag(ctx context.Context, in args) (any, error) {
+	id, err := in.runID()
+	if err != nil {
+		return nil, err
+	}
+	key, err := in.need("key")
+	if err != nil {
+		return nil, err
+	}
+	var removed bool
+	err = s.do(ctx, func(t *postgres.Tx) error {
+		var err error
+		removed, err = t.DeleteRunTag(ctx, id, key, in.guard)
+		return err
+	})
+	if err == nil && !removed {
+		err = missing("No tag with name: %s in run with id %s", key, id)
+	}
+	return nil, runError(err, id)
+}
+
+// logBatch writes everything in one transaction, where MLflow uses three: a conflicting
+// param then leaves no metric behind either.
+func (s *Server) logBatch(ctx context.Context, in args) (any, error) {
+	id, err := in.runID()
+	if err != nil {
+		return nil, err
+	}
+	var metrics []metricIn
+	if raw, ok := in.raw("metrics"); ok {
+		if err := json.Unmarshal(raw, &metrics); err != nil {
+			return nil, badValue("metrics", raw)
+		}
+	}
+	params, err := in.pairs("params")
+	if err != nil {
+		return nil, err
+	}
+	tags, err := in.pairs("tags")
+	if err != nil {
+		return nil, err
+	}
+	for _, limit := range []struct {
+		name      string
+		got, most int
+	}{
+		{"metrics", len(metrics), maxBatchMetrics}, {"params", len(params), maxBatchPairs}, {"tags", len(tags), maxBatchPairs},
+		{"metrics, params, and tags", len(metrics) + len(params) + len(tags), maxBatchAll},
+	} {
+		if limit.got > limit.most {
+			return nil, invalid("A batch logging request can contain at most %d %s. Got %d %s. Please split up %s across multiple requests and try again.",
+				limit.most, limit.name, limit.got, limit.name, limit.name)
+		}
+	}
+	points := make([]catalog.MetricPoint, 0, len(metrics))
+	for i, m := range metrics {
+		p, err := m.point(fmt.Sprintf("metrics[%d].", i))
+		if err != nil {
+			return nil, err
+		}
+		points = append(points, p)
+	}
+	list := make([]catalog.Param, 0, len(params))
+	seen := map[string]bool{}
+	for i, p := range params {
+		if err := checkKey(fmt.Sprintf("params[%d].key", i), p.Key); err != nil {
+			return nil, err
+		}
+		if seen[p.Key] {
+			return nil, invalid("Duplicate parameter keys have been submitted: %s. Please ensure the request contains only one param value per param key.", p.Key)
+		}
+		seen[p.Key] = true
+		list = append(list, catalog.Param{Key: p.Key, Value: truncate(p.Value, maxParamValue)})
+	}
+	written := make(map[string]string, len(tags))
+	for i, t := range tags {
+		if err := checkKey(fmt.Sprintf("tags[%d].key", i), t.Key); err != nil {
+			return nil, err
+		}
+		written[t.Key] = truncate(t.Value, maxRunTag)
+	}
+	return nil, s.log(ctx, in, id, points, list, written)
+}
+
+func (s *Server) logModel(ctx context.Context, in args) (any, error) {
+	id, err := in.runID()
+	if err != nil {
+		return nil, err
+	}
+	text, err := in.need("model_json")
+	if err != nil {
+		return nil, err
+	}
+	var model map[string]json.RawMessage
+	if err := json.Unmarshal([]byte(text), &model); err != nil {
+		return nil, invalid("Malformed model info. \n %s \n is not a valid JSON.", text)
+	}
+	for _, field := range []string{"artifact_path", "flavors", "utc_time_created", "run_id"} {
+		if _, ok := model[field]; !ok {
+			return nil, invalid("Model json is missing mandatory fields: {'%s'}", field)
+		}
+	}
+	err = s.do(ctx, func(t *postgres.Tx) error {
+		return t.AppendRunTag(ctx, id, modelHistory, in.guard, json.RawMessage(text))
+	})
+	return nil, runError(err, id)
+}
+
+func (s *Server) logInputs(ctx context.Context, in args) (any, error) {
+	id, err := in.runID()
+	if err != nil {
+		return nil, err
+	}
+	var documents []json.RawMessage
+	if raw, ok := in.raw("datasets"); ok {
+		if err := json.Unmarshal(raw, &documents); err != nil {
+			return nil, badValue("datasets", raw)
+		}
+	}
+	var inputs []postgres.Input
+	for i, d := range documents {
+		var known struct {
+			Dataset *struct{ Name, Digest string } `json:"dataset"`
+			Tags    []pair                         `json:"tags"`
+		}
+		if err := json.Unmarshal(d, &known); err != nil {
+			return nil, badValue(fmt.Sprintf("datasets[%d]", i), d)
+		}
+		if known.Dataset == nil || known.Dataset.Name == "" || known.Dataset.Digest == "" {
+			return nil, invalid("Dataset input must have a dataset associated with it.")
+		}
+		input := postgres.Input{Name: known.Dataset.Name, Digest: known.Dataset.Digest, JSON: d}
+		for _, t := range known.Tags {
+			if t.Key == "mlflow.data.context" {
+				input.Context = t.Value
+			}
+		}
+		inputs = append(inputs, input)
+	}
+	return nil, runError(s.do(ctx, func(t *postgres.Tx) error { return t.LogInputs(ctx, id, in.guard, inputs) }), id)
+}
