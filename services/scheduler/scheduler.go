@@ -56,8 +56,8 @@ func (c *Config) Validate() []string {
 	if c.Poll <= 0 || c.Poll > c.Lease/2 {
 		out = append(out, fmt.Sprintf("poll: %s must be positive and at most half of lease (%s), or one late answer costs an agent its leases", c.Poll, c.Lease))
 	}
-	if c.DefaultReservation <= 0 || c.DefaultHostMemory < 0 || c.DefaultCPUMillis < 0 {
-		out = append(out, "default-reservation, default-host-memory and default-cpu-millis must not be negative, and a reservation of 0 would mean a whole device")
+	if c.DefaultReservation == 0 || c.DefaultCPUMillis < 0 {
+		out = append(out, "default-cpu-millis must not be negative, and a default-reservation of 0 would mean a whole device")
 	}
 	return out
 }

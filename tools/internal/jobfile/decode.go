@@ -175,7 +175,7 @@ func (d *decoder) count(into *uint32, most int64) field {
 	}
 }
 
-func (d *decoder) number(into *float64, least, most float64) field {
+func (d *decoder) number(into *float64, most float64) field {
 	return func(n *yaml.Node, path string) {
 		text, ok := d.scalar(n, path, "a number")
 		if !ok {
@@ -185,8 +185,8 @@ func (d *decoder) number(into *float64, least, most float64) field {
 		switch {
 		case err != nil || math.IsNaN(v) || math.IsInf(v, 0):
 			d.add(n, path, "%q is not a number", text)
-		case v < least || v > most:
-			d.add(n, path, "%s is not between %g and %g", text, least, most)
+		case v < 0 || v > most:
+			d.add(n, path, "%s is not between 0 and %g", text, most)
 		default:
 			*into = v
 		}

@@ -120,7 +120,7 @@ func (d *decoder) native(n *yaml.Node, path string) *jobv1.NativeSpec {
 		"costs": func(n *yaml.Node, path string) {
 			s.Costs = &jobv1.TradingCosts{}
 			d.object(n, path, fields{
-				"commission_bps": d.number(&s.Costs.CommissionBps, 0, 1000), "slippage_bps": d.number(&s.Costs.SlippageBps, 0, 1000),
+				"commission_bps": d.number(&s.Costs.CommissionBps, 1000), "slippage_bps": d.number(&s.Costs.SlippageBps, 1000),
 			})
 		},
 		"learner": func(n *yaml.Node, path string) { s.Learner = d.learner(n, path) },
@@ -132,13 +132,13 @@ func (d *decoder) native(n *yaml.Node, path string) *jobv1.NativeSpec {
 func (d *decoder) learner(n *yaml.Node, path string) *jobv1.LearnerSpec {
 	l := &jobv1.LearnerSpec{}
 	d.object(n, path, fields{
-		"learning_rate":     d.number(&l.LearningRate, 0, 1),
-		"discount":          d.number(&l.Discount, 0, 1),
-		"gae_lambda":        d.number(&l.GaeLambda, 0, 1),
-		"clip_range":        d.number(&l.ClipRange, 0, 1),
-		"entropy":           d.number(&l.EntropyCoefficient, 0, 1),
-		"value":             d.number(&l.ValueCoefficient, 0, 10),
-		"max_gradient_norm": d.number(&l.MaxGradientNorm, 0, 1000),
+		"learning_rate":     d.number(&l.LearningRate, 1),
+		"discount":          d.number(&l.Discount, 1),
+		"gae_lambda":        d.number(&l.GaeLambda, 1),
+		"clip_range":        d.number(&l.ClipRange, 1),
+		"entropy":           d.number(&l.EntropyCoefficient, 1),
+		"value":             d.number(&l.ValueCoefficient, 10),
+		"max_gradient_norm": d.number(&l.MaxGradientNorm, 1000),
 		"environments":      d.count(&l.Environments, 4096),
 		"rollout_steps":     d.count(&l.RolloutSteps, 65536),
 		"update_epochs":     d.count(&l.UpdateEpochs, 100),

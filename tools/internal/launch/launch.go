@@ -41,6 +41,9 @@ type Options struct {
 	CPULanes int
 	// CPULaneMemory is each lane's memory, such as "2GiB"; empty means the agent's default.
 	CPULaneMemory string
+	// Policy is the janitor's retention policy: a file, builtin:default or
+	// builtin:development; empty means the janitor's default.
+	Policy string
 	// Ports fixes ports by listener name; the others are chosen free and kept.
 	Ports map[string]int
 	// LogLevel of the services; empty means info.
@@ -129,7 +132,7 @@ func Run(ctx context.Context, o Options, use func(ctx context.Context, m *mesh.M
 		return err
 	}
 	defer func() { err = errors.Join(err, unlock()) }()
-	if err := l.prepare(ctx); err != nil {
+	if err := l.prepare(); err != nil {
 		return err
 	}
 	l.sup = &supervisor{event: l.Event, started: func(name string, pid int) {
@@ -156,7 +159,7 @@ func Run(ctx context.Context, o Options, use func(ctx context.Context, m *mesh.M
 }
 
 // prepare does everything that can fail before a process is started.
-func (l *launcher) prepare(ctx context.Context) (err error) {
+func (l *launcher) prepare() (err error) {
 	names := []string{"trainer", "versitygw"}
 	for _, program := range programs {
 		names = append(names, program)

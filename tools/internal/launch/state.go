@@ -44,7 +44,7 @@ func lockState(state string) (unlock func() error, err error) {
 		pid, _ := strconv.Atoi(strings.TrimSpace(string(data)))
 		return nil, errors.Join(&BusyError{State: state, PID: pid}, file.Close())
 	}
-	if err := file.Truncate(0); err == nil {
+	if err = file.Truncate(0); err == nil {
 		_, err = file.WriteAt([]byte(strconv.Itoa(os.Getpid())+"\n"), 0)
 	}
 	if err != nil {

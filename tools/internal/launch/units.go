@@ -3,6 +3,7 @@ package launch
 import (
 	"context"
 	"crypto/tls"
+	"errors"
 	"fmt"
 	"net/http"
 	"os"
@@ -42,7 +43,7 @@ func (l *launcher) postgres() *unit {
 		}
 		c := serverChild{server: server, name: "Postgres"}
 		if err := server.EnsureDatabase(ctx, database); err != nil {
-			return nil, fmt.Errorf("%w (stopped: %v)", err, c.Stop(ctx))
+			return nil, errors.Join(err, c.Stop(ctx))
 		}
 		if l.dsn == "" {
 			l.dsn = server.DSN(database)
@@ -110,6 +111,9 @@ func (l *launcher) scheduler() *unit {
 func (l *launcher) janitor() *unit {
 	return l.service("janitor", identity.RoleJanitor, func() ([]string, []string) {
 		args, env := l.storeSettings("CHECKPOINT_JANITOR")
+		if l.Policy != "" {
+			args = append(args, "--policy="+l.Policy)
+		}
 		// The store is on this machine's disk: watching that is better than a number.
 		args = append(args, "--capacity-path="+filepath.Join(l.State, "s3"))
 		return append(args, "--listen="+l.address["janitor"], "--registry="+l.address["registry"]),

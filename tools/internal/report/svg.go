@@ -9,13 +9,13 @@ import (
 
 // Geometry of a chart, in the units of its view box.
 const (
-	chartWidth, chartHeight         = 560.0, 220.0
-	left, right, top, bottom        = 46.0, 10.0, 10.0, 22.0
-	innerWidth                      = chartWidth - left - right
-	innerHeight                     = chartHeight - top - bottom
-	maxDrawn                        = 600
-	ticks                           = 4
-	minimumSpan             float64 = 1e-9
+	chartWidth, chartHeight          = 560.0, 220.0
+	left, right, top, bottom         = 46.0, 10.0, 10.0, 22.0
+	innerWidth                       = chartWidth - left - right
+	innerHeight                      = chartHeight - top - bottom
+	maxDrawn                         = 600
+	ticks                            = 4
+	minimumSpan              float64 = 1e-9
 )
 
 // line is one curve of a chart.

@@ -40,13 +40,13 @@ type Lease struct {
 	lease.Assignment
 	GrantedAt time.Time `json:"granted_at"`
 	// TokenHash is SHA-256 of the trainer's bearer token.
-	TokenHash []byte          `json:"token_hash"`
+	TokenHash []byte `json:"token_hash"`
 	// LeaseTraceParent is the lease's span, the parent of the trainer's.
-	LeaseTraceParent string   `json:"lease_traceparent"`
-	Isolation string          `json:"isolation"`
-	Stop      *Stop           `json:"stop,omitempty"`
-	Finished  *lease.Finished `json:"finished,omitempty"`
-	OOM       *lease.OOM      `json:"oom,omitempty"`
+	LeaseTraceParent string          `json:"lease_traceparent"`
+	Isolation        string          `json:"isolation"`
+	Stop             *Stop           `json:"stop,omitempty"`
+	Finished         *lease.Finished `json:"finished,omitempty"`
+	OOM              *lease.OOM      `json:"oom,omitempty"`
 }
 
 // State is the journal's whole content.

@@ -21,7 +21,7 @@ const (
 	overhead = 512 << 20
 )
 
-// ErrNoDriver: the host has no usable NVIDIA driver.
+// ErrNoDriver says that the host has no usable NVIDIA driver.
 var ErrNoDriver = errors.New("no NVIDIA driver: libnvidia-ml.so.1 was not found or does not answer")
 
 // Source implements device.Source; safe for concurrent use.
@@ -49,9 +49,9 @@ func open(lib nvml.Interface) (device.Source, error) {
 	switch ret := lib.Init(); ret {
 	case nvml.SUCCESS:
 	case nvml.ERROR_LIBRARY_NOT_FOUND, nvml.ERROR_DRIVER_NOT_LOADED:
-		return nil, fmt.Errorf("%w (NVML code %d)", ErrNoDriver, ret)
+		return nil, fmt.Errorf("%w (NVML code %d)", ErrNoDriver, int32(ret))
 	default:
-		return nil, fmt.Errorf("NVML did not start: code %d", ret)
+		return nil, fmt.Errorf("NVML did not start: code %d", int32(ret))
 	}
 	s := &Source{lib: lib, xids: map[string][]uint64{}}
 	if err := s.list(); err != nil {
@@ -65,7 +65,7 @@ func check(what string, ret nvml.Return) error {
 	if ret == nvml.SUCCESS {
 		return nil
 	}
-	return fmt.Errorf("NVML %s: code %d", what, ret)
+	return fmt.Errorf("NVML %s: code %d", what, int32(ret))
 }
 
 func (s *Source) list() error {
@@ -203,7 +203,7 @@ func read(h handle) device.Reading {
 	r := device.Reading{ID: h.id}
 	memory, ret := h.device.GetMemoryInfo()
 	if ret != nvml.SUCCESS {
-		r.Lost = fmt.Sprintf("NVML code %d", ret)
+		r.Lost = fmt.Sprintf("NVML code %d", int32(ret))
 		return r
 	}
 	r.MemoryUsedBytes = int64(memory.Used)

@@ -94,7 +94,7 @@ func (s *Server) Train(stream trainv1.TrainService_TrainServer) error {
 	go c.read(ctx)
 	go c.acks(ctx, cancel, opened.AckedSequence)
 	go c.orders(ctx, cancel)
-	return c.serve(ctx, attached, opened.AckedSequence, open.LastSequence)
+	return c.serve(ctx, attached, opened.AckedSequence)
 }
 
 func (s *Server) opened(a *host.Attempt) (*trainv1.Opened, error) {
@@ -200,7 +200,7 @@ func (c *conversation) send(ctx context.Context, frame *trainv1.TrainResponse) {
 }
 
 // serve is the stream's one sender and the one place that takes frames.
-func (c *conversation) serve(ctx context.Context, attached *host.Stream, acked, last uint64) error {
+func (c *conversation) serve(ctx context.Context, attached *host.Stream, acked uint64) error {
 	next := acked + 1
 	if appended := c.attempt.Appended(); appended > acked {
 		next = appended + 1 // in memory, about to be durable

@@ -297,14 +297,13 @@ func (t *training) restore(dir string) (run.State, error) {
 	return state, nil
 }
 
-// splitScaler separates the feature statistics from the network's weights.
-func splitScaler(tensors []checkpoint.Tensor) (weights, scaler []checkpoint.Tensor) {
+// withoutScaler leaves the feature statistics out: what remains are the network's weights.
+func withoutScaler(tensors []checkpoint.Tensor) []checkpoint.Tensor {
+	var weights []checkpoint.Tensor
 	for _, t := range tensors {
-		if t.Name == "features.mean" || t.Name == "features.scale" {
-			scaler = append(scaler, t)
-		} else {
+		if t.Name != "features.mean" && t.Name != "features.scale" {
 			weights = append(weights, t)
 		}
 	}
-	return weights, scaler
+	return weights
 }
