@@ -50,7 +50,10 @@ func lockState(state string) (unlock func() error, err error) {
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("lock the state directory: %w", err), file.Close())
 	}
-	return file.Close, nil
+	return func() error {
+		// Closing alone is not enough: a child between fork and exec holds the lock with us.
+		return errors.Join(unix.Flock(int(file.Fd()), unix.LOCK_UN), file.Close())
+	}, nil
 }
 
 // records keeps the processes of this run on disk, so that the next run can end
