@@ -110,9 +110,9 @@ func (a Agent) node(live []job.Attempt) placement.Node {
 
 // holder is a live attempt as the planner weighs it: when it is expected to end
 // and what a stop would throw away.
-func holder(at job.Attempt, p job.Priority, now time.Time) placement.Holder {
+func holder(at job.Attempt, j *job.Job, now time.Time) placement.Holder {
 	h := placement.Holder{
-		Job: at.Job, Fence: at.Fence, Priority: p, Shares: at.Shares, CPUMillis: at.CPUMillis, HostBytes: at.HostBytes, Started: at.Created,
+		Job: at.Job, Fence: at.Fence, Priority: j.Priority, Shares: at.Shares, CPUMillis: at.CPUMillis, HostBytes: at.HostBytes, Started: at.Created,
 	}
 	if !at.Started.IsZero() {
 		h.Started = at.Started
@@ -122,6 +122,8 @@ func holder(at job.Attempt, p job.Priority, now time.Time) placement.Holder {
 		h.Ending, h.End = true, now.Add(at.Grace)
 	case at.Progress.Remaining > 0:
 		h.End = now.Add(at.Progress.Remaining)
+	case j.Spec.RunLimit > 0:
+		h.End = h.Started.Add(j.Spec.RunLimit)
 	}
 	lost := now.Sub(h.Started).Seconds()
 	if rate := at.Progress.StepsPerSecond; rate > 0 && at.Progress.Checkpoint.ID != "" {

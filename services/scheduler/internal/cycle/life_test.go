@@ -410,3 +410,56 @@ func TestALongPollIsWokenByTheCommit(t *testing.T) {
 		}
 	})
 }
+
+func TestProductionPreemptsBatchWithoutCostingARetry(t *testing.T) {
+	t.Parallel()
+	inBubble(t, func(t *testing.T, b *bench) {
+		h := b.host("h1")
+		batch := b.submit(sharing(0), job.Batch)
+		h.sync()
+		h.sync()
+		urgent := b.submit(sharing(0), job.Production)
+		if b.is(batch, job.Running); !strings.Contains(b.is(urgent, job.Queued).Reason(), "needs 1 whole") {
+			t.Errorf("reason %q", b.view(urgent).Reason())
+		}
+		for range 62 { // the minimum runtime
+			time.Sleep(time.Second)
+			h.sync()
+		}
+		h.sync()
+		h.sync()
+		b.is(urgent, job.Running)
+		v := b.is(batch, job.Queued)
+		if v.Job.Spent != (job.Spent{}) || v.Job.Free != 0 || v.Attempts[0].Failure != job.Preempted {
+			t.Errorf("spent %v, free %d, failure %s", v.Job.Spent.Map(), v.Job.Free, v.Attempts[0].Failure)
+		}
+		h.exit(urgent, job.Exit{Outcome: job.OutcomeSucceeded})
+		h.sync()
+		h.sync()
+		h.sync()
+		if v := b.is(batch, job.Running); v.Job.Attempts != 2 {
+			t.Errorf("%d attempts", v.Job.Attempts)
+		}
+	})
+}
+
+func TestTenantsShareFairly(t *testing.T) {
+	t.Parallel()
+	inBubble(t, func(t *testing.T, b *bench) {
+		spec := func(tenant string) job.Spec {
+			s := sharing(7 * gib)
+			s.Tenant = tenant
+			return s
+		}
+		var many []string
+		for range 6 {
+			many = append(many, b.submit(spec("many"), job.Batch))
+		}
+		one := b.submit(spec("one"), job.Batch)
+		h := b.host("h1") // has room for three
+		h.sync()
+		if !h.holds(one) || !h.holds(many[0]) || !h.holds(many[1]) {
+			t.Errorf("host holds %s; the second tenant's first job is %s", h.jobs(), one)
+		}
+	})
+}

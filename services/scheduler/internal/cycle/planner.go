@@ -17,6 +17,9 @@ import (
 	"github.com/ultrathink-pilot/trainyard/services/scheduler/internal/queue"
 )
 
+// replan is how soon a queue that waits is planned again when nothing happens.
+const replan = 3 * time.Second
+
 // plans runs a planning round whenever the world changed or a backoff ended.
 func (e *Engine) plans(ctx context.Context) {
 	for {
@@ -81,7 +84,8 @@ func (e *Engine) nodesLocked(now time.Time) []placement.Node {
 		live := e.st.liveOf(n)
 		nodes[i] = e.st.agents[n].node(live)
 		for _, a := range live {
-			nodes[i].Holders = append(nodes[i].Holders, holder(a, e.st.records[a.Job].Job.Priority, now))
+			j := e.st.records[a.Job].Job
+			nodes[i].Holders = append(nodes[i].Holders, holder(a, &j, now))
 		}
 	}
 	return nodes
@@ -100,6 +104,11 @@ func (e *Engine) plan(ctx context.Context) time.Time {
 	e.mu.Lock()
 	e.reasons = reasons
 	e.mu.Unlock()
+	if soon := begin.Add(replan); len(p.Unplaced) > 0 && (next.IsZero() || next.After(soon)) {
+		// Time alone can make room: a victim's minimum runtime ends, an
+		// estimate moves. It also keeps the reasons fresh.
+		next = soon
+	}
 	if len(p.Place)+len(p.Preempt) == 0 {
 		return next
 	}

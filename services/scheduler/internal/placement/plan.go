@@ -53,8 +53,12 @@ type planner struct {
 	stuck map[string]bool
 	// gone are the fences of this round's victims.
 	gone map[uint64]bool
+	// unborn counts down the stand-ins for fences of this round's placements.
+	unborn uint64
 	// rooms are kept for those who wait.
 	rooms []room
+	// loose nodes have a future that rests on a guess about an end.
+	loose map[int]bool
 	// headed says that the head of the queue has got its room.
 	headed bool
 }
@@ -74,14 +78,28 @@ func newPlanner(s Snapshot) *planner {
 	}
 	return &planner{
 		now: s.Now, rules: s.Rules, fleet: NewFleet(nodes, typical),
-		blocked: map[string]bool{}, reasons: map[string]Unplaced{}, stuck: map[string]bool{}, gone: map[uint64]bool{},
+		blocked: map[string]bool{}, reasons: map[string]Unplaced{}, stuck: map[string]bool{}, gone: map[uint64]bool{}, loose: map[int]bool{},
 	}
+}
+
+// begun counts a job of this round among the holders when its limit says when it
+// ends. Nobody may preempt it: it does not run yet.
+func (p *planner) begun(n *Node, r *Request, shares []job.Share) {
+	if r.Longest <= 0 {
+		return
+	}
+	p.unborn--
+	n.Holders = append(n.Holders, Holder{
+		Job: r.Job, Fence: p.unborn, Priority: job.Production, Shares: shares, CPUMillis: r.Demand.CPUMillis, HostBytes: r.Demand.HostBytes,
+		Started: p.now, End: p.now.Add(r.Longest),
+	})
 }
 
 func (p *planner) place(r *Request, node int, shares []job.Share) {
 	n := p.fleet.Node(node)
 	why := tell(n, shares)
 	p.fleet.Hold(node, shares, r.Demand.CPUMillis, r.Demand.HostBytes)
+	p.begun(n, r, shares)
 	p.plan.Place = append(p.plan.Place, Placed{
 		Job: r.Job, Revision: r.Revision, Node: n.Name, NodeRevision: n.Revision, Shares: shares, Why: why,
 	})

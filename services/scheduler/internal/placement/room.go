@@ -42,94 +42,68 @@ func (f *Fleet) futureOf(i int) *Node {
 }
 
 // keep makes a future binding: from now on a job fits on the node only if it
-// also leaves the future as it is.
+// also leaves the future as it is. Several futures of one node bind together,
+// since a later one may count on ends that an earlier one cannot wait for.
 func (f *Fleet) keep(i int, future *Node) {
 	f.future[i] = future
 	n := &f.nodes[i]
-	n.aheadCPU = max(0, (n.CPUMillis-n.UsedCPU)-(future.CPUMillis-future.UsedCPU))
-	n.aheadHost = max(0, (n.HostBytes-n.UsedHost)-(future.HostBytes-future.UsedHost))
+	n.aheadCPU = max(n.aheadCPU, (n.CPUMillis-n.UsedCPU)-(future.CPUMillis-future.UsedCPU))
+	n.aheadHost = max(n.aheadHost, (n.HostBytes-n.UsedHost)-(future.HostBytes-future.UsedHost))
 	for k := range n.Devices {
 		d, then := &n.Devices[k], &future.Devices[k]
-		d.ahead = max(0, then.Held-d.Held)
-		d.kept = then.Holders > 0
+		d.ahead = max(d.ahead, then.Held-d.Held)
+		d.kept = d.kept || then.Holders > 0
 	}
 	f.changed(i)
 }
 
 // makeRoom lets a job that does not fit wait for something definite: for
-// attempts that are about to end, for the victims of a preemption, or, for the
-// head of the queue, for the expected ends of others.
+// attempts that have been told to stop, for the victims of a preemption, or, for
+// the head of the queue, for the expected ends of others.
 func (p *planner) makeRoom(r *Request, key string) (Unplaced, bool) {
-	if !p.stuck[key] {
-		want := needOf(&r.Demand)
-		if u, ok := p.afterEnding(r, &want); ok {
-			return u, true
-		}
-		if u, ok := p.preempt(r, &want); ok {
-			return u, true
-		}
-		p.stuck[key] = true
-	}
-	if p.headed {
+	if p.stuck[key] && p.headed {
 		return Unplaced{}, false
 	}
 	want := needOf(&r.Demand)
-	u, ok := p.shadow(r, &want)
-	p.headed = p.headed || ok
-	return u, ok
-}
-
-// afterEnding keeps the room that attempts already told to stop will leave.
-func (p *planner) afterEnding(r *Request, want *need) (Unplaced, bool) {
-	for i := range p.fleet.nodes {
-		n := &p.fleet.nodes[i]
-		var at time.Time
-		who := ""
-		var future *Node
-		for k := range n.Holders {
-			h := &n.Holders[k]
-			if !h.Ending || p.gone[h.Fence] {
-				continue
-			}
-			if future == nil {
-				future = p.fleet.futureOf(i)
-			}
-			future.release(h.Shares, h.CPUMillis, h.HostBytes)
-			if who == "" || h.End.After(at) {
-				at, who = h.End, h.Job
-			}
-		}
-		if future == nil {
-			continue
-		}
-		chosen, why := fit(future, want, nil)
-		if why != fits {
-			continue
-		}
-		// The ends are now spoken for: nobody else may count on them.
-		for k := range n.Holders {
-			if n.Holders[k].Ending {
-				p.gone[n.Holders[k].Fence] = true
-			}
-		}
-		future.Hold(chosen.shares(future, want), r.Demand.CPUMillis, r.Demand.HostBytes)
-		p.fleet.keep(i, future)
-		p.rooms = append(p.rooms, room{i, at})
-		return Unplaced{Reason: "waits for job " + who + " to stop on " + n.Name + "; the room is kept for it", At: at, Room: n.Name}, true
+	natural, ends := opening{}, false
+	if !p.headed {
+		natural, ends = p.shadow(&want, false)
 	}
-	return Unplaced{}, false
+	if !p.stuck[key] {
+		if s, ok := p.shadow(&want, true); ok && (!ends || !natural.at.Before(s.at)) {
+			return p.wait(r, &want, s, true), true
+		} else if !ok {
+			if u, ok := p.preempt(r, &want); ok {
+				return u, true
+			}
+			p.stuck[key] = true
+		}
+	}
+	if !ends {
+		return Unplaced{}, false
+	}
+	p.headed = true
+	return p.wait(r, &want, natural, false), true
 }
 
-// shadow keeps room for the head of the queue where the expected ends of others
-// let it start first. Where an end is not known, an attempt is expected to last
-// as long again as it has lasted.
-func (p *planner) shadow(r *Request, want *need) (Unplaced, bool) {
-	best, bestAt := -1, time.Time{}
-	var bestFuture *Node
-	var leave []uint64
+// opening is where and when a job is expected to fit first.
+type opening struct {
+	node   int
+	at     time.Time
+	future *Node
+	// leave are those who have to end first.
+	leave []*Holder
+}
+
+// shadow finds where the expected ends of others let a job start first. Where an
+// end is not known, an attempt is expected to last as long again as it has
+// lasted. With stopping only those count who have been told to stop, so that the
+// time is more than a guess.
+func (p *planner) shadow(want *need, stopping bool) (opening, bool) {
+	best := opening{node: -1}
 	for i := range p.fleet.nodes {
 		n := &p.fleet.nodes[i]
-		if n.Blocked != "" {
+		if n.Blocked != "" || p.loose[i] {
 			continue
 		}
 		type end struct {
@@ -139,7 +113,7 @@ func (p *planner) shadow(r *Request, want *need) (Unplaced, bool) {
 		ends := make([]end, 0, len(n.Holders))
 		for k := range n.Holders {
 			h := &n.Holders[k]
-			if p.gone[h.Fence] {
+			if p.gone[h.Fence] || stopping && !h.Ending {
 				continue
 			}
 			at := h.End
@@ -149,34 +123,47 @@ func (p *planner) shadow(r *Request, want *need) (Unplaced, bool) {
 			ends = append(ends, end{at, h})
 		}
 		sort.SliceStable(ends, func(a, b int) bool { return ends[a].at.Before(ends[b].at) })
+		if len(ends) == 0 {
+			continue
+		}
 		future := p.fleet.futureOf(i)
-		var left []uint64
+		var leave []*Holder
 		for _, e := range ends {
-			if best >= 0 && !e.at.Before(bestAt) {
+			if best.node >= 0 && !e.at.Before(best.at) {
 				break
 			}
 			future.release(e.h.Shares, e.h.CPUMillis, e.h.HostBytes)
-			left = append(left, e.h.Fence)
+			leave = append(leave, e.h)
 			if _, why := fit(future, want, nil); why == fits {
-				best, bestAt, bestFuture, leave = i, e.at, future, left
+				best = opening{i, e.at, future, leave}
 				break
 			}
 		}
 	}
-	if best < 0 {
-		return Unplaced{}, false
+	return best, best.node >= 0
+}
+
+// wait keeps the room of an opening for a job.
+func (p *planner) wait(r *Request, want *need, s opening, stopping bool) Unplaced {
+	n := &p.fleet.nodes[s.node]
+	var u Unplaced
+	if stopping {
+		u = Unplaced{Reason: "waits for job " + s.leave[len(s.leave)-1].Job + " to stop on " + n.Name + "; the room is kept for it", At: s.at}
+	} else {
+		u = Explain(p.now, p.fleet.nodes, &r.Demand)
+		u.Reason += "; it is next, and room is kept for it on " + n.Name
+		p.loose[s.node] = true
 	}
-	for _, fence := range leave {
-		p.gone[fence] = true
+	u.Room = n.Name
+	for _, h := range s.leave {
+		// Their ends are spoken for: nobody else may count on them.
+		p.gone[h.Fence] = true
 	}
-	u := Explain(p.now, p.fleet.nodes, &r.Demand)
-	chosen, _ := fit(bestFuture, want, nil)
-	bestFuture.Hold(chosen.shares(bestFuture, want), r.Demand.CPUMillis, r.Demand.HostBytes)
-	p.fleet.keep(best, bestFuture)
-	p.rooms = append(p.rooms, room{best, bestAt})
-	u.Room = p.fleet.nodes[best].Name
-	u.Reason += "; it is next, and room is kept for it on " + u.Room
-	return u, true
+	chosen, _ := fit(s.future, want, nil)
+	s.future.Hold(chosen.shares(s.future, want), r.Demand.CPUMillis, r.Demand.HostBytes)
+	p.fleet.keep(s.node, s.future)
+	p.rooms = append(p.rooms, room{s.node, s.at})
+	return u
 }
 
 // backfill places a job into kept room when its own limit says that it is gone
@@ -185,8 +172,13 @@ func (p *planner) backfill(r *Request) bool {
 	if r.Longest <= 0 {
 		return false
 	}
+	gone := p.now.Add(r.Longest)
 	for _, k := range p.rooms {
-		if p.now.Add(r.Longest).After(k.at) {
+		late := false
+		for _, other := range p.rooms {
+			late = late || other.node == k.node && gone.After(other.at)
+		}
+		if late {
 			continue
 		}
 		bare := p.fleet.nodes[k.node].clone()
@@ -220,7 +212,7 @@ func (p *planner) preempt(r *Request, want *need) (Unplaced, bool) {
 	var bestVictims []*Holder
 	var bestFuture *Node
 	for i := range p.fleet.nodes {
-		if p.fleet.nodes[i].Blocked != "" {
+		if p.fleet.nodes[i].Blocked != "" || p.loose[i] {
 			continue
 		}
 		victims, future := p.victims(i, r.Priority, want)
@@ -236,6 +228,11 @@ func (p *planner) preempt(r *Request, want *need) (Unplaced, bool) {
 		return Unplaced{}, false
 	}
 	n := &p.fleet.nodes[best]
+	for k := range n.Holders {
+		if n.Holders[k].Ending {
+			p.gone[n.Holders[k].Fence] = true
+		}
+	}
 	who := ""
 	for _, h := range bestVictims {
 		p.gone[h.Fence] = true
@@ -294,7 +291,13 @@ func (p *planner) victims(i int, class job.Priority, want *need) ([]*Holder, *No
 	sort.SliceStable(all, func(a, b int) bool {
 		return p.costOf(all[a : a+1]).less(p.costOf(all[b : b+1]))
 	})
+	// Those who are leaving anyway count first.
 	future := p.fleet.futureOf(i)
+	for k := range n.Holders {
+		if h := &n.Holders[k]; h.Ending && !p.gone[h.Fence] {
+			future.release(h.Shares, h.CPUMillis, h.HostBytes)
+		}
+	}
 	taken := 0
 	for _, h := range all {
 		future.release(h.Shares, h.CPUMillis, h.HostBytes)

@@ -114,6 +114,7 @@ func (n *Node) freeHost() int64 { return n.HostBytes - n.UsedHost - n.aheadHost 
 func (n *Node) clone() Node {
 	c := *n
 	c.Devices = append([]Device(nil), n.Devices...)
+	c.Holders = n.Holders[:len(n.Holders):len(n.Holders)]
 	return c
 }
 
