@@ -66,11 +66,14 @@ func scanSweep(row pgx.CollectableRow) (sweep.Sweep, error) {
 	return w, err
 }
 
-// LastRun is the start and the number of checkpoints of the newest run that the
-// guard let pass; a zero time when there was none.
+// LastRun is the start of the newest run that the guard let pass, and how many
+// checkpoints it left in the catalogue: those it saw less those it deleted. The
+// time is zero when there was none.
 func (s *Store) LastRun(ctx context.Context) (start time.Time, catalogued int, err error) {
 	err = s.pool.QueryRow(ctx, `
-		SELECT start_time, catalogued FROM sweeps WHERE start_time IS NOT NULL ORDER BY start_time DESC LIMIT 1`).Scan(&start, &catalogued)
+		SELECT w.start_time, w.catalogued - (
+			SELECT count(*) FROM sweep_items i WHERE i.sweep_id = w.sweep_id AND i.task = 'delete' AND i.phase IN ('erased', 'done'))
+		FROM sweeps w WHERE w.start_time IS NOT NULL ORDER BY w.start_time DESC LIMIT 1`).Scan(&start, &catalogued)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return time.Time{}, 0, nil
 	}

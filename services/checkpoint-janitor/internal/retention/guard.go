@@ -21,9 +21,16 @@ type Circumstances struct {
 	Now time.Time
 	// LastRun is the time of the last accepted run; zero when there is none.
 	LastRun time.Time
-	// LastCatalogued is how many checkpoints the last accepted run saw.
+	// LastCatalogued is how many checkpoints the last accepted run left.
 	LastCatalogued int
 	Bucket         Bucket
+	// ClockStep is how far the clock was set, forward or back, since the process
+	// started.
+	ClockStep time.Duration
+	// Attended says that a person has started the run. A store that was off for
+	// a week looks like a clock that jumped by a week: with a person there it is
+	// taken for what it seems, a schedule waits for one.
+	Attended bool
 	// Confirmed says that a person has seen the plan and agrees.
 	Confirmed bool
 }
@@ -55,8 +62,9 @@ type Refusal struct {
 const MaxPlanAge = time.Hour
 
 // Guard says everything that speaks against executing the plan; empty means go.
-// Confirmation silences only what a person can judge: a listing that lost its
-// objects or a clock that went back is a fault, not an opinion.
+// Confirmation silences what a person can judge, or a fault that is over would
+// stop the janitor for good. It does not silence a stale plan, which costs
+// nothing to renew, or a bucket that lists nothing at all.
 func Guard(caps Caps, plan Plan, inventory Inventory, at Circumstances) []Refusal {
 	var all []Refusal
 	add := func(code RefusalCode, confirmable bool, format string, args ...any) {
@@ -71,28 +79,31 @@ func Guard(caps Caps, plan Plan, inventory Inventory, at Circumstances) []Refusa
 	}
 	if !at.LastRun.IsZero() {
 		if at.Now.Before(at.LastRun.Add(-clockTolerance)) {
-			add(RefuseClockBack, false, "the clock says %s, before the last run at %s", stamp(at.Now), stamp(at.LastRun))
+			add(RefuseClockBack, true, "the clock says %s, before the last run at %s", stamp(at.Now), stamp(at.LastRun))
 		}
-		if ahead := at.Now.Sub(at.LastRun); ahead > caps.MaxClockJump {
-			add(RefuseClockJump, true, "the last run was %s ago, more than %s; confirm that the clock is right", Age(ahead), Age(caps.MaxClockJump))
+		if ahead := at.Now.Sub(at.LastRun); ahead > caps.MaxClockJump && !at.Attended {
+			add(RefuseClockJump, true, "the last run was %s ago, more than %s; run one sweep by hand, or confirm that the clock is right", Age(ahead), Age(caps.MaxClockJump))
 		}
 		if lost := at.LastCatalogued - len(inventory.Checkpoints); lost > caps.SmallMissing && float64(lost) > caps.MaxMissingFraction*float64(at.LastCatalogued) {
-			add(RefuseCatalogue, false, "the catalogue lists %d checkpoints, %d fewer than the last run saw", len(inventory.Checkpoints), lost)
+			add(RefuseCatalogue, true, "the catalogue lists %d checkpoints, %d fewer than the last run left", len(inventory.Checkpoints), lost)
 		}
+	}
+	if step := at.ClockStep.Abs(); step > caps.MaxClockJump {
+		add(RefuseClockJump, true, "the clock was set by %s while the janitor ran; confirm that it is right", Age(step))
 	}
 	if age := at.Now.Sub(plan.Now); age > MaxPlanAge || age < -clockTolerance {
 		add(RefuseStalePlan, false, "the plan was made at %s and it is %s now; make a new one", stamp(plan.Now), stamp(at.Now))
 	}
 	for _, c := range inventory.Checkpoints {
 		if c.CreateTime.After(at.Now.Add(clockTolerance)) {
-			add(RefuseFutureStore, false, "checkpoint %s was created at %s, after now (%s): a clock is wrong", c.ID, stamp(c.CreateTime), stamp(at.Now))
+			add(RefuseFutureStore, true, "checkpoint %s was created at %s, after now (%s): a clock is wrong", c.ID, stamp(c.CreateTime), stamp(at.Now))
 			break
 		}
 	}
 	b := at.Bucket
 	tooMany := b.Missing > caps.SmallMissing && float64(b.Missing) > caps.MaxMissingFraction*float64(b.Catalogued)
-	if b.Catalogued > 0 && (b.Listed == 0 || tooMany) {
-		add(RefuseListing, false, "the bucket lists %d objects and %d of the %d catalogued ones are missing", b.Listed, b.Missing, b.Catalogued)
+	if empty := b.Catalogued > 0 && b.Listed == 0; empty || tooMany {
+		add(RefuseListing, !empty, "the bucket lists %d objects and %d of the %d catalogued ones are missing", b.Listed, b.Missing, b.Catalogued)
 	}
 	return all
 }

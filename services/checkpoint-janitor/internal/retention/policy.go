@@ -71,8 +71,8 @@ type Caps struct {
 	// SmallDropBytes is what a run may always drop: without it a store of
 	// twenty checkpoints could never drop one.
 	SmallDropBytes int64
-	// MaxClockJump is how far the clock may run ahead of the last accepted run
-	// without confirmation.
+	// MaxClockJump is how far the clock may be set while the janitor runs, and how
+	// long ago the last run of a schedule may be, without a person.
 	MaxClockJump time.Duration
 	// MaxMissingFraction is the share of catalogued objects that may be missing
 	// from the bucket's listing.

@@ -118,7 +118,6 @@ func TestFirstMatchingRuleDecidesAndNoRuleKeeps(t *testing.T) {
 func TestGuard(t *testing.T) {
 	t.Parallel()
 	p := DefaultPolicy()
-	p.Caps.SmallDropBytes = 50
 	v := Inventory{}
 	for i := range 20 {
 		c := Checkpoint{ID: string(rune('a' + i)), Experiment: "x", State: StateLive, CreateTime: testNow.Add(-41 * day), Sharpe: Measured(1)}
@@ -126,40 +125,51 @@ func TestGuard(t *testing.T) {
 		v.Checkpoints = append(v.Checkpoints, c)
 	}
 	plan := mustDecide(t, p, v, testNow)
-	fine := Circumstances{Now: testNow, LastRun: testNow.Add(-time.Hour), LastCatalogued: 20, Bucket: Bucket{Catalogued: 20, Listed: 20}, Confirmed: true}
+	fine := Circumstances{Now: testNow, LastRun: testNow.Add(-time.Hour), LastCatalogued: 20, Bucket: Bucket{Catalogued: 20, Listed: 20}}
+	p.Caps.SmallDropBytes = 1000
 	if r := Guard(p.Caps, plan, v, fine); len(r) != 0 {
-		t.Fatalf("a confirmed run is refused: %v", r)
+		t.Fatalf("an ordinary run is refused: %v", r)
 	}
 	for name, c := range map[string]struct {
 		change func(*Circumstances, *Caps)
 		want   RefusalCode
+		firm   bool
 	}{
-		"much at once": {func(c *Circumstances, _ *Caps) { c.Confirmed = false }, RefuseTooMuch},
-		"small store":  {func(c *Circumstances, k *Caps) { c.Confirmed = false; k.SmallDropBytes = 1000 }, ""},
-		"clock back":   {func(c *Circumstances, _ *Caps) { c.LastRun = testNow.Add(time.Hour) }, RefuseClockBack},
-		"clock jumped": {func(c *Circumstances, k *Caps) {
-			c.Confirmed = false
-			k.SmallDropBytes = 1000
-			c.LastRun = testNow.Add(-25 * time.Hour)
-		}, RefuseClockJump},
-		"jump, confirmed":       {func(c *Circumstances, _ *Caps) { c.LastRun = testNow.Add(-25 * time.Hour) }, ""},
-		"first run":             {func(c *Circumstances, _ *Caps) { c.LastRun = time.Time{}; c.LastCatalogued = 1000 }, ""},
-		"catalogue shrank":      {func(c *Circumstances, _ *Caps) { c.LastCatalogued = 24 }, RefuseCatalogue},
-		"empty listing":         {func(c *Circumstances, _ *Caps) { c.Bucket = Bucket{Catalogued: 20, Missing: 20} }, RefuseListing},
-		"listing lost some":     {func(c *Circumstances, _ *Caps) { c.Bucket.Missing = 4 }, RefuseListing},
-		"listing lost a few":    {func(c *Circumstances, _ *Caps) { c.Bucket.Missing = 3 }, ""},
-		"stale plan":            {func(c *Circumstances, _ *Caps) { c.Now = testNow.Add(61 * time.Minute) }, RefuseStalePlan},
-		"clock set a year back": {func(c *Circumstances, _ *Caps) { c.LastRun = time.Time{}; c.Now = testNow.Add(-365 * day) }, RefuseFutureStore},
+		"much at once":          {change: func(_ *Circumstances, k *Caps) { k.SmallDropBytes = 50 }, want: RefuseTooMuch},
+		"clock back":            {change: func(c *Circumstances, _ *Caps) { c.LastRun = testNow.Add(time.Hour) }, want: RefuseClockBack},
+		"clock jumped":          {change: func(c *Circumstances, _ *Caps) { c.LastRun = testNow.Add(-25 * time.Hour) }, want: RefuseClockJump},
+		"off, a person came":    {change: func(c *Circumstances, _ *Caps) { c.LastRun = testNow.Add(-25 * time.Hour); c.Attended = true }},
+		"clock set":             {change: func(c *Circumstances, _ *Caps) { c.ClockStep = 25 * time.Hour; c.Attended = true }, want: RefuseClockJump},
+		"clock set back":        {change: func(c *Circumstances, _ *Caps) { c.ClockStep = -25 * time.Hour }, want: RefuseClockJump},
+		"clock corrected":       {change: func(c *Circumstances, _ *Caps) { c.ClockStep = time.Hour }},
+		"first run":             {change: func(c *Circumstances, _ *Caps) { c.LastRun = time.Time{}; c.LastCatalogued = 1000 }},
+		"catalogue shrank":      {change: func(c *Circumstances, _ *Caps) { c.LastCatalogued = 24 }, want: RefuseCatalogue},
+		"empty listing":         {change: func(c *Circumstances, _ *Caps) { c.Bucket = Bucket{Catalogued: 20, Missing: 20} }, want: RefuseListing, firm: true},
+		"listing lost some":     {change: func(c *Circumstances, _ *Caps) { c.Bucket.Missing = 4 }, want: RefuseListing},
+		"listing lost a few":    {change: func(c *Circumstances, _ *Caps) { c.Bucket.Missing = 3 }},
+		"stale plan":            {change: func(c *Circumstances, _ *Caps) { c.Now = testNow.Add(61 * time.Minute) }, want: RefuseStalePlan, firm: true},
+		"clock set a year back": {change: func(c *Circumstances, _ *Caps) { c.LastRun = time.Time{}; c.Now = testNow.Add(-365 * day) }, want: RefuseFutureStore},
 	} {
 		at, caps := fine, p.Caps
 		c.change(&at, &caps)
-		refusals := Guard(caps, plan, v, at)
-		found := c.want == ""
-		for _, r := range refusals {
-			found = found || r.Code == c.want
+		refused := func() bool {
+			refusals := Guard(caps, plan, v, at)
+			for _, r := range refusals {
+				if r.Code == c.want && r.Confirmable != c.firm {
+					return true
+				}
+			}
+			if len(refusals) > 0 && c.want == "" {
+				t.Errorf("%s: refused: %v", name, refusals)
+			}
+			return false
 		}
-		if !found || c.want == "" && len(refusals) > 0 {
-			t.Errorf("%s: want %q, got %v", name, c.want, refusals)
+		if got := refused(); got != (c.want != "") {
+			t.Errorf("%s: refused %v, want %q", name, got, c.want)
+		}
+		at.Confirmed = true
+		if got := refused(); got != c.firm {
+			t.Errorf("%s: refused %v after a confirmation", name, got)
 		}
 	}
 }

@@ -273,6 +273,24 @@ func TestASweepKilledAtAnyStepResumes(t *testing.T) {
 	}
 }
 
+// What a sweep has deleted itself is no loss that holds the next one back.
+func TestTheNextSweepIsNotHeldBackByTheLastOne(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	for n := range 15 {
+		w.registry.Commit(t, id(n), "bull", time.Hour, -float64(n), fmt.Sprint("weights ", n))
+	}
+	for range 2 {
+		done, err := w.sweeper(t, nil).Run(t.Context(), w.open(t, nil))
+		if err != nil || done.State != sweep.Done {
+			t.Fatalf("got %+v, %v", done, err)
+		}
+	}
+	if got := len(w.keys(t)); got != 5 {
+		t.Fatalf("%d objects are left", got)
+	}
+}
+
 func TestPromotionBetweenPlanAndSweepWins(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)

@@ -36,12 +36,13 @@ type Sweeper struct {
 	planner  Planner
 	observer Observer
 	log      *zap.Logger
+	clock    clock
 	turn     chan struct{}
 }
 
 // New wires a sweeper.
 func New(store Store, registry Registry, objects Objects, planner Planner, observer Observer, log *zap.Logger) *Sweeper {
-	return &Sweeper{store: store, registry: registry, objects: objects, planner: planner, observer: observer, log: log, turn: make(chan struct{}, 1)}
+	return &Sweeper{store: store, registry: registry, objects: objects, planner: planner, observer: observer, log: log, clock: startClock(), turn: make(chan struct{}, 1)}
 }
 
 // Run carries one sweep to its end and returns it. After an error it is where
@@ -156,16 +157,13 @@ func (s *Sweeper) begin(ctx context.Context, w Sweep) error {
 		return err
 	}
 	policy := s.planner.Policy()
-	at := retention.Circumstances{Now: now, LastRun: lastRun, LastCatalogued: catalogued, Bucket: stock.Bucket, Confirmed: w.Confirmed}
+	at := retention.Circumstances{Now: now, LastRun: lastRun, LastCatalogued: catalogued, Bucket: stock.Bucket,
+		ClockStep: s.clock.step(), Attended: w.Trigger == ByPerson, Confirmed: w.Confirmed}
 	if refusals := retention.Guard(policy.Caps, plan, stock.Inventory, at); len(refusals) > 0 {
 		return refuse(refusals...)
 	}
 	return s.store.StartSweep(ctx, w.ID, plan.Hash, policy.Grace, len(stock.Checkpoints), workOf(plan, fresh, stock), now)
 }
-
-// Now is the clock of plans and sweeps: in whole milliseconds, because a stored
-// instant must come back as it was or no plan could be replayed.
-func Now() time.Time { return time.Now().UTC().Truncate(time.Millisecond) }
 
 // workOf turns the plan into work. Where the plan is older than the stock, the
 // fresh one has a veto: the registry looks at roots again, but not at ranks.
