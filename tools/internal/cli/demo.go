@@ -44,9 +44,13 @@ func (a *app) demoCommand() *cobra.Command {
 		Use:   "demo",
 		Short: "Train three specialists on real market history, promote the best, report, stop",
 		Long: "demo starts the mesh (or uses the one that runs), trains the bull, bear and sideways specialists at the same time\n" +
-			"on the S&P 500 history, promotes the best version of each, runs one retention sweep and writes a report.",
+			"on the S&P 500 history, promotes the best version of each, runs one retention sweep and writes a report.\n" +
+			"Its state is the directory \"demo\" below the default one, unless --state or TRAINYARD_STATE names another.",
 		Args: arguments(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if !a.explicit && os.Getenv(mesh.EnvState) == "" {
+				a.state = filepath.Join(a.state, "demo")
+			}
 			o, err := f.options(a.state, a.announce)
 			if err != nil {
 				return err
@@ -62,12 +66,14 @@ func (a *app) demoCommand() *cobra.Command {
 			}
 			err = launch.Run(cmd.Context(), o, func(ctx context.Context, m *mesh.Mesh) error { return a.demo(ctx, m, page) })
 			if err == nil && cmd.Context().Err() == nil {
-				_, err = fmt.Fprintln(a.err, "\nthe mesh is stopped; `trainyard up` starts it again with everything it knows")
+				_, err = fmt.Fprintf(a.err, "\nthe mesh is stopped; `trainyard up --state %s` starts it again with everything it knows\n", a.state)
 			}
 			return err
 		},
 	}
-	f.register(cmd)
+	// Nothing waits under the development policy, so that one sweep shows the whole
+	// way to deleted bytes. For the same reason the demo has a state of its own.
+	f.register(cmd, "builtin:development")
 	cmd.Flags().StringVar(&page, "report", defaultReport(), "where to write the report")
 	return cmd
 }

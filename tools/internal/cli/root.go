@@ -149,7 +149,7 @@ func (a *app) with(body func(ctx context.Context, s *session, args []string) err
 // traced runs a change under a span of its own, the root of what it causes.
 // Reads have none: they would bury the jobs' traces.
 func (s *session) traced(ctx context.Context, name string, change func(ctx context.Context) error) error {
-	ctx, span := s.tracer.Start(ctx, "trainyard "+name)
+	ctx, span := s.tracer.Start(ctx, name)
 	defer span.End()
 	err := change(ctx)
 	if err != nil {

@@ -16,7 +16,8 @@ import (
 var traceIDPattern = regexp.MustCompile(`^[0-9a-f]{32}$`)
 
 func (a *app) traceCommand() *cobra.Command {
-	return &cobra.Command{
+	var all bool
+	cmd := &cobra.Command{
 		Use: "trace JOB | TRACE_ID", Short: "Print a trace as a waterfall, from submit to promotion", Args: arguments(cobra.ExactArgs(1)),
 		RunE: a.with(func(ctx context.Context, s *session, args []string) error {
 			if s.at.TraceFile == "" {
@@ -48,7 +49,13 @@ func (a *app) traceCommand() *cobra.Command {
 				encoder.SetIndent("", "  ")
 				return encoder.Encode(spans)
 			}
-			return tracefile.Waterfall(a.out, tracefile.Tree(spans))
+			roots := tracefile.Tree(spans)
+			if !all {
+				roots = tracefile.Collapse(roots)
+			}
+			return tracefile.Waterfall(a.out, roots)
 		}),
 	}
+	cmd.Flags().BoolVar(&all, "all", false, "also every span of which there are many alike")
+	return cmd
 }

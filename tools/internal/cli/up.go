@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"time"
@@ -19,18 +20,19 @@ import (
 
 // launchFlags are what up and demo have in common.
 type launchFlags struct {
-	bin, dataDir, devices, laneMemory, logLevel string
-	lanes                                       int
-	ports                                       []string
+	bin, dataDir, devices, laneMemory, policy, logLevel string
+	lanes                                               int
+	ports                                               []string
 }
 
-func (f *launchFlags) register(cmd *cobra.Command) {
+func (f *launchFlags) register(cmd *cobra.Command, policy string) {
 	flags := cmd.Flags()
 	flags.StringVar(&f.bin, "bin", "", "directory of the programs (default: that of this one)")
 	flags.StringVar(&f.dataDir, "data-dir", "", "directory of SYMBOL_TIMEFRAME.csv histories to serve beside the built-in SPX")
 	flags.StringVar(&f.devices, "devices", "auto", "what the agent offers: auto (GPUs, else CPU lanes), nvml or cpu")
 	flags.IntVar(&f.lanes, "cpu-lanes", 0, "CPU lanes to offer; 0 means one per core")
 	flags.StringVar(&f.laneMemory, "cpu-lane-memory", "", "memory of each lane, such as 2GiB (default: the agent's)")
+	flags.StringVar(&f.policy, "policy", policy, "retention policy: a file, builtin:default or builtin:development")
 	flags.StringVar(&f.logLevel, "log-level", "", "log level of the services: debug, info, warn or error")
 	flags.StringArrayVar(&f.ports, "port", nil, "fix a listener's port, NAME=PORT, such as scheduler=7701; may be repeated")
 }
@@ -38,7 +40,14 @@ func (f *launchFlags) register(cmd *cobra.Command) {
 func (f *launchFlags) options(state string, event func(launch.Event)) (launch.Options, error) {
 	o := launch.Options{
 		State: state, BinDir: f.bin, DataDir: f.dataDir, DeviceSource: f.devices, CPULanes: f.lanes, CPULaneMemory: f.laneMemory,
-		LogLevel: f.logLevel, Ports: map[string]int{}, Event: event, Log: zap.NewNop(),
+		LogLevel: f.logLevel, Policy: f.policy, Ports: map[string]int{}, Event: event, Log: zap.NewNop(),
+	}
+	if f.policy != "" && !strings.HasPrefix(f.policy, "builtin:") {
+		path, err := filepath.Abs(f.policy)
+		if err != nil {
+			return o, err
+		}
+		o.Policy = path
 	}
 	if f.devices != "auto" && f.devices != "nvml" && f.devices != "cpu" {
 		return o, usageError{fmt.Errorf("--devices %q is none of auto, nvml, cpu", f.devices)}
@@ -102,7 +111,7 @@ func (a *app) upCommand() *cobra.Command {
 			return err
 		},
 	}
-	f.register(cmd)
+	f.register(cmd, "builtin:default")
 	return cmd
 }
 
@@ -170,7 +179,7 @@ func waitForDevices(ctx context.Context, s *session) (string, error) {
 // defaultReport is where the demo's report goes.
 func defaultReport() string {
 	if dir, err := os.Getwd(); err == nil {
-		return dir + "/report.html"
+		return filepath.Join(dir, "report.html")
 	}
 	return "report.html"
 }

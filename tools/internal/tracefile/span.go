@@ -33,6 +33,18 @@ func (s *Span) Duration() time.Duration { return s.End.Sub(s.Start) }
 type Node struct {
 	Span     *Span
 	Children []*Node
+
+	// merged is how many more spans than its own it stands for.
+	merged int
+}
+
+// size is the number of spans of a tree.
+func (n *Node) size() int {
+	count := 1 + n.merged
+	for _, c := range n.Children {
+		count += c.size()
+	}
+	return count
 }
 
 // Tree orders the spans of one trace by parent. A span whose parent was not

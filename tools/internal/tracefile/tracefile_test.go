@@ -82,7 +82,7 @@ func TestRealExporter(t *testing.T) {
 	if err := Waterfall(&out, roots); err != nil {
 		t.Fatal(err)
 	}
-	for _, want := range []string{"trace " + id, "2 spans of 1 services", "\ntester submit", "\n  tester place", "! no room\n"} {
+	for _, want := range []string{"trace " + id, "2 spans of 1 services", "\ntester: submit", "\n  tester: place", "! no room\n"} {
 		if !strings.Contains(out.String(), want) {
 			t.Errorf("%q not in:\n%s", want, out.String())
 		}
@@ -142,5 +142,32 @@ func TestASpanWithoutItsParentIsARoot(t *testing.T) {
 	})
 	if len(roots) != 2 || roots[0].Span.SpanID != "1" || len(roots[1].Children) != 1 {
 		t.Fatalf("%+v", roots)
+	}
+}
+
+func TestCollapseMergesManyOfAKind(t *testing.T) {
+	t.Parallel()
+	at := time.Unix(100, 0)
+	children := make([]*Node, 0, 7)
+	for i := range 6 {
+		start := at.Add(time.Duration(i) * time.Second)
+		children = append(children, &Node{Span: &Span{Service: "s", Name: "push", Start: start, End: start.Add(time.Second), Failed: i == 3, Message: "x"}})
+	}
+	children = append(children, &Node{Span: &Span{Service: "s", Name: "trainyard.job.v1.JobService/GetJob", Start: at, End: at}})
+	got := Collapse([]*Node{{Span: &Span{Name: "root"}, Children: children}})
+	if len(got) != 1 || len(got[0].Children) != 2 {
+		t.Fatalf("%+v", got)
+	}
+	if m := got[0].Children[0].Span; m.Name != "push (6 times)" || m.Duration() != 6*time.Second || !m.Failed {
+		t.Errorf("%+v", m)
+	}
+	if children[0].Span.Name != "push" {
+		t.Error("the tree that was given has changed")
+	}
+	if got[0].size() != 8 {
+		t.Errorf("it stands for %d spans, want 8", got[0].size())
+	}
+	if l := label(got[0].Children[1].Span); l != "s: JobService/GetJob" {
+		t.Errorf("%q", l)
 	}
 }
