@@ -36,6 +36,9 @@ import (
 
 func TestMain(m *testing.M) {
 	otel.SetTextMapPropagator(propagation.TraceContext{})
+	if raw := os.Getenv(childEnv); raw != "" {
+		os.Exit(runChild(raw))
+	}
 	pgtest.Main(m)
 }
 
@@ -59,11 +62,11 @@ func start(t *testing.T) *mesh {
 	return startWith(t, func(*Config) {})
 }
 
-func startWith(t *testing.T, change func(*Config)) *mesh {
+// prepare makes everything that a registry process needs but its database.
+func prepare(t *testing.T) (*mesh, Config) {
 	t.Helper()
 	t.Parallel()
 	s3 := s3test.Config(t)
-	dsn := pgtest.DSN(t, postgres.Schema, postgres.Migrations)
 	ca, err := identity.NewAuthority(t.TempDir())
 	must(t, err)
 	files, err := ca.Issue(identity.RoleRegistry, "registry")
@@ -72,8 +75,19 @@ func startWith(t *testing.T, change func(*Config)) *mesh {
 	must(t, err)
 	addr := free.Addr().String()
 	must(t, free.Close())
-	cfg := Config{Listen: addr, TLSCert: files.Cert, TLSKey: files.Key, TLSCA: files.CA, LogLevel: "error", DSN: dsn, MaxConns: 8,
+	cfg := Config{Listen: addr, TLSCert: files.Cert, TLSKey: files.Key, TLSCA: files.CA, LogLevel: "error", MaxConns: 8,
 		S3: S3{Endpoint: s3.Endpoint, AccessKey: s3.AccessKey, SecretKey: s3.SecretKey, Bucket: s3.Bucket, CA: s3.CA, Insecure: s3.Insecure}}
+	m := &mesh{T: t, ctx: t.Context(), addr: addr, ca: ca}
+	m.objects, err = objectstore.Open(s3)
+	must(t, err)
+	m.http = &http.Client{Transport: &http.Transport{TLSClientConfig: trust(t, s3.CA)}}
+	return m, cfg
+}
+
+func startWith(t *testing.T, change func(*Config)) *mesh {
+	t.Helper()
+	m, cfg := prepare(t)
+	cfg.DSN = pgtest.DSN(t, postgres.Schema, postgres.Migrations)
 	change(&cfg)
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
@@ -84,15 +98,17 @@ func startWith(t *testing.T, change func(*Config)) *mesh {
 			t.Errorf("registry: %v", err)
 		}
 	})
-	m := &mesh{T: t, ctx: t.Context(), addr: addr, ca: ca}
-	m.objects, err = objectstore.Open(s3)
-	must(t, err)
-	m.http = &http.Client{Transport: &http.Transport{TLSClientConfig: trust(t, s3.CA)}}
+	m.connect()
+	return m
+}
+
+// connect makes the clients; gRPC connects when they are used.
+func (m *mesh) connect() {
+	m.Helper()
 	m.agent = registryv1.NewIngestServiceClient(m.as(identity.RoleAgent))
 	person := m.as(identity.RolePerson)
 	m.runs, m.models = registryv1.NewRunServiceClient(person), registryv1.NewModelServiceClient(person)
 	m.retention = registryv1.NewRetentionServiceClient(m.as(identity.RoleJanitor))
-	return m
 }
 
 func trust(t *testing.T, ca string) *tls.Config {
