@@ -60,11 +60,7 @@ type Attempt struct {
 	stream      *Stream
 	traceParent string
 
-	// gone is closed when the process is gone and the exit journaled, or when this
-	// process has given the attempt up to the next agent.
-	gone     chan struct{}
-	goneOnce sync.Once
-	cancel   context.CancelFunc
+	cancel context.CancelFunc
 
 	deliverOnce  sync.Once
 	deliveries   sync.WaitGroup
@@ -76,8 +72,8 @@ type Attempt struct {
 func (h *Host) newAttempt(l journal.Lease) (*Attempt, error) {
 	a := &Attempt{
 		Key: l.Key, host: h, dir: h.AttemptDir(l.Key), lease: l, ordered: make(chan struct{}),
-		gone: make(chan struct{}), traceParent: l.LeaseTraceParent,
-		cancel: func() {},
+		traceParent: l.LeaseTraceParent,
+		cancel:      func() {},
 	}
 	if err := disk.OS().MkdirAll(a.dir); err != nil {
 		return nil, err

@@ -133,7 +133,6 @@ type Host struct {
 	leaseUntil               time.Time
 	devices                  []DeviceState
 	leftovers                int // attempts of a lost journal that may still run
-	stopping                 bool
 	lastNotice               time.Time
 }
 

@@ -78,9 +78,6 @@ func (h *Host) current() reconcile.Current {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	c := reconcile.Current{Ended: state.Ended, LeaseUntil: h.leaseUntil, Quarantine: state.Quarantine}
-	if h.stopping {
-		c.Quarantine = "the agent is stopping"
-	}
 	for _, d := range h.devices {
 		c.Devices = append(c.Devices, reconcile.Device{
 			ID: d.ID, UsableBytes: d.MemoryBytes - d.HeadroomBytes, Healthy: d.Health.OK, Reason: d.Health.Reason,
@@ -99,10 +96,6 @@ func (h *Host) current() reconcile.Current {
 func (h *Host) wanted() (reconcile.Desired, uint64) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if h.stopping {
-		// What the scheduler wants next is the next agent's to do.
-		return reconcile.Desired{}, 0
-	}
 	return h.desired, h.desiredTurn
 }
 
@@ -226,26 +219,6 @@ func (h *Host) reconcileQuarantine() {
 	}
 	h.deps.Log.Info("quarantine lifted: host and scheduler agree that nothing runs here", zap.String("was", state.Quarantine))
 	h.notifyNow()
-}
-
-// StopAll ends every trainer with a grace, for an agent that is to leave
-// nothing behind. It returns when all processes are gone.
-func (h *Host) StopAll(grace time.Duration) {
-	h.mu.Lock()
-	h.stopping = true
-	var all []*Attempt
-	for _, a := range h.attempts {
-		all = append(all, a)
-	}
-	h.mu.Unlock()
-	now := time.Now()
-	for _, a := range all {
-		a.beginStop(lease.StopDrained, now.Add(grace*3/4), now.Add(grace))
-	}
-	h.poke()
-	for _, a := range all {
-		<-a.gone
-	}
 }
 
 func (h *Host) assignmentPath(dir string) string { return filepath.Join(dir, "assignment") }

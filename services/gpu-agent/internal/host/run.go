@@ -52,7 +52,7 @@ func (a *Attempt) run(ctx context.Context, token []byte) {
 		a.host.poke() // a stop may have come meanwhile
 		a.follow(ctx, process)
 	case ctx.Err() != nil:
-		a.abandon() // the next agent starts it
+		// The next agent starts it.
 	default:
 		ended := lease.Ended{Key: a.Key}
 		if err != nil && !errors.Is(err, context.Canceled) {
@@ -73,9 +73,7 @@ func (a *Attempt) adopt(ctx context.Context) {
 			a.host.deps.Log.Error("a trainer cannot be adopted", append(a.fields(), zap.Error(err))...)
 			a.deliver(ctx)
 			a.conclude(ctx, lease.Ended{Key: a.Key, Started: true})
-			return
 		}
-		a.abandon()
 		return
 	}
 	over := false
@@ -165,7 +163,6 @@ func (a *Attempt) follow(ctx context.Context, process Process) {
 	select {
 	case <-process.Done():
 	case <-ctx.Done():
-		a.abandon()
 		return
 	}
 	exit := process.Exit()
@@ -185,7 +182,6 @@ func (a *Attempt) follow(ctx context.Context, process Process) {
 // journal: its tail needs it.
 func (a *Attempt) conclude(ctx context.Context, ended lease.Ended) {
 	if err := a.spool.Flush(ctx); err != nil {
-		a.abandon()
 		return
 	}
 	exit, err := a.readEnded()
@@ -226,7 +222,6 @@ func (a *Attempt) conclude(ctx context.Context, ended lease.Ended) {
 	a.endLease(exit)
 	a.host.deps.Log.Info("attempt ended", append(a.fields(), zap.String("outcome", string(exit.Outcome)),
 		zap.String("class", string(exit.Class)), zap.String("message", exit.Evidence.Message))...)
-	a.abandon()
 }
 
 func (a *Attempt) readEnded() (lease.Exit, error) {
@@ -237,9 +232,6 @@ func (a *Attempt) readEnded() (lease.Exit, error) {
 	}
 	return exit, json.Unmarshal(raw, &exit)
 }
-
-// abandon says that this process does no more for the lease.
-func (a *Attempt) abandon() { a.goneOnce.Do(func() { close(a.gone) }) }
 
 // insist repeats what must not fail for good, such as a write to a full disk.
 func (a *Attempt) insist(ctx context.Context, what string, try func() error) {

@@ -251,6 +251,7 @@ func (d *decision) start(current Current, desired Desired, orders map[lease.Key]
 		if a.Fence <= current.Ended[a.JobID] || a.Fence < newest[a.JobID] {
 			continue // a stale word: the newer attempt has ended, or waits behind it
 		}
+		ended[a.Key] = true // one answer decides once about each attempt
 		if current.Quarantine != "" {
 			d.add(Action{Kind: Refuse, Key: a.Key, Assignment: a, Detail: "host quarantined: " + current.Quarantine})
 			continue
