@@ -91,9 +91,7 @@ func starts(nodes []placement.Node, ends []leave, d *job.Demand) (time.Time, boo
 		for i := range work {
 			if work[i].Name == e.node {
 				minus := make([]job.Share, len(e.shares))
-				for k, s := range e.shares {
-					minus[k] = s
-				}
+				copy(minus, e.shares)
 				unhold(&work[i], minus, e.cpu, e.host)
 			}
 		}
