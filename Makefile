@@ -98,7 +98,7 @@ generate: ## write the Go, Python and TypeScript SDKs from the contracts
 
 .PHONY: check-contracts
 check-contracts: ## contracts are clean, break nobody, and the SDKs are what they generate
-	$(need) contracts
+	$(need) git contracts
 	buf lint
 	buf format --diff --exit-code proto
 	@tools/dev/breaking

@@ -14,6 +14,7 @@ import (
 	"github.com/compose-spec/compose-go/v2/types"
 
 	janitor "github.com/ultrathink-pilot/trainyard/services/checkpoint-janitor"
+	gpuagent "github.com/ultrathink-pilot/trainyard/services/gpu-agent"
 	"github.com/ultrathink-pilot/trainyard/services/registry"
 	"github.com/ultrathink-pilot/trainyard/services/scheduler"
 	"github.com/ultrathink-pilot/trainyard/tools/internal/dataservice"
@@ -29,6 +30,7 @@ var configs = map[string]struct {
 	"scheduler":          {"scheduler", scheduler.Config{}},
 	"registry":           {"registry", registry.Config{}},
 	"checkpoint-janitor": {janitor.Service, janitor.Config{}},
+	"gpu-agent":          {"gpu-agent", gpuagent.Config{}},
 	"dataservice":        {"dataservice", dataservice.Config{}},
 }
 
