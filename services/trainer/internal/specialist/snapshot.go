@@ -119,7 +119,7 @@ func (t *training) complete(s *snapshot, f market.Figures, track *market.Track, 
 	if err != nil {
 		return err
 	}
-	meta, err := json.MarshalIndent(t.meta(s), "", "  ")
+	meta, err := t.meta(s, s.eligible)
 	if err != nil {
 		return err
 	}
@@ -127,20 +127,24 @@ func (t *training) complete(s *snapshot, f market.Figures, track *market.Track, 
 	s.contents = []checkpoint.Content{
 		{Name: checkpoint.ModelFile, Data: s.model},
 		{Name: checkpoint.StateFile, Data: checkpoint.EncodeState(sections)},
-		{Name: checkpoint.MetaFile, Data: append(meta, '\n')},
+		meta,
 	}
 	return nil
 }
 
-func (t *training) meta(s *snapshot) Meta {
+// meta is the file that says what a checkpoint is, with the figures that it is
+// catalogued by: a moment that is offered again with its objective is another
+// checkpoint, because committed ones never change.
+func (t *training) meta(s *snapshot, ranked bool) (checkpoint.Content, error) {
 	table, n := t.job.Table, t.native
-	return Meta{
+	text, err := json.MarshalIndent(Meta{
 		Format: "trainyard-specialist/1", Specialist: n.Specialist.String(), Symbol: n.Symbol, Timeframe: n.Timeframe,
 		Reward: n.Reward.String(), Seed: n.Seed, Epoch: s.epoch, Step: s.step, FeatureSchema: table.SchemaVersion,
 		FeatureNames: table.FeatureNames, DataDigest: table.Digest, ObservationWidth: market.ObservationWidth,
 		Hidden: t.learner.Hidden(), Actions: []string{"short", "flat", "long"}, Kernel: t.learner.Kernel(),
-		Metrics: t.checkpointMetrics(s, true),
-	}
+		Metrics: t.checkpointMetrics(s, ranked),
+	}, "", "  ")
+	return checkpoint.Content{Name: checkpoint.MetaFile, Data: append(text, '\n')}, err
 }
 
 // checkpointMetrics are the figures a checkpoint is ranked by. The objective is
@@ -186,7 +190,15 @@ func (t *training) save(ctx context.Context, f market.Figures, track *market.Tra
 // push publishes the snapshot's files and reports them.
 func (t *training) push(ctx context.Context, s *snapshot, ranked bool) error {
 	dir := filepath.Join(t.files.dir, "checkpoints", strconv.FormatInt(s.step, 10))
-	files, err := checkpoint.Write(dir, s.contents)
+	contents := s.contents
+	if ranked != s.eligible {
+		meta, err := t.meta(s, ranked)
+		if err != nil {
+			return err
+		}
+		contents = append(slices.Clone(contents[:len(contents)-1]), meta)
+	}
+	files, err := checkpoint.Write(dir, contents)
 	if err != nil {
 		return fmt.Errorf("writing the checkpoint of step %d: %w", s.step, err)
 	}

@@ -389,3 +389,33 @@ func TestAnExplodingRunRollsBackOnceThenFails(t *testing.T) {
 		t.Errorf("%+v", e)
 	}
 }
+
+// A policy that hardly trades is catalogued without its objective while better ones
+// may come. When none came, it is offered again with the objective, as another
+// checkpoint: the catalogue keeps the figures of a committed one for ever, and a
+// short run once ended without a model because of that.
+func TestARunThatHardlyTradesStillOffersItsBest(t *testing.T) {
+	t.Parallel()
+	j := quick(t)
+	j.Assignment.Native.MaxEpochs, j.Assignment.Native.Patience, j.Assignment.Native.Seed = 5, 5, 2
+	j.Assignment.Native.Costs = market.Costs{CommissionBP: 400, SlippageBP: 400}
+	l := newListener()
+	if ending := mustTrain(t, j, l); ending.Outcome != run.Succeeded {
+		t.Fatalf("%+v", ending)
+	}
+	manifests := map[string]bool{}
+	offered := 0
+	for _, c := range l.checkpoints {
+		id := sha256.Sum256(c.files[checkpoint.MetaFile])
+		manifests[string(id[:])] = true
+		if v, ok := c.Metrics["validation/sharpe"]; ok && !math.IsNaN(v) {
+			offered++
+			if c.Metrics["validation/exposure"] >= 0.1 {
+				t.Fatalf("this run was to hardly trade: %v", c.Metrics)
+			}
+		}
+	}
+	if offered != 1 || len(manifests) != len(l.checkpoints) {
+		t.Errorf("%d of %d checkpoints carry the objective, %d manifests differ; want the best one offered as a checkpoint of its own", offered, len(l.checkpoints), len(manifests))
+	}
+}
