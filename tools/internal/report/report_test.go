@@ -64,3 +64,12 @@ func TestThinKeepsPeaks(t *testing.T) {
 		t.Fatalf("%d points from %g to %g", len(got), low, high)
 	}
 }
+
+func TestNiceStep(t *testing.T) {
+	t.Parallel()
+	for v, want := range map[float64]float64{0.03: 0.05, 1: 1, 1.2: 2, 4.9: 5, 7: 10, 12: 20, 0.0021: 0.005} {
+		if got := niceStep(v); math.Abs(got-want) > 1e-12 {
+			t.Errorf("%g: %g, want %g", v, got, want)
+		}
+	}
+}

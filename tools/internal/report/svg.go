@@ -72,8 +72,8 @@ func chart(lines []line, label func(x float64) string, format string, zero bool,
 	if high.Y-low.Y < minimumSpan {
 		low.Y, high.Y = low.Y-1, high.Y+1
 	}
-	margin := 0.05 * (high.Y - low.Y)
-	low.Y, high.Y = low.Y-margin, high.Y+margin
+	step := niceStep((high.Y - low.Y) / ticks)
+	low.Y, high.Y = math.Floor(low.Y/step)*step, math.Ceil(high.Y/step)*step
 	if high.X-low.X < minimumSpan {
 		low.X, high.X = low.X-1, high.X+1
 	}
@@ -82,8 +82,11 @@ func chart(lines []line, label func(x float64) string, format string, zero bool,
 
 	var b strings.Builder
 	fmt.Fprintf(&b, `<svg viewBox="0 0 %.0f %.0f" role="img"><title>%s</title>`, chartWidth, chartHeight, template.HTMLEscapeString(title))
-	for i := range ticks + 1 {
-		v := low.Y + (high.Y-low.Y)*float64(i)/ticks
+	for i := range int(math.Round((high.Y-low.Y)/step)) + 1 {
+		v := low.Y + step*float64(i)
+		if math.Abs(v) < step/2 {
+			v = 0 // not "-1.4e-17", and never "-0"
+		}
 		fmt.Fprintf(&b, `<line class="grid" x1="%.1f" x2="%.1f" y1="%.1f" y2="%.1f"/>`, left, chartWidth-right, y(v), y(v))
 		fmt.Fprintf(&b, `<text class="tick" x="%.1f" y="%.1f" text-anchor="end">%s</text>`, left-5, y(v)+3.5, template.HTMLEscapeString(fmt.Sprintf(format, v)))
 	}
@@ -116,6 +119,17 @@ func chart(lines []line, label func(x float64) string, format string, zero bool,
 	}
 	b.WriteString(`</svg>`)
 	return template.HTML(b.String())
+}
+
+// niceStep is the round number (1, 2 or 5 times a power of ten) at or above v.
+func niceStep(v float64) float64 {
+	power := math.Pow(10, math.Floor(math.Log10(v)))
+	for _, m := range []float64{1, 2, 5} {
+		if v <= m*power {
+			return m * power
+		}
+	}
+	return 10 * power
 }
 
 func finite(points []Point) []Point {
