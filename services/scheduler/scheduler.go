@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"net"
+	"os"
 	"time"
 
 	"github.com/ultrathink-pilot/trainyard/libs/config"
@@ -38,6 +39,8 @@ type Config struct {
 	LockDelay time.Duration `conf:"lock-delay" default:"5s" usage:"added to the lease before a silent agent's devices are given away"`
 	Poll      time.Duration `conf:"poll" default:"4s" usage:"how long an agent's call is held when there is nothing to tell"`
 
+	LeadTTL time.Duration `conf:"lead-ttl" default:"5s" usage:"how long another scheduler on the same database waits for a silent leader"`
+
 	DefaultReservation config.Bytes  `conf:"default-reservation" default:"512MiB" usage:"device memory of a job that names no device"`
 	DefaultCPUMillis   int64         `conf:"default-cpu-millis" default:"500" usage:"thousandths of a CPU of a job that asks for none"`
 	DefaultHostMemory  config.Bytes  `conf:"default-host-memory" default:"256MiB" usage:"host memory of a job that asks for none"`
@@ -55,6 +58,9 @@ func (c *Config) Validate() []string {
 	}
 	if c.Poll <= 0 || c.Poll > c.Lease/2 {
 		out = append(out, fmt.Sprintf("poll: %s must be positive and at most half of lease (%s), or one late answer costs an agent its leases", c.Poll, c.Lease))
+	}
+	if c.LeadTTL < time.Second || c.LeadTTL > c.Lease {
+		out = append(out, fmt.Sprintf("lead-ttl: %s must be between 1s and lease (%s), or a failover takes longer than leases live", c.LeadTTL, c.Lease))
 	}
 	if c.DefaultReservation == 0 || c.DefaultCPUMillis < 0 {
 		out = append(out, "default-cpu-millis must not be negative, and a default-reservation of 0 would mean a whole device")
@@ -89,7 +95,7 @@ func New(ctx context.Context, c Config, d Deps) (*Scheduler, error) {
 		return nil, err
 	}
 	engine := cycle.New(cycle.Options{
-		Store: postgres.New(pool), Log: log.Named("cycle"), Meter: cycle.NewMeter(d.Telemetry.Metrics), Holder: d.Listener.Addr().String(),
+		Store: postgres.New(pool), Log: log.Named("cycle"), Meter: cycle.NewMeter(d.Telemetry.Metrics), Holder: holder(d.Listener),
 		Tracer: d.Telemetry.Tracer("github.com/ultrathink-pilot/trainyard/services/scheduler"),
 		Terms:  lease.Terms{Duration: c.Lease, LockDelay: c.LockDelay}, Seed: uint64(time.Now().UnixNano()),
 	})
@@ -122,6 +128,17 @@ func New(ctx context.Context, c Config, d Deps) (*Scheduler, error) {
 		return server.Run(ctx)
 	})
 	return s, nil
+}
+
+// holder names this scheduler among those that may lead. A process that has the
+// same address on the same host is the same one after a restart: the old one
+// cannot be alive any more, so it need not wait for its own lead to run out.
+func holder(lis net.Listener) string {
+	host, err := os.Hostname()
+	if err != nil {
+		host = "unknown"
+	}
+	return host + "/" + lis.Addr().String()
 }
 
 // Run works until ctx ends, then stops the server before what it needs.

@@ -72,7 +72,7 @@ func (m *mesh) start() {
 	}
 	m.lis = bufconn.Listen(1 << 20)
 	s, err := scheduler.New(ctx, scheduler.Config{
-		TLSCert: m.self.Cert, TLSKey: m.self.Key, TLSCA: m.self.CA, DSN: m.dsn, Lease: 10 * time.Second, LockDelay: time.Second, Poll: 4 * time.Second,
+		TLSCert: m.self.Cert, TLSKey: m.self.Key, TLSCA: m.self.CA, DSN: m.dsn, Lease: 10 * time.Second, LockDelay: time.Second, Poll: 4 * time.Second, LeadTTL: 5 * time.Second,
 		DefaultReservation: 1 << 29, DefaultCPUMillis: 100, DefaultHostMemory: 1 << 20, DefaultStallLimit: time.Minute,
 	}, scheduler.Deps{Listener: m.lis, Telemetry: tel})
 	if err != nil {
@@ -478,10 +478,10 @@ func TestAWatchResumesAcrossARestart(t *testing.T) {
 func TestConfigNamesEveryProblem(t *testing.T) {
 	t.Parallel()
 	c := scheduler.Config{Lease: time.Second, LockDelay: -1, Poll: time.Minute}
-	if got := c.Validate(); len(got) != 4 {
+	if got := c.Validate(); len(got) != 5 {
 		t.Errorf("%q", got)
 	}
-	good := scheduler.Config{Lease: 15 * time.Second, LockDelay: 5 * time.Second, Poll: 4 * time.Second, DefaultReservation: 1}
+	good := scheduler.Config{Lease: 15 * time.Second, LockDelay: 5 * time.Second, Poll: 4 * time.Second, LeadTTL: 5 * time.Second, DefaultReservation: 1}
 	if got := good.Validate(); got != nil {
 		t.Errorf("%q", got)
 	}

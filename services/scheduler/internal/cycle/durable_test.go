@@ -58,7 +58,7 @@ func TestADeposedSchedulerStopsAndChangesNothing(t *testing.T) {
 	t.Parallel()
 	inBubble(t, func(t *testing.T, b *bench) {
 		old, stop := b.engine, b.stop
-		b.start()
+		b.start() // under the same name: it takes over at once
 		_, err := old.Submit(t.Context(), b.request(), cycle.NewJob{ID: uuid.NewString(), Spec: sharing(gib), Priority: job.Batch})
 		if !errors.Is(err, cycle.ErrUnavailable) {
 			t.Errorf("a deposed scheduler accepted a job: %v", err)
@@ -218,6 +218,44 @@ func TestAWatchHasNoGaps(t *testing.T) {
 		}
 		if len(jobs) != len(states) || len(jobs) == 0 {
 			t.Errorf("watched %d jobs of %d", len(states), len(jobs))
+		}
+	})
+}
+
+// The standby takes over within its TTL of the leader's last word, and until
+// then the two never both lead.
+func TestAStandbyTakesOver(t *testing.T) {
+	t.Parallel()
+	inBubble(t, func(t *testing.T, b *bench) {
+		id := b.submit(sharing(gib), job.Batch)
+		second := cycle.New(cycle.Options{Store: b.store, Terms: terms, Holder: "second", LeadTTL: 5 * time.Second})
+		ctx, cancel := context.WithCancel(context.Background())
+		done := make(chan error, 1)
+		go func() { done <- second.Run(ctx) }()
+		time.Sleep(time.Minute)
+		select {
+		case <-second.Ready():
+			t.Fatal("two lead")
+		default:
+		}
+		b.store.Sabotage(func() error { return errors.New("cut off") }, nil)
+		begin := time.Now()
+		<-second.Ready()
+		h := &host{b: b, name: "h1"}
+		h.reset()
+		if err := h.try(); !errors.Is(err, cycle.ErrUnavailable) {
+			t.Errorf("the cut-off leader answers an agent: %v", err)
+		}
+		b.store.Sabotage(nil, nil)
+		if took := time.Since(begin); took > 10*time.Second {
+			t.Errorf("took over after %s", took)
+		}
+		if v, err := second.Get(t.Context(), id); err != nil || v.Job.State != job.Queued {
+			t.Errorf("%v, %v", v.Job.State, err)
+		}
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
 		}
 	})
 }

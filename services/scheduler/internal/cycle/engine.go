@@ -36,6 +36,8 @@ type Options struct {
 	Weights map[string]float64
 	// Seed of the backoff's jitter.
 	Seed uint64
+	// LeadTTL is how long the lead lives without being renewed.
+	LeadTTL time.Duration
 	// Tick is how often the clock-driven rules are looked at.
 	Tick time.Duration
 	// ReceiptAge is how long answers to requests are kept.
@@ -50,9 +52,10 @@ type Engine struct {
 	rng  *rand.Rand // only the committer draws
 	term uint64
 
-	mu      sync.RWMutex // guards st, reasons and started
+	mu      sync.RWMutex // guards st and the fields below
 	st      *state
 	started time.Time
+	renewed time.Time
 	reasons map[string]placement.Unplaced
 
 	cmu      sync.Mutex // guards contacts
@@ -89,6 +92,9 @@ func New(o Options) *Engine {
 	if o.Rules == (placement.Rules{}) {
 		o.Rules = placement.Rules{MinRuntime: time.Minute, Restart: 30}
 	}
+	if o.LeadTTL == 0 {
+		o.LeadTTL = 5 * time.Second
+	}
 	if o.Tick == 0 {
 		o.Tick = 500 * time.Millisecond
 	}
@@ -107,13 +113,9 @@ func (e *Engine) Ready() <-chan struct{} { return e.ready }
 
 // Run leads, loads and works until ctx ends or a newer scheduler takes over.
 func (e *Engine) Run(ctx context.Context) error {
-	term, err := retry(ctx, e.log, "take the lead", func() (uint64, error) {
-		return e.o.Store.Lead(ctx, e.o.Holder, time.Now())
-	})
-	if err != nil {
+	if err := e.lead(ctx); err != nil {
 		return err
 	}
-	e.term = term
 	if err := e.load(ctx); err != nil {
 		return err
 	}
@@ -121,17 +123,100 @@ func (e *Engine) Run(ctx context.Context) error {
 	e.started = time.Now()
 	e.mu.Unlock()
 	e.open.Do(func() { close(e.ready) })
-	e.log.Info("leading", zap.Uint64("term", term), zap.Int("unfinished_jobs", len(e.st.records)), zap.Int("agents", len(e.st.agents)))
+	e.log.Info("leading", zap.Uint64("term", e.term), zap.Int("unfinished_jobs", len(e.st.records)), zap.Int("agents", len(e.st.agents)))
 
-	inner, cancel := context.WithCancel(ctx)
+	inner, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
 	var wg sync.WaitGroup
 	wg.Go(func() { e.plans(inner) })
 	wg.Go(func() { e.tends(inner) })
-	err = e.commits(ctx)
-	cancel()
+	wg.Go(func() {
+		if err := e.renews(inner); err != nil {
+			cancel(err)
+		}
+	})
+	err := e.commits(inner)
+	if err == nil && ctx.Err() == nil {
+		err = context.Cause(inner)
+	}
+	cancel(nil)
 	wg.Wait()
 	e.hub.close()
+	if !errors.Is(err, ErrDeposed) {
+		out, done := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
+		defer done()
+		if err := e.o.Store.Yield(out, e.term); err != nil {
+			e.log.Warn("cannot give up the lead; it runs out by itself", zap.Error(err))
+		}
+	}
 	return err
+}
+
+// lead waits until this scheduler leads.
+func (e *Engine) lead(ctx context.Context) error {
+	told := false
+	for {
+		begin := time.Now()
+		term, err := retry(ctx, e.log, "take the lead", func() (uint64, error) { return e.o.Store.Lead(ctx, e.o.Holder, e.o.LeadTTL) })
+		if err == nil {
+			e.term = term
+			e.renewedAt(begin)
+			return nil
+		}
+		if !errors.Is(err, ErrLed) {
+			return err
+		}
+		if !told {
+			e.log.Info("standing by: another scheduler leads")
+			told = true
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(e.o.LeadTTL / 5):
+		}
+	}
+}
+
+// renews keeps the lead until ctx ends or somebody else has it.
+func (e *Engine) renews(ctx context.Context) error {
+	tick := time.NewTicker(e.o.LeadTTL / 4)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+			begin := time.Now()
+			err := e.o.Store.Renew(ctx, e.term)
+			switch {
+			case errors.Is(err, ErrDeposed):
+				e.log.Error("deposed: another scheduler has taken over")
+				return err
+			case err != nil && ctx.Err() == nil:
+				e.log.Warn("cannot renew the lead, trying again", zap.Error(err))
+			case err == nil:
+				e.renewedAt(begin)
+			}
+		}
+	}
+}
+
+func (e *Engine) renewedAt(sent time.Time) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if sent.After(e.renewed) {
+		e.renewed = sent
+	}
+}
+
+// leads reports whether nobody else can have taken the lead yet. An answer that
+// needed no commit is given only then: it would extend an agent's leases that a
+// newer leader may believe to have run out.
+func (e *Engine) leads() bool {
+	e.mu.RLock()
+	defer e.mu.RUnlock()
+	return time.Since(e.renewed) < e.o.LeadTTL
 }
 
 // load replaces the memory by the store's truth.
@@ -160,7 +245,7 @@ func retry[T any](ctx context.Context, log *zap.Logger, what string, call func()
 	wait := 50 * time.Millisecond
 	for {
 		v, err := call()
-		if err == nil || errors.Is(err, ErrDeposed) {
+		if err == nil || errors.Is(err, ErrDeposed) || errors.Is(err, ErrLed) {
 			return v, err
 		}
 		if ctx.Err() != nil {
@@ -255,6 +340,9 @@ func (e *Engine) commit(ctx context.Context, batch []*operation) error {
 		// without an answer: the store's own time-outs bound it.
 		err := e.o.Store.Commit(context.WithoutCancel(ctx), e.term, c)
 		e.o.Meter.commit(time.Since(begin), len(batch), err)
+		if err == nil {
+			e.renewedAt(begin)
+		}
 		if errors.Is(err, ErrRefused) {
 			return e.isolate(ctx, batch, err)
 		}

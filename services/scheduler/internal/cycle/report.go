@@ -82,6 +82,9 @@ func (e *Engine) Synchronize(ctx context.Context, r Report, wait time.Duration) 
 	deadline := time.NewTimer(wait)
 	defer deadline.Stop()
 	for {
+		if !e.leads() {
+			return Answer{}, ErrUnavailable
+		}
 		a := e.answer(r)
 		if a.Revision != r.Known || len(r.Exits) > 0 || wait <= 0 {
 			return a, nil
@@ -90,6 +93,9 @@ func (e *Engine) Synchronize(ctx context.Context, r Report, wait time.Duration) 
 		case <-ctx.Done():
 			return Answer{}, ctx.Err()
 		case <-deadline.C:
+			if !e.leads() {
+				return Answer{}, ErrUnavailable
+			}
 			return a, nil
 		case <-wake:
 		}

@@ -11,7 +11,9 @@ import (
 // Errors of a Store. Anything else means that the outcome is unknown.
 var (
 	// ErrDeposed says that a newer scheduler has taken over.
-	ErrDeposed = errors.New("another scheduler leads")
+	ErrDeposed = errors.New("another scheduler has taken over")
+	// ErrLed says that another scheduler leads.
+	ErrLed = errors.New("another scheduler leads at the moment")
 	// ErrRefused says that a constraint refused a commit and nothing was written.
 	// Constraints mirror what the pure packages guarantee: seeing it is a bug.
 	ErrRefused = errors.New("the store refused the changes")
@@ -89,8 +91,15 @@ type Page struct {
 
 // Store is the durable side of the engine. Its suite is package storetest.
 type Store interface {
-	// Lead takes over: from its return on, commits under older terms fail.
-	Lead(ctx context.Context, holder string, now time.Time) (term uint64, err error)
+	// Lead takes the lead when nobody has renewed it for ttl, or when the holder
+	// is the same as before (it has restarted), and ErrLed otherwise. From its
+	// return on, everything under older terms fails. The store's clock decides,
+	// the only one that all schedulers share.
+	Lead(ctx context.Context, holder string, ttl time.Duration) (term uint64, err error)
+	// Renew keeps the lead, as every Commit does; ErrDeposed when the term is over.
+	Renew(ctx context.Context, term uint64) error
+	// Yield gives the lead up, so that another scheduler need not wait.
+	Yield(ctx context.Context, term uint64) error
 	// Load reads the world.
 	Load(ctx context.Context) (World, error)
 	// Commit writes changes atomically, or returns ErrDeposed when the term is

@@ -30,7 +30,7 @@ type Defaults struct {
 
 // StandardDefaults are the defaults that the contract documents.
 func StandardDefaults() Defaults {
-	return Defaults{DeviceBytes: 512 << 20, CPUMillis: 500, HostBytes: 256 << 20, StallLimit: 10 * time.Minute, MinBatch: 32, NativeBatch: 256}
+	return Defaults{DeviceBytes: 512 << 20, CPUMillis: 500, HostBytes: 256 << 20, StallLimit: 10 * time.Minute, MinBatch: 32, NativeBatch: 2048}
 }
 
 // specOf reads what the scheduler decides on from a specification. The

@@ -19,6 +19,8 @@ import (
 type Store struct {
 	mu        sync.Mutex
 	term      uint64
+	holder    string
+	renewed   time.Time
 	revision  uint64
 	fence     uint64
 	records   map[string]cycle.Record
@@ -39,8 +41,8 @@ func New() *Store {
 	}
 }
 
-// Sabotage makes commits fail: before is asked before a commit is applied, after
-// when it has been. An error of after is the worst case of a network: it did
+// Sabotage makes commits and renewals fail: before is asked before one is
+// applied, after when a commit has been. An error of after is the worst case of a network: it did
 // commit, and the caller is told that it failed.
 func (s *Store) Sabotage(before, after func() error) {
 	s.mu.Lock()
@@ -48,12 +50,42 @@ func (s *Store) Sabotage(before, after func() error) {
 	s.fail, s.failAfter = before, after
 }
 
-// Lead takes over.
-func (s *Store) Lead(_ context.Context, _ string, _ time.Time) (uint64, error) {
+// Lead takes the lead.
+func (s *Store) Lead(_ context.Context, holder string, ttl time.Duration) (uint64, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if holder != s.holder && !s.renewed.IsZero() && time.Since(s.renewed) <= ttl {
+		return 0, cycle.ErrLed
+	}
 	s.term++
+	s.holder, s.renewed = holder, time.Now()
 	return s.term, nil
+}
+
+// Renew keeps the lead.
+func (s *Store) Renew(_ context.Context, term uint64) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if term != s.term {
+		return cycle.ErrDeposed
+	}
+	if s.fail != nil {
+		if err := s.fail(); err != nil {
+			return err
+		}
+	}
+	s.renewed = time.Now()
+	return nil
+}
+
+// Yield gives the lead up.
+func (s *Store) Yield(_ context.Context, term uint64) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if term == s.term {
+		s.renewed = time.Time{}
+	}
+	return nil
 }
 
 // Load reads the world.
@@ -90,7 +122,7 @@ func (s *Store) Commit(_ context.Context, term uint64, c cycle.Changes) error {
 	if err != nil {
 		return fmt.Errorf("%w: %w", cycle.ErrRefused, err)
 	}
-	s.revision = c.Revision
+	s.revision, s.renewed = c.Revision, time.Now()
 	for n, a := range agents {
 		s.agents[n] = a
 	}

@@ -19,7 +19,7 @@ func (s *Store) Commit(ctx context.Context, term uint64, c cycle.Changes) error 
 	defer cancel()
 	b := &pgx.Batch{}
 	deposed := false
-	b.Queue(`UPDATE leader SET revision = $2 WHERE term = $1 RETURNING term`, int64(term), int64(c.Revision)).QueryRow(func(r pgx.Row) error {
+	b.Queue(`UPDATE leader SET revision = $2, renew_time = clock_timestamp() WHERE term = $1 RETURNING term`, int64(term), int64(c.Revision)).QueryRow(func(r pgx.Row) error {
 		var t int64
 		err := r.Scan(&t)
 		if errors.Is(err, pgx.ErrNoRows) {

@@ -1,7 +1,7 @@
 // Package postgres keeps the scheduler's world in one schema of a Postgres
 // database. It is the only package that knows SQL. A batch of changes is one
-// transaction in one round trip; time comes in as a parameter, so that the
-// database's clock decides nothing.
+// transaction in one round trip. Time comes in as a parameter: the database's
+// clock decides nothing but who leads.
 package postgres
 
 import (
@@ -38,14 +38,38 @@ func New(pool *pgxpool.Pool) *Store { return &Store{pool} }
 
 var _ cycle.Store = (*Store)(nil)
 
-// Lead takes over.
-func (s *Store) Lead(ctx context.Context, holder string, now time.Time) (uint64, error) {
+// Lead takes the lead.
+func (s *Store) Lead(ctx context.Context, holder string, ttl time.Duration) (uint64, error) {
 	var term int64
-	err := s.pool.QueryRow(ctx, `UPDATE leader SET term = term + 1, holder = $1, claim_time = $2 RETURNING term`, holder, now).Scan(&term)
+	err := s.pool.QueryRow(ctx, `UPDATE leader SET term = term + 1, holder = $1, claim_time = clock_timestamp(), renew_time = clock_timestamp()
+		WHERE holder = $1 OR renew_time < clock_timestamp() - make_interval(secs => $2) RETURNING term`, holder, ttl.Seconds()).Scan(&term)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return 0, cycle.ErrLed
+	}
 	if err != nil {
 		return 0, fmt.Errorf("take the lead: %w", err)
 	}
 	return uint64(term), nil
+}
+
+// Renew keeps the lead.
+func (s *Store) Renew(ctx context.Context, term uint64) error {
+	tag, err := s.pool.Exec(ctx, `UPDATE leader SET renew_time = clock_timestamp() WHERE term = $1`, int64(term))
+	if err != nil {
+		return fmt.Errorf("renew the lead: %w", err)
+	}
+	if tag.RowsAffected() == 0 {
+		return cycle.ErrDeposed
+	}
+	return nil
+}
+
+// Yield gives the lead up.
+func (s *Store) Yield(ctx context.Context, term uint64) error {
+	if _, err := s.pool.Exec(ctx, `UPDATE leader SET renew_time = 'epoch' WHERE term = $1`, int64(term)); err != nil {
+		return fmt.Errorf("give up the lead: %w", err)
+	}
+	return nil
 }
 
 // Fences draws n fences.

@@ -33,6 +33,7 @@ func Run(t *testing.T, open func(t *testing.T) cycle.Store) {
 	for name, test := range map[string]func(*bench){
 		"everything comes back as it was":      roundTrip,
 		"a deposed scheduler writes nothing":   deposed,
+		"one leads at a time":                  lead,
 		"fences only grow":                     fences,
 		"a refused commit writes nothing":      atomic,
 		"no job has two live attempts":         oneLive,
@@ -50,7 +51,7 @@ func Run(t *testing.T, open func(t *testing.T) cycle.Store) {
 			t.Parallel()
 			b := &bench{t: t, store: open(t)}
 			var err error
-			if b.term, err = b.store.Lead(t.Context(), "test", t0); err != nil {
+			if b.term, err = b.store.Lead(t.Context(), "test", time.Hour); err != nil {
 				t.Fatal(err)
 			}
 			test(b)
@@ -191,8 +192,11 @@ func utc(w *cycle.World) {
 }
 
 func deposed(b *bench) {
-	if _, err := b.store.Lead(b.t.Context(), "other", t0); err != nil {
+	if _, err := b.store.Lead(b.t.Context(), "test", time.Hour); err != nil {
 		b.t.Fatal(err)
+	}
+	if err := b.store.Renew(b.t.Context(), b.term); !errors.Is(err, cycle.ErrDeposed) {
+		b.t.Fatalf("renewal under an old term: %v", err)
 	}
 	j := b.job()
 	if err := b.try(cycle.Changes{NewJobs: []job.Job{j}}); !errors.Is(err, cycle.ErrDeposed) {
@@ -200,6 +204,33 @@ func deposed(b *bench) {
 	}
 	if _, err := b.store.Record(b.t.Context(), j.ID); !errors.Is(err, cycle.ErrNotFound) {
 		b.t.Errorf("it was written: %v", err)
+	}
+}
+
+func lead(b *bench) {
+	ctx := b.t.Context()
+	if _, err := b.store.Lead(ctx, "other", time.Hour); !errors.Is(err, cycle.ErrLed) {
+		b.t.Fatalf("two lead: %v", err)
+	}
+	if err := b.store.Renew(ctx, b.term); err != nil {
+		b.t.Errorf("renewal: %v", err)
+	}
+	if err := b.store.Yield(ctx, b.term); err != nil {
+		b.t.Fatal(err)
+	}
+	other, err := b.store.Lead(ctx, "other", time.Hour)
+	if err != nil || other <= b.term {
+		b.t.Fatalf("after the lead was given up: term %d, %v", other, err)
+	}
+	// One who has been deposed cannot give up the other's lead.
+	if err := b.store.Yield(ctx, b.term); err != nil {
+		b.t.Fatal(err)
+	}
+	if _, err := b.store.Lead(ctx, "test", time.Hour); !errors.Is(err, cycle.ErrLed) {
+		b.t.Errorf("an old leader took the lead back: %v", err)
+	}
+	if _, err := b.store.Lead(ctx, "test", 0); err != nil {
+		b.t.Errorf("a lead that has run out was not taken: %v", err)
 	}
 }
 
