@@ -115,6 +115,7 @@ check-modules: ## formatted, every module tidy, and complete without the workspa
 	$(need) go
 	@files=$$(gofmt -l $(MODULES)); [ -z "$$files" ] || { echo "gofmt: $$files"; exit 1; }
 	@for m in $(MODULES) tools/versitygw; do echo "tidy $$m"; GOWORK=off go -C $$m mod tidy -diff; done
+	@tools/dev/same-versions $(MODULES)
 	@for m in $(MODULES) tools/versitygw; do echo "build $$m alone"; GOWORK=off go -C $$m build ./...; done
 
 .PHONY: lint

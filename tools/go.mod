@@ -10,6 +10,7 @@ require (
 	github.com/ultrathink-pilot/trainyard/libs v0.0.0
 	github.com/ultrathink-pilot/trainyard/proto v0.0.0
 	github.com/ultrathink-pilot/trainyard/services/checkpoint-janitor v0.0.0
+	github.com/ultrathink-pilot/trainyard/services/gpu-agent v0.0.0-00010101000000-000000000000
 	github.com/ultrathink-pilot/trainyard/services/registry v0.0.0
 	github.com/ultrathink-pilot/trainyard/services/scheduler v0.0.0
 	go.opentelemetry.io/otel v1.47.0
@@ -28,6 +29,7 @@ require (
 	buf.build/go/protovalidate v1.4.0 // indirect
 	cel.dev/cel-go v0.32.0 // indirect
 	cel.dev/expr v0.25.3 // indirect
+	github.com/NVIDIA/go-nvml v0.13.4-1 // indirect
 	github.com/antlr4-go/antlr/v4 v4.13.1 // indirect
 	github.com/beorn7/perks v1.0.1 // indirect
 	github.com/cenkalti/backoff/v5 v5.0.3 // indirect
