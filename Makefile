@@ -131,7 +131,6 @@ check-rules: ## alert rules and scrape configuration parse
 
 .PHONY: vulnerabilities
 vulnerabilities: ## known vulnerabilities that our code reaches
-	$(need) govulncheck
 	@tools/dev/vulnerabilities $(MODULES)
 
 .PHONY: clean
