@@ -2,6 +2,7 @@ package gpuagent_test
 
 import (
 	"bytes"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -21,6 +22,7 @@ import (
 	fleetv1 "github.com/ultrathink-pilot/trainyard/proto/gen/go/trainyard/fleet/v1"
 	jobv1 "github.com/ultrathink-pilot/trainyard/proto/gen/go/trainyard/job/v1"
 	registryv1 "github.com/ultrathink-pilot/trainyard/proto/gen/go/trainyard/registry/v1"
+	"github.com/ultrathink-pilot/trainyard/services/gpu-agent/internal/disk"
 )
 
 // bench is one agent process between a fake scheduler and a fake registry.
@@ -249,6 +251,23 @@ func (b *bench) trainer() string {
 	return self
 }
 
+// A gap in the sequence ends the stream and loses nothing: the trainer comes
+// back and goes on where the host is.
+func TestSequenceGap(t *testing.T) {
+	t.Parallel()
+	b := newBench(t)
+	b.assign(1, 0, "steps=60 every=1ms gap")
+	if exit := b.awaitExit(1); exit.Outcome != fleetv1.Exit_OUTCOME_SUCCEEDED {
+		t.Fatalf("exit %v", exit)
+	}
+	if steps, _, closed := b.registry.steps(1); !slices.Equal(steps, count(60)) || !closed {
+		t.Fatalf("steps %v, closed %v", steps, closed)
+	}
+	if !strings.Contains(b.log(), "REASON_PROTOCOL_VIOLATION") {
+		t.Error("the gap was not refused")
+	}
+}
+
 // A crash is a failure with its evidence, and its points are all there.
 func TestCrash(t *testing.T) {
 	t.Parallel()
@@ -437,4 +456,34 @@ func TestCorruptJournal(t *testing.T) {
 	if exit := b.awaitExit(2); exit.Outcome != fleetv1.Exit_OUTCOME_SUCCEEDED {
 		t.Fatalf("exit %v", exit)
 	}
+}
+
+func (b *bench) checkSocketMode() {
+	b.t.Helper()
+	info, err := os.Stat(filepath.Join(b.state, "s", "agent.sock"))
+	if err != nil || info.Mode().Perm() != 0o600 {
+		b.t.Errorf("the socket has mode %v, %v", info.Mode(), err)
+	}
+}
+
+// tokenHashes returns what the journal stores of the tokens.
+func (b *bench) tokenHashes() [][]byte {
+	b.t.Helper()
+	raw, err := disk.ReadSealed(disk.OS(), filepath.Join(b.state, "s", "journal", "state"))
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	var state struct {
+		Leases []struct {
+			TokenHash []byte `json:"token_hash"`
+		} `json:"leases"`
+	}
+	if err := json.Unmarshal(raw, &state); err != nil || len(state.Leases) == 0 {
+		b.t.Fatalf("journal: %v", err)
+	}
+	var out [][]byte
+	for _, l := range state.Leases {
+		out = append(out, l.TokenHash)
+	}
+	return out
 }

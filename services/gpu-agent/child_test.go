@@ -171,6 +171,17 @@ func (c *child) frame(f *trainv1.TrainRequest) {
 	}
 }
 
+// lose sends a frame with a gap before it, as a broken trainer would.
+func (c *child) lose() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.send != nil {
+		_ = c.send(&trainv1.TrainRequest{Sequence: c.sequence + 5, Frame: &trainv1.TrainRequest_Metrics{Metrics: &trainv1.MetricBatch{
+			Points: []*trainv1.MetricPoint{{Key: "lost", Step: -1}},
+		}}}) // the agent ends the stream for it
+	}
+}
+
 func (c *child) await(done func() bool) {
 	for {
 		c.mu.Lock()
@@ -191,7 +202,7 @@ func (c *child) finish(f *trainv1.Finished) {
 func (c *child) run() error {
 	var steps, crash, grow int
 	var every time.Duration
-	checkpoint, bad, deaf := false, false, false
+	checkpoint, bad, deaf, gap := false, false, false, false
 	for _, word := range strings.Fields(c.opened.Spec.DisplayName) {
 		key, value, _ := strings.Cut(word, "=")
 		switch key {
@@ -209,6 +220,8 @@ func (c *child) run() error {
 			checkpoint, bad = true, true
 		case "deaf":
 			deaf = true
+		case "gap":
+			gap = true
 		}
 	}
 	step := int64(0)
@@ -238,6 +251,9 @@ func (c *child) run() error {
 			Points: []*trainv1.MetricPoint{{Key: "train/reward", Value: float64(step), Step: step}},
 		}}})
 		c.frame(&trainv1.TrainRequest{Frame: &trainv1.TrainRequest_Progress{Progress: &jobv1.Progress{Step: step}}})
+		if gap && step == int64(steps)/2 {
+			c.lose()
+		}
 		if crash > 0 && step == int64(crash) {
 			c.await(func() bool { return len(c.unacked) == 0 })
 			os.Exit(3)

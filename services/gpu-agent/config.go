@@ -38,7 +38,7 @@ type Config struct {
 	CPULaneMemory config.Bytes `conf:"cpu-lane-memory" default:"0" usage:"memory of one lane; 0 means an equal share of three quarters of the host's"`
 
 	OrphanTimeout time.Duration `conf:"orphan-timeout" default:"10m" usage:"trainers end when no agent lived for this long"`
-	SettleTime    time.Duration `conf:"settle-time" default:"5s" usage:"how long a success waits for its last uploads before it is reported"`
+	SettleTime    time.Duration `conf:"settle-time" default:"5s" usage:"how long the end of an attempt waits for its last uploads before it is reported"`
 	SpoolSize     config.Bytes  `conf:"spool-size" default:"256MiB" usage:"bound of one attempt's metric spool"`
 	StagingSize   config.Bytes  `conf:"staging-size" default:"16GiB" usage:"bound of one attempt's staged checkpoints"`
 	TierSize      config.Bytes  `conf:"tier-size" default:"16GiB" usage:"bound of the newest checkpoints kept on the host"`

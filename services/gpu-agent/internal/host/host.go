@@ -69,8 +69,8 @@ type Settings struct {
 	OrphanTimeout time.Duration
 	// Bounds in bytes: of one log file, one spool, one staging area.
 	LogBytes, SpoolBytes, StagingBytes int64
-	// SettleTime is how long a success waits for its last uploads before it is
-	// reported, so that a person who sees SUCCEEDED finds the model.
+	// SettleTime is how long an attempt's end waits for its last uploads before it
+	// is reported.
 	SettleTime time.Duration
 	// KeepEnded is how many ended attempts keep their logs.
 	KeepEnded int

@@ -203,7 +203,10 @@ func (a *Attempt) conclude(ctx context.Context, ended lease.Ended) {
 		defer close(tailed)
 		a.tail(ctx)
 	})
-	if exit.Outcome == lease.Succeeded {
+	// The exit waits a little for the last uploads: a person who sees SUCCEEDED
+	// finds the model, and the attempt that follows a preemption finds the
+	// checkpoint that was just saved, before its higher fence shuts the door.
+	if exit.Class != lease.ClassAgentLost {
 		timer := time.NewTimer(a.host.SettleTime)
 		defer timer.Stop()
 		select {

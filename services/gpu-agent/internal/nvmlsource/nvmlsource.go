@@ -32,6 +32,14 @@ type Source struct {
 	handles []handle
 	xids    map[string][]uint64
 	events  nvml.EventSet
+	// supported are the optional calls that this driver has. Calling one that it
+	// lacks would end the process in the dynamic linker.
+	supported map[string]bool
+}
+
+// optional calls are newer than the oldest drivers in use.
+var optional = []string{
+	"nvmlDeviceGetMigMode", "nvmlEventSetCreate", "nvmlDeviceGetClockInfo", "nvmlDeviceGetTotalEccErrors", "nvmlDeviceGetRemappedRows",
 }
 
 type handle struct {
@@ -53,7 +61,10 @@ func open(lib nvml.Interface) (device.Source, error) {
 	default:
 		return nil, fmt.Errorf("NVML did not start: code %d", int32(ret))
 	}
-	s := &Source{lib: lib, xids: map[string][]uint64{}}
+	s := &Source{lib: lib, xids: map[string][]uint64{}, supported: map[string]bool{}}
+	for _, symbol := range optional {
+		s.supported[symbol] = lib.Extensions().LookupSymbol(symbol) == nil
+	}
 	if err := s.list(); err != nil {
 		return nil, errors.Join(err, s.Close())
 	}
@@ -78,12 +89,13 @@ func (s *Source) list() error {
 		if err := check("device handle", ret); err != nil {
 			return err
 		}
-		current, _, ret := d.GetMigMode()
-		if ret == nvml.SUCCESS && current == nvml.DEVICE_MIG_ENABLE {
-			if err := s.instances(d); err != nil {
-				return err
+		if s.supported["nvmlDeviceGetMigMode"] {
+			if current, _, ret := d.GetMigMode(); ret == nvml.SUCCESS && current == nvml.DEVICE_MIG_ENABLE {
+				if err := s.instances(d); err != nil {
+					return err
+				}
+				continue
 			}
-			continue
 		}
 		h, err := describe(d)
 		if err != nil {
@@ -141,6 +153,9 @@ func describe(d nvml.Device) (handle, error) {
 // watch subscribes to critical errors; a driver that has no events is read
 // without them.
 func (s *Source) watch() {
+	if !s.supported["nvmlEventSetCreate"] {
+		return
+	}
 	set, ret := s.lib.EventSetCreate()
 	if ret != nvml.SUCCESS {
 		return
@@ -193,13 +208,13 @@ func (s *Source) Read() ([]device.Reading, error) {
 	s.collectEvents()
 	out := make([]device.Reading, len(s.handles))
 	for i, h := range s.handles {
-		out[i] = read(h)
+		out[i] = s.read(h)
 		out[i].XIDs = append([]uint64(nil), s.xids[h.id]...)
 	}
 	return out, nil
 }
 
-func read(h handle) device.Reading {
+func (s *Source) read(h handle) device.Reading {
 	r := device.Reading{ID: h.id}
 	memory, ret := h.device.GetMemoryInfo()
 	if ret != nvml.SUCCESS {
@@ -219,17 +234,23 @@ func read(h handle) device.Reading {
 	if p, ret := h.device.GetPowerUsage(); ret == nvml.SUCCESS {
 		r.PowerWatts = float64(p) / 1000
 	}
-	if c, ret := h.device.GetClockInfo(nvml.CLOCK_SM); ret == nvml.SUCCESS {
-		r.SMClockMHz = float64(c)
+	if s.supported["nvmlDeviceGetClockInfo"] {
+		if c, ret := h.device.GetClockInfo(nvml.CLOCK_SM); ret == nvml.SUCCESS {
+			r.SMClockMHz = float64(c)
+		}
+		if c, ret := h.device.GetClockInfo(nvml.CLOCK_MEM); ret == nvml.SUCCESS {
+			r.MemoryClockMHz = float64(c)
+		}
 	}
-	if c, ret := h.device.GetClockInfo(nvml.CLOCK_MEM); ret == nvml.SUCCESS {
-		r.MemoryClockMHz = float64(c)
+	if s.supported["nvmlDeviceGetTotalEccErrors"] {
+		if n, ret := h.device.GetTotalEccErrors(nvml.MEMORY_ERROR_TYPE_UNCORRECTED, nvml.VOLATILE_ECC); ret == nvml.SUCCESS {
+			r.UncorrectableECC = n
+		}
 	}
-	if n, ret := h.device.GetTotalEccErrors(nvml.MEMORY_ERROR_TYPE_UNCORRECTED, nvml.VOLATILE_ECC); ret == nvml.SUCCESS {
-		r.UncorrectableECC = n
-	}
-	if _, _, pending, failed, ret := h.device.GetRemappedRows(); ret == nvml.SUCCESS {
-		r.RowRemapPending, r.RowRemapFailed = pending, failed
+	if s.supported["nvmlDeviceGetRemappedRows"] {
+		if _, _, pending, failed, ret := h.device.GetRemappedRows(); ret == nvml.SUCCESS {
+			r.RowRemapPending, r.RowRemapFailed = pending, failed
+		}
 	}
 	return r
 }
