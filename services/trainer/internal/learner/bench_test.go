@@ -37,7 +37,7 @@ func BenchmarkRollout(b *testing.B) {
 	for _, name := range kernel.Names() {
 		b.Run(name, func(b *testing.B) {
 			c := Default()
-			c.Kernel, c.FeatureNoise = name, 0.1
+			c.Kernel = name
 			l := newLearner(b, w, c)
 			b.ReportAllocs()
 			steps := 0

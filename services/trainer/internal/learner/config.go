@@ -60,11 +60,15 @@ const Shards = 4
 // activations of one block stay in the second-level cache.
 const blockRows = 128
 
-// Default returns the configuration of the specialists.
+// Default returns the configuration of the specialists. One Collect is 8,192
+// transitions: less than a tenth of a second on one core, so that people see it
+// move and a stop is prompt. Noise and weight decay were chosen by the mean
+// validation Sharpe over all epochs, not by the best epoch's.
 func Default() Config {
 	return Config{
 		Hidden: []int{128, 128}, Envs: 128, Steps: 64, BatchRows: 2048, Accumulation: 1, Passes: 4,
-		Gamma: 0.9, Lambda: 0.9, Clip: 0.2, ValueWeight: 0.5, MaxGradientNorm: 0.5, WeightDecay: 0.01, Workers: 1,
+		Gamma: 0.9, Lambda: 0.9, Clip: 0.2, ValueWeight: 0.5, MaxGradientNorm: 0.5, WeightDecay: 1,
+		FeatureNoise: 0.3, Workers: 1,
 	}
 }
 

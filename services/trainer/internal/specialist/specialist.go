@@ -43,13 +43,6 @@ type Job struct {
 	Kernel string
 }
 
-// defaultEnvs and defaultSteps make an epoch of 8,192 transitions: less than a
-// tenth of a second on one core, so that people see it move and a stop is prompt.
-const (
-	defaultEnvs  = 128
-	defaultSteps = 64
-)
-
 // training is a run in progress.
 type training struct {
 	job     Job
@@ -133,8 +126,7 @@ func (t *training) config() (learner.Config, []market.Problem) {
 	a, n := t.job.Assignment, t.native
 	h := n.Learner
 	c := learner.Default()
-	c.Envs, c.Steps, c.Seed, c.Kernel = defaultEnvs, defaultSteps, uint64(n.Seed), t.job.Kernel
-	c.FeatureNoise = 0.1
+	c.Seed, c.Kernel = uint64(n.Seed), t.job.Kernel
 	or(&c.Envs, h.Environments)
 	or(&c.Steps, h.RolloutSteps)
 	or(&c.Passes, h.UpdateEpochs)
