@@ -3,6 +3,8 @@
 //	checkpoint-janitor [flags]             the service; see --help
 //	checkpoint-janitor plan [flags]        what a policy would do to an inventory file
 //	checkpoint-janitor replay PLAN_HASH    decide a stored plan again and compare
+//	checkpoint-janitor adopt [flags] DIR   take stock of a directory of old checkpoint files
+//	checkpoint-janitor pack|unpack ...     pack one checkpoint file without loss
 package main
 
 import (
@@ -26,6 +28,12 @@ func main() {
 			switch args[0] {
 			case "plan":
 				return offline.Plan(args[1:], os.Stdin, os.Stdout)
+			case "adopt":
+				return offline.Adopt(args[1:], os.Stdout, os.Stderr)
+			case "pack":
+				return offline.Pack(args[1:], os.Stdout)
+			case "unpack":
+				return offline.Unpack(args[1:], os.Stdout)
 			case "replay":
 				return replay.Run(ctx, args[1:], os.Getenv("TRAINYARD_CHECKPOINT_JANITOR_DSN"), os.Stdout)
 			}

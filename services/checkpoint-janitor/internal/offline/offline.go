@@ -1,6 +1,7 @@
-// Package offline runs the pure decision on files, without any service: what
-// would the policy do to this inventory at that time, and why. It calls the same
-// code as the service, so its plan has the same hash.
+// Package offline works on files, without any service. Plan says what a policy
+// would do to an inventory at a time, and why; it calls the same code as the
+// service, so its plan has the same hash. Adopt makes an inventory of a directory
+// of old checkpoints, Pack and Unpack keep one file without loss.
 package offline
 
 import (
