@@ -33,7 +33,7 @@ const gib = int64(1) << 30
 
 // mesh is one scheduler, as it runs in production, on an in-memory network.
 type mesh struct {
-	t    *testing.T
+	t    testing.TB
 	dsn  string
 	ca   *identity.Authority
 	self identity.Files
@@ -41,7 +41,7 @@ type mesh struct {
 	stop func()
 }
 
-func newMesh(t *testing.T) *mesh {
+func newMesh(t testing.TB) *mesh {
 	t.Helper()
 	m := &mesh{t: t, dsn: pgtest.DSN(t, postgres.Schema, postgres.Migrations)}
 	var err error
@@ -131,7 +131,7 @@ func (m *mesh) submit(c jobv1.JobServiceClient, s *jobv1.JobSpec) *jobv1.Job {
 
 // agent is a host that reports what the test says.
 type agent struct {
-	t      *testing.T
+	t      testing.TB
 	client fleetv1.SynchronizeServiceClient
 	report *fleetv1.AgentReport
 	known  int64

@@ -23,8 +23,17 @@ const replan = 3 * time.Second
 // plans runs a planning round whenever the world changed or a backoff ended.
 func (e *Engine) plans(ctx context.Context) {
 	for {
+		begin := time.Now()
+		next := e.plan(ctx)
+		// Half of the time at most: with a long queue, a round for every single
+		// submit would leave no processor to those who submit.
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(min(time.Since(begin), replan)):
+		}
 		var due <-chan time.Time
-		if next := e.plan(ctx); !next.IsZero() {
+		if !next.IsZero() {
 			due = time.After(time.Until(next))
 		}
 		select {
@@ -46,8 +55,9 @@ func (e *Engine) snapshot(now time.Time) (placement.Snapshot, time.Time) {
 	ready, next := queue.Ready(e.orderLocked(nodes), now)
 	s.Queue = make([]placement.Request, len(ready))
 	for i, q := range ready {
-		j := e.st.records[q.Job].Job
-		s.Queue[i] = placement.Request{Job: j.ID, Revision: j.Revision, Demand: j.Spec.Demand, Priority: j.Priority, Longest: j.Spec.RunLimit}
+		r := e.st.records[q.Job]
+		j := &r.Job
+		s.Queue[i] = placement.Request{Job: j.ID, Revision: j.Revision, Demand: j.Spec.Demand, Shape: r.shape, Priority: j.Priority, Longest: j.Spec.RunLimit}
 	}
 	return s, next
 }

@@ -62,6 +62,7 @@ func newState(w World) *state {
 		s.agents[a.Name] = a
 	}
 	for _, r := range w.Records {
+		r.shape = placement.Shape(&r.Job.Spec.Demand)
 		s.records[r.Job.ID] = r
 		for _, a := range r.Attempts {
 			s.index(a)
@@ -217,7 +218,7 @@ func (t *tx) putNew(j job.Job) job.Job {
 		t.fresh = map[string]bool{}
 	}
 	t.fresh[j.ID] = true
-	t.set(Record{Job: j})
+	t.set(Record{Job: j, shape: placement.Shape(&j.Spec.Demand)})
 	return j
 }
 
@@ -227,7 +228,7 @@ func (t *tx) putNew(j job.Job) job.Job {
 func (t *tx) put(j job.Job, attempt *job.Attempt) job.Job {
 	old, _ := t.record(j.ID)
 	j.Revision = t.next()
-	rec := Record{Job: j, Attempts: old.Attempts}
+	rec := Record{Job: j, Attempts: old.Attempts, shape: old.shape}
 	if attempt != nil {
 		rec.Attempts = append([]job.Attempt(nil), old.Attempts...)
 		if attempt.Number <= len(rec.Attempts) {

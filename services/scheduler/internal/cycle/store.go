@@ -25,6 +25,8 @@ var (
 type Record struct {
 	Job      job.Job
 	Attempts []job.Attempt
+	// shape of the demand, kept because every planning round asks for it.
+	shape string
 }
 
 // Latest is the newest attempt, if there is one.

@@ -1,10 +1,9 @@
 package placement
 
 import (
-	"fmt"
 	"slices"
 	"sort"
-	"strings"
+	"strconv"
 
 	"github.com/ultrathink-pilot/trainyard/services/scheduler/internal/job"
 )
@@ -33,7 +32,7 @@ type need struct {
 }
 
 func needOf(d *job.Demand) need {
-	n := need{Demand: *d, key: shape(d)}
+	n := need{Demand: *d, key: Shape(d)}
 	n.Devices = hardestFirst(d.Devices)
 	return n
 }
@@ -160,12 +159,19 @@ func hardestFirst(groups []job.DeviceDemand) []job.DeviceDemand {
 	return out
 }
 
-// shape is a key under which two demands are the same to every node.
-func shape(d *job.Demand) string {
-	var b strings.Builder
-	fmt.Fprintf(&b, "%d/%d", d.CPUMillis, d.HostBytes)
+// Shape is a key under which two demands are the same to every node.
+func Shape(d *job.Demand) string {
+	b := make([]byte, 0, 64)
+	b = strconv.AppendInt(b, d.CPUMillis, 10)
+	b = append(b, '/')
+	b = strconv.AppendInt(b, d.HostBytes, 10)
 	for _, g := range d.Devices {
-		fmt.Fprintf(&b, "|%d*%s:%d", g.Count, g.Kind, g.Bytes)
+		b = append(b, '|')
+		b = strconv.AppendInt(b, int64(g.Count), 10)
+		b = append(b, '*')
+		b = strconv.AppendQuote(b, g.Kind)
+		b = append(b, ':')
+		b = strconv.AppendInt(b, g.Bytes, 10)
 	}
 	keys := make([]string, 0, len(d.Labels))
 	for k := range d.Labels {
@@ -173,7 +179,10 @@ func shape(d *job.Demand) string {
 	}
 	sort.Strings(keys)
 	for _, k := range keys {
-		fmt.Fprintf(&b, "|%q=%q", k, d.Labels[k])
+		b = append(b, '|')
+		b = strconv.AppendQuote(b, k)
+		b = append(b, '=')
+		b = strconv.AppendQuote(b, d.Labels[k])
 	}
-	return b.String()
+	return string(b)
 }

@@ -127,7 +127,10 @@ func (f *Fleet) changed(i int) {
 // Best finds the best node for a demand and what it would take there. The
 // first node in order wins among equals.
 func (f *Fleet) Best(d *job.Demand) (node int, shares []job.Share, ok bool) {
-	key := shape(d)
+	return f.best(Shape(d), d)
+}
+
+func (f *Fleet) best(key string, d *job.Demand) (node int, shares []job.Share, ok bool) {
 	r := f.shapes[key]
 	if r == nil {
 		r = &ranking{need: needOf(d)}

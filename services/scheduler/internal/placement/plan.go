@@ -16,9 +16,12 @@ func Make(s Snapshot) Plan {
 	p := newPlanner(s)
 	for i := range s.Queue {
 		r := &s.Queue[i]
-		key := shape(&r.Demand)
+		key := r.Shape
+		if key == "" {
+			key = Shape(&r.Demand)
+		}
 		if !p.blocked[key] {
-			if node, shares, ok := p.fleet.Best(&r.Demand); ok {
+			if node, shares, ok := p.fleet.best(key, &r.Demand); ok {
 				p.place(r, node, shares)
 				continue
 			}

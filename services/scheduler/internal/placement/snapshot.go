@@ -137,6 +137,8 @@ type Request struct {
 	Job      string
 	Revision uint64
 	Demand   job.Demand
+	// Shape is Shape of the demand, for callers who have it already.
+	Shape    string
 	Priority job.Priority
 	// Longest is the limit of the running time; zero means none.
 	Longest time.Duration

@@ -25,7 +25,7 @@ func TypicalOf(demands []job.Demand) []Typical {
 	at := map[string]int{}
 	var all []Typical
 	for i := range demands {
-		key := shape(&demands[i])
+		key := Shape(&demands[i])
 		k, ok := at[key]
 		if !ok {
 			k = len(all)
