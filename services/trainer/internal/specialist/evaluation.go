@@ -79,14 +79,6 @@ func (t *training) finish(ctx context.Context) (run.Ending, error) {
 		return run.Failure(run.ClassDiverged, "no epoch gave a model"), nil
 	}
 	state := t.machine.State()
-	if b.contents != nil && !state.BestEligible {
-		t.log.Warn("no epoch trades often enough to count: the best of the rest is offered",
-			zap.Float64("min_exposure", t.policy.MinExposure))
-		if err := t.push(ctx, b, true); err != nil {
-			ending, _, err := t.saveFailed(err)
-			return ending, err
-		}
-	}
 	tensors, _, err := checkpoint.DecodeSafetensors(b.model)
 	if err != nil {
 		return run.Failure(run.ClassCrash, "the best weights cannot be read: "+err.Error()), nil
@@ -96,6 +88,15 @@ func (t *training) finish(ctx context.Context) (run.Ending, error) {
 		return run.Failure(run.ClassCrash, err.Error()), nil
 	}
 	e := t.evaluate(state)
+	if !state.BestEligible {
+		// Nothing ranked was handed over: without this the job would succeed and leave no model.
+		t.log.Warn("no epoch trades often enough to count: the best of the rest is offered",
+			zap.Float64("min_exposure", t.policy.MinExposure))
+		if err := t.offer(ctx, b.model, e); err != nil {
+			ending, _, err := t.saveFailed(err)
+			return ending, err
+		}
+	}
 	data, err := json.Marshal(e)
 	if err != nil {
 		return run.Failure(run.ClassCrash, err.Error()), nil
@@ -115,6 +116,17 @@ func (t *training) finish(ctx context.Context) (run.Ending, error) {
 		"%d epochs, best %d: validation Sharpe %.2f (buy and hold %.2f, untrained %.2f), held-out test Sharpe %.2f (buy and hold %.2f)",
 		e.Epochs, e.BestEpoch, v.Sharpe, e.Validation.PartSummary.BuyAndHold.Sharpe, e.Validation.Untrained.Mean,
 		test.Sharpe, e.Test.PartSummary.BuyAndHold.Sharpe)}, nil
+}
+
+// offer hands over the best weights alone, for serving.
+func (t *training) offer(ctx context.Context, model []byte, e *Evaluation) error {
+	s := &snapshot{step: e.BestStep, epoch: e.BestEpoch, ranked: true, figures: e.Validation.Strategy, model: model}
+	meta, err := t.meta(s)
+	if err != nil {
+		return err
+	}
+	s.contents = []checkpoint.Content{{Name: checkpoint.ModelFile, Data: model}, meta}
+	return t.push(ctx, s)
 }
 
 func (t *training) evaluate(state run.State) *Evaluation {

@@ -41,7 +41,7 @@ type Meta struct {
 type snapshot struct {
 	step     int64
 	epoch    int
-	eligible bool
+	ranked   bool // its metrics carry the objective
 	figures  market.Figures
 	trades   int64
 	contents []checkpoint.Content
@@ -109,9 +109,9 @@ func (t *training) best(f market.Figures, track *market.Track) (*snapshot, error
 // of the best epoch, which a resumed run still needs for its evaluation.
 func (t *training) complete(s *snapshot, f market.Figures, track *market.Track, best []byte) error {
 	s.figures = f
-	s.eligible = f.Exposure >= t.policy.MinExposure
-	for i, v := range track.Turnover {
-		if v > 0 && i < len(track.Positions) {
+	s.ranked = f.Exposure >= t.policy.MinExposure
+	for _, v := range track.Turnover {
+		if v > 0 {
 			s.trades++
 		}
 	}
@@ -119,7 +119,7 @@ func (t *training) complete(s *snapshot, f market.Figures, track *market.Track, 
 	if err != nil {
 		return err
 	}
-	meta, err := t.meta(s, s.eligible)
+	meta, err := t.meta(s)
 	if err != nil {
 		return err
 	}
@@ -135,14 +135,14 @@ func (t *training) complete(s *snapshot, f market.Figures, track *market.Track, 
 // meta is the file that says what a checkpoint is, with the figures that it is
 // catalogued by: a moment that is offered again with its objective is another
 // checkpoint, because committed ones never change.
-func (t *training) meta(s *snapshot, ranked bool) (checkpoint.Content, error) {
+func (t *training) meta(s *snapshot) (checkpoint.Content, error) {
 	table, n := t.job.Table, t.native
 	text, err := json.MarshalIndent(Meta{
 		Format: "trainyard-specialist/1", Specialist: n.Specialist.String(), Symbol: n.Symbol, Timeframe: n.Timeframe,
 		Reward: n.Reward.String(), Seed: n.Seed, Epoch: s.epoch, Step: s.step, FeatureSchema: table.SchemaVersion,
 		FeatureNames: table.FeatureNames, DataDigest: table.Digest, ObservationWidth: market.ObservationWidth,
 		Hidden: t.learner.Hidden(), Actions: []string{"short", "flat", "long"}, Kernel: t.learner.Kernel(),
-		Metrics: t.checkpointMetrics(s, ranked),
+		Metrics: t.checkpointMetrics(s),
 	}, "", "  ")
 	return checkpoint.Content{Name: checkpoint.MetaFile, Data: append(text, '\n')}, err
 }
@@ -150,7 +150,7 @@ func (t *training) meta(s *snapshot, ranked bool) (checkpoint.Content, error) {
 // checkpointMetrics are the figures a checkpoint is ranked by. The objective is
 // left out of a checkpoint that hardly trades, unless nothing better exists: the
 // registry would register a policy that was lucky three times.
-func (t *training) checkpointMetrics(s *snapshot, ranked bool) map[string]float64 {
+func (t *training) checkpointMetrics(s *snapshot) map[string]float64 {
 	m := map[string]float64{
 		"validation/total_return":        s.figures.TotalReturn,
 		"validation/max_drawdown":        s.figures.MaxDrawdown,
@@ -158,7 +158,7 @@ func (t *training) checkpointMetrics(s *snapshot, ranked bool) map[string]float6
 		"validation/turnover":            s.figures.Turnover,
 		"validation/buy_and_hold_sharpe": t.buyHold.Sharpe,
 	}
-	if ranked {
+	if s.ranked {
 		m["validation/sharpe"] = s.figures.Sharpe
 	}
 	return m
@@ -178,33 +178,25 @@ func (t *training) save(ctx context.Context, f market.Figures, track *market.Tra
 		return err
 	}
 	t.files.last = s
-	if b := t.files.best; b != nil && !t.files.bestSent && b.contents != nil && b.epoch != s.epoch {
-		if err := t.push(ctx, b, b.eligible); err != nil {
+	if b := t.files.best; b != nil && !t.files.bestSent && b.ranked && b.epoch != s.epoch {
+		if err := t.push(ctx, b); err != nil {
 			return err
 		}
 	}
 	t.files.bestSent = true
-	return t.push(ctx, s, s.eligible)
+	return t.push(ctx, s)
 }
 
 // push publishes the snapshot's files and reports them.
-func (t *training) push(ctx context.Context, s *snapshot, ranked bool) error {
+func (t *training) push(ctx context.Context, s *snapshot) error {
 	dir := filepath.Join(t.files.dir, "checkpoints", strconv.FormatInt(s.step, 10))
-	contents := s.contents
-	if ranked != s.eligible {
-		meta, err := t.meta(s, ranked)
-		if err != nil {
-			return err
-		}
-		contents = append(slices.Clone(contents[:len(contents)-1]), meta)
-	}
-	files, err := checkpoint.Write(dir, contents)
+	files, err := checkpoint.Write(dir, s.contents)
 	if err != nil {
 		return fmt.Errorf("writing the checkpoint of step %d: %w", s.step, err)
 	}
 	table, v := t.job.Table, t.world.Split.Validation
 	err = t.report.Checkpoint(ctx, run.Checkpoint{
-		Step: s.step, Metrics: t.checkpointMetrics(s, ranked), Resumable: true, FeatureSchema: table.SchemaVersion,
+		Step: s.step, Metrics: t.checkpointMetrics(s), Resumable: s.learner != nil, FeatureSchema: table.SchemaVersion,
 		DataVersion: table.Digest, EvaluationWindow: day(table.Dates[v.From]) + "/" + day(table.Dates[v.To-1]), Trades: s.trades,
 	}, files)
 	if err != nil {
