@@ -86,8 +86,13 @@ func (h *handling) finish(ctx context.Context, c *call, method string, start tim
 	fields := append(telemetry.LogFields(ctx), zap.String("method", method), zap.Stringer("caller", c.caller), zap.Duration("took", took))
 	if e := rpcerr.FromError(err); e != nil {
 		code, level = e.Code(), zapcore.InfoLevel
-		if code == codes.Internal || code == codes.Unknown || code == codes.DataLoss {
+		switch code {
+		case codes.Internal, codes.Unknown, codes.DataLoss:
 			level = zapcore.ErrorLevel
+		case codes.Canceled:
+			// A caller that left on its own is no event: agents replace a waiting
+			// poll whenever their state changes.
+			level = zapcore.DebugLevel
 		}
 		fields = append(fields, zap.Stringer("reason", e.Reason()), zap.String("error", e.Error()))
 		if cause := e.Unwrap(); cause != nil {
