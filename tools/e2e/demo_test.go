@@ -18,7 +18,7 @@ func TestTheDemoTellsTheWholeStory(t *testing.T) {
 	if err != nil {
 		t.Fatalf("demo: %v\n%s\n%s", err, out, errs)
 	}
-	for _, want := range []string{"bull_specialist", "bear_specialist", "sideways_specialist", "buy"} {
+	for _, want := range []string{"bull_specialist", "bear_specialist", "sideways_specialist", "BUY&HOLD"} {
 		if !strings.Contains(out, want) {
 			t.Errorf("the demo's output does not name %q:\n%s", want, out)
 		}

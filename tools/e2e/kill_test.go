@@ -26,7 +26,7 @@ func TestTheMeshSurvivesTheDeathOfEachPart(t *testing.T) {
 	for _, id := range ids {
 		y.awaitEpoch(ctx, t, id, 2)
 	}
-	for _, name := range []string{"scheduler", "registry", "gpu-agent", "checkpoint-janitor", "dataservice", "s3", "postgres"} {
+	for _, name := range []string{"scheduler", "registry", "agent", "janitor", "dataservice", "s3", "postgres"} {
 		y.kill(t, name)
 	}
 	y.killTrainer(t)

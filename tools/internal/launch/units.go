@@ -128,6 +128,11 @@ func (l *launcher) storeSettings(service string) (args, env []string) {
 		[]string{"TRAINYARD_" + service + "_S3_ACCESS_KEY=" + l.store.AccessKey, "TRAINYARD_" + service + "_S3_SECRET_KEY=" + l.store.SecretKey}
 }
 
+// orphanTimeout is when trainers end after a killed launcher took their agent
+// along. It is longer than a restart of the agent with the longest backoff, and far
+// below the agent's own default: on one machine nobody comes to adopt them.
+const orphanTimeout = 20 * time.Second
+
 func (l *launcher) agent() *unit {
 	return l.service("agent", identity.RoleAgent, func() ([]string, []string) {
 		source := l.DeviceSource
@@ -140,6 +145,7 @@ func (l *launcher) agent() *unit {
 			"--state-dir=" + filepath.Join(l.State, "agent"), "--trainer-binary=" + filepath.Join(l.bin, "trainer"),
 			"--data-service-url=http://" + l.address["dataservice"],
 			"--device-source=" + source, "--cpu-lanes=" + strconv.Itoa(l.lanes()), "--s3-ca=" + l.store.CA,
+			"--orphan-timeout=" + orphanTimeout.String(),
 		}
 		if l.CPULaneMemory != "" {
 			args = append(args, "--cpu-lane-memory="+l.CPULaneMemory)
