@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"math/rand"
 	"path/filepath"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -141,9 +142,12 @@ func scenario(t *testing.T, d *crashdisk.Disk, told, acked *atomic.Uint64) {
 func sweep(t *testing.T, lie func(name, path string) bool) (points, lost int) {
 	t.Helper()
 	var told, acked atomic.Uint64
+	var mu sync.Mutex // the committer and the acknowledger both write
 	d := crashdisk.New()
 	d.Lie = lie
 	d.Before = func(op int, _, _ string) error {
+		mu.Lock()
+		defer mu.Unlock()
 		for i, survival := range []float64{0, 0.3, 0.5, 0.9, 1} {
 			for seed := range 20 {
 				points++
@@ -199,10 +203,10 @@ func TestFullDisk(t *testing.T) {
 	t.Parallel()
 	for failAt := 3; failAt < 12; failAt++ {
 		d := crashdisk.New()
-		full := 4
+		var full atomic.Int32
+		full.Store(4)
 		d.Before = func(op int, name, _ string) error {
-			if op >= failAt && full > 0 && name != "remove" {
-				full--
+			if op >= failAt && name != "remove" && full.Add(-1) >= 0 {
 				return crashdisk.ErrFull
 			}
 			return nil
