@@ -213,6 +213,12 @@ func TestPlanExplainSweepReport(t *testing.T) {
 		}
 	}
 
+	gone, err := c.ExplainCheckpoint(ctx, &janitorv1.ExplainCheckpointRequest{CheckpointId: id(6)})
+	if err != nil || gone.GetState() != "DELETED" || !strings.Contains(gone.GetDecision().GetReason(), "it was to be deleted: rank 7, only the best 5 stay") ||
+		!strings.Contains(gone.GetDecision().GetReason(), swept.GetSweepId()) {
+		t.Errorf("a deleted checkpoint is explained by %v, %v", gone, err)
+	}
+
 	for format, want := range map[janitorv1.GetReportRequest_Format]string{
 		janitorv1.GetReportRequest_FORMAT_TEXT: "Checkpoint store,", janitorv1.GetReportRequest_FORMAT_HTML: "<!doctype html>",
 		janitorv1.GetReportRequest_FORMAT_JSON: `"capacity_bytes": 1099511627776`, janitorv1.GetReportRequest_FORMAT_UNSPECIFIED: "",

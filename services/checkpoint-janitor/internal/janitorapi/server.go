@@ -4,6 +4,7 @@ package janitorapi
 
 import (
 	"context"
+	"fmt"
 	"strings"
 	"time"
 
@@ -175,16 +176,31 @@ func away(err error) error {
 	return rpcerr.Unavailable("the sweep cannot go on now; repeat the call with the same request_id").WithCause(err)
 }
 
-// ExplainCheckpoint decides about one checkpoint as of now.
+// ExplainCheckpoint decides about one checkpoint as of now, or says why it is
+// gone.
 func (s *Server) ExplainCheckpoint(ctx context.Context, req *janitorv1.ExplainCheckpointRequest) (*janitorv1.ExplainCheckpointResponse, error) {
 	d, found, err := s.Planner.Explain(ctx, req.GetCheckpointId(), sweep.Now())
 	if err != nil {
 		return nil, away(err)
 	}
 	if !found {
-		return nil, rpcerr.NotFound("the registry has no checkpoint %s with bytes", req.GetCheckpointId())
+		return s.explainDeleted(ctx, req.GetCheckpointId())
 	}
 	return &janitorv1.ExplainCheckpointResponse{Decision: decisionMessage(d), State: stateName(d.State)}, nil
+}
+
+func (s *Server) explainDeleted(ctx context.Context, id string) (*janitorv1.ExplainCheckpointResponse, error) {
+	d, found, err := s.Store.FindDeletion(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	if !found {
+		return nil, rpcerr.NotFound("the registry has no checkpoint %s with bytes, and no sweep has deleted it", id)
+	}
+	return &janitorv1.ExplainCheckpointResponse{State: stateName(retention.StateDeleted), Decision: &janitorv1.Decision{
+		CheckpointId: id, Action: janitorv1.Action_ACTION_DROP, Rules: []string{string(retention.CodeGone)}, SizeBytes: d.Bytes,
+		Reason: fmt.Sprintf("deleted by sweep %s of %s; it was %s", d.SweepID, d.StartTime.Format(time.RFC3339), d.Reason),
+	}}, nil
 }
 
 // RestoreCheckpoint takes a tombstone back. The hold is written first: were it

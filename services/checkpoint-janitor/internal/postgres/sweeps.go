@@ -114,6 +114,33 @@ func insertWork(ctx context.Context, tx pgx.Tx, id string, work []sweep.Work) er
 	return err
 }
 
+// Deletion is the record of a checkpoint whose bytes a sweep has deleted.
+type Deletion struct {
+	SweepID    string
+	StartTime  time.Time
+	FreedBytes int64
+	Bytes      int64
+	// Reason is what the plan said when the checkpoint was condemned.
+	Reason string
+}
+
+// FindDeletion returns the record of a deleted checkpoint; found is false when no
+// sweep has deleted it.
+func (s *Store) FindDeletion(ctx context.Context, checkpointID string) (d Deletion, found bool, err error) {
+	err = s.pool.QueryRow(ctx, `
+		SELECT w.sweep_id::text, w.start_time, i.freed_bytes, i.size_bytes, COALESCE((
+			SELECT t.reason FROM sweep_items t JOIN sweeps tw USING (sweep_id)
+			WHERE t.checkpoint_id = i.checkpoint_id AND t.task = 'tombstone' AND t.phase = 'done' ORDER BY tw.start_time DESC LIMIT 1), i.reason)
+		FROM sweep_items i JOIN sweeps w USING (sweep_id)
+		WHERE i.checkpoint_id = $1 AND i.task = 'delete' AND i.phase IN ('erased', 'done') ORDER BY w.start_time DESC LIMIT 1`, checkpointID).
+		Scan(&d.SweepID, &d.StartTime, &d.FreedBytes, &d.Bytes, &d.Reason)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return Deletion{}, false, nil
+	}
+	d.StartTime = d.StartTime.UTC()
+	return d, err == nil, wire(err)
+}
+
 // RefuseSweep ends an open sweep with the reasons.
 func (s *Store) RefuseSweep(ctx context.Context, id string, refusals []retention.Refusal, now time.Time) error {
 	codes, texts := make([]string, len(refusals)), make([]string, len(refusals))
