@@ -12,6 +12,7 @@ import (
 
 	"github.com/compose-spec/compose-go/v2/cli"
 	"github.com/compose-spec/compose-go/v2/types"
+	"go.yaml.in/yaml/v3"
 
 	janitor "github.com/ultrathink-pilot/trainyard/services/checkpoint-janitor"
 	gpuagent "github.com/ultrathink-pilot/trainyard/services/gpu-agent"
@@ -111,6 +112,31 @@ func settings(service string, config reflect.Type, prefix string) (known, requir
 		}
 	}
 	return known, required
+}
+
+func TestSystemdConfigurationIsWhatTheAgentReads(t *testing.T) {
+	t.Parallel()
+	content, err := os.ReadFile(filepath.Join(root, "deploy/systemd/gpu-agent.yaml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var set map[string]any
+	if err := yaml.Unmarshal(content, &set); err != nil {
+		t.Fatal(err)
+	}
+	known, required := settings("gpu-agent", reflect.TypeOf(gpuagent.Config{}), "")
+	variable := func(key string) string {
+		return "TRAINYARD_GPU_AGENT_" + strings.ToUpper(strings.ReplaceAll(key, "-", "_"))
+	}
+	for key := range set {
+		if !slices.Contains(known, variable(key)) {
+			t.Errorf("%s is no setting of the agent; it would refuse to start", key)
+		}
+		required = slices.DeleteFunc(required, func(needed string) bool { return needed == variable(key) })
+	}
+	if len(required) > 0 {
+		t.Errorf("required settings are missing: %v", required)
+	}
 }
 
 func TestComposeImagesAreOursOrPinned(t *testing.T) {
