@@ -70,16 +70,21 @@ up: build ## start the whole mesh on this machine and leave it running (Ctrl-C s
 .PHONY: test
 test: test-units test-e2e ## every test: race detector, real Postgres, real S3, real processes
 
+# First of all: what is compiled without cgo would have to be compiled again.
+.PHONY: cgo
+cgo:
+	$(need) cgo
+
 .PHONY: test-units
-test-units: build ## all but the end-to-end tests
-	$(need) race promtool
+test-units: cgo build ## all but the end-to-end tests
+	$(need) promtool
 	go test -count=1 ./tools/archtest ./tools/deploytest
 	go test -race $(TESTFLAGS) work
 	GOWORK=off go -C tools/versitygw test $(TESTFLAGS) ./...
 	promtool test rules deploy/prometheus/tests/*.yaml
 
 .PHONY: test-e2e
-test-e2e: build ## the whole mesh as processes, killed and watched
+test-e2e: cgo build ## the whole mesh as processes, killed and watched
 	go test -tags=e2e,$(TAGS) -count=1 -timeout=15m $(TESTFLAGS) ./tools/e2e/...
 
 .PHONY: bench
@@ -111,7 +116,7 @@ check-sdks: ## the Python SDK imports, the TypeScript SDK compiles
 	@tools/dev/check-ts
 
 .PHONY: check-modules
-check-modules: ## formatted, every module tidy, and complete without the workspace
+check-modules: cgo ## formatted, every module tidy, and complete without the workspace
 	$(need) go
 	@files=$$(gofmt -l $(MODULES)); [ -z "$$files" ] || { echo "gofmt: $$files"; exit 1; }
 	@for m in $(MODULES) tools/versitygw; do echo "tidy $$m"; GOWORK=off go -C $$m mod tidy -diff; done
@@ -119,7 +124,7 @@ check-modules: ## formatted, every module tidy, and complete without the workspa
 	@for m in $(MODULES) tools/versitygw; do echo "build $$m alone"; GOWORK=off go -C $$m build ./...; done
 
 .PHONY: lint
-lint: ## golangci-lint over every module
+lint: cgo ## golangci-lint over every module
 	$(need) golangci
 	golangci-lint run $(addsuffix /...,$(addprefix ./,$(MODULES)))
 
