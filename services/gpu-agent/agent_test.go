@@ -120,7 +120,7 @@ func (b *bench) stop(sig syscall.Signal) {
 
 func (b *bench) until(what string, ok func() bool) {
 	b.t.Helper()
-	for deadline := time.Now().Add(30 * time.Second); !ok(); time.Sleep(3 * time.Millisecond) {
+	for deadline := time.Now().Add(90 * time.Second); !ok(); time.Sleep(3 * time.Millisecond) {
 		if time.Now().After(deadline) {
 			b.stop(syscall.SIGKILL)
 			b.t.Log(b.log())

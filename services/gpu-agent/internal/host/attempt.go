@@ -64,7 +64,7 @@ type Attempt struct {
 
 	deliverOnce  sync.Once
 	deliveries   sync.WaitGroup
-	delivering   context.Context //nolint:containedctx // ends with the tail, not with a call
+	delivering   context.Context // ends with the tail, not with a call
 	stopDelivery context.CancelFunc
 }
 

@@ -86,7 +86,7 @@ func (l *Launcher) Start(ctx context.Context, dir string, spec Spec, token []byt
 	if err != nil {
 		return nil, errors.Join(err, lock.Close(), tokenR.Close(), tokenW.Close())
 	}
-	cmd := exec.Command(l.Supervisor[0], append(append([]string(nil), l.Supervisor[1:]...), dir)...) //nolint:gosec // our own binary
+	cmd := exec.Command(l.Supervisor[0], append(append([]string(nil), l.Supervisor[1:]...), dir)...)
 	cmd.Env = []string{"PATH=/usr/local/bin:/usr/bin:/bin", "GOMAXPROCS=1", "GOGC=50"}
 	for _, variable := range spec.Env {
 		// So that whoever looks for what belongs to an agent finds this process too.

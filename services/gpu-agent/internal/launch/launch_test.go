@@ -143,7 +143,7 @@ func await(t *testing.T, p *launch.Process) launch.Exit {
 	select {
 	case <-p.Done():
 		return p.Exit()
-	case <-time.After(20 * time.Second):
+	case <-time.After(60 * time.Second):
 		t.Fatal("the process did not end")
 		return launch.Exit{}
 	}
