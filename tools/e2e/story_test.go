@@ -149,7 +149,7 @@ func (y *yard) digests(ctx context.Context, t *testing.T, version *registryv1.Mo
 	if got := answer.GetCheckpoint().GetCheckpointId(); got != version.GetCheckpointId() {
 		t.Errorf("production resolves to checkpoint %s, want %s", got, version.GetCheckpointId())
 	}
-	pem, err := os.ReadFile(y.desc.Person.CA)
+	pem, err := os.ReadFile(y.desc.S3CA)
 	if err != nil {
 		t.Fatal(err)
 	}

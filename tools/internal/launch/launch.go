@@ -244,7 +244,7 @@ func (l *launcher) start(ctx context.Context) (*mesh.Mesh, error) {
 	return &mesh.Mesh{
 		State: l.State, Launcher: self, StartTime: time.Now().UTC(),
 		Scheduler: l.address["scheduler"], Registry: l.address["registry"], Janitor: l.address["janitor"], Agent: l.address["agent"],
-		DataService: "http://" + l.address["dataservice"], S3: l.store.Endpoint, Database: l.dsn,
+		DataService: "http://" + l.address["dataservice"], S3: l.store.Endpoint, S3CA: l.store.CA, Database: l.dsn,
 		OTLP: l.address["otlp"], TraceFile: traces, Admin: admin, Person: l.files[identity.RolePerson],
 	}, nil
 }

@@ -44,6 +44,9 @@ type Mesh struct {
 	DataService string `json:"data_service"`
 	// S3 is host:port of the object store, over TLS.
 	S3 string `json:"s3,omitempty"`
+	// S3CA is the PEM file that the object store's certificate is checked against;
+	// who downloads by a presigned URL needs it.
+	S3CA string `json:"s3_ca,omitempty"`
 	// Database is the connection string of Postgres; for people with the right to it.
 	Database string `json:"database,omitempty"`
 	// OTLP is host:port of the trace receiver; empty exports nothing.
