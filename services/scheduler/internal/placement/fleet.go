@@ -5,16 +5,21 @@ import (
 )
 
 // Fleet is the nodes under planning, indexed by shape. For each shape of demand
-// that was asked for it keeps the score of every node in a tournament tree, and
-// repairs a tree only where nodes have changed since its last use: the cost of
-// a decision follows what changed, and not the size of the fleet.
+// that was asked for it keeps the score of every node in tournament trees, one
+// per device kind, and repairs them only where nodes have changed since their
+// last use: the cost of a decision follows what changed, and not the size of the
+// fleet.
 type Fleet struct {
 	nodes  []Node
-	wishes []wish
-	ok     [][]bool // per node and wish: the labels match
+	wishes [][]wish // per node
 	before []float64
 	fresh  []bool // per node: before is up to date
-	scarce map[string]bool
+	free   []float64
+
+	kinds []kind
+	// kindOf and at say where a node stands: its kind, and its place there.
+	kindOf, at []int32
+	total      float64
 
 	shapes map[string]*ranking
 	// future is, for nodes on which room is kept, the node as it will be when
@@ -29,64 +34,98 @@ type Fleet struct {
 	stamp  uint32
 }
 
-// ranking is the tournament of one shape. tree[1] is the root; leaves hold the
-// score of a node, 0 when it does not fit.
-type ranking struct {
-	need need
-	tree []int32
-	size int
-	read int // how much of the log has been applied
+// kind is the nodes with devices of one kind. A node with several counts for
+// its first: hosts of mixed kinds are rare, and judged a little worse, never
+// wrongly.
+type kind struct {
+	name  string
+	nodes []int32
+	// free is what is left of the devices, in devices.
+	free float64
+	// named is the part of all demand that asks for this kind by name.
+	named float64
 }
 
 // NewFleet takes over the nodes. typical weighs what is waste.
 func NewFleet(nodes []Node, typical []Typical) *Fleet {
+	n := len(nodes)
 	f := &Fleet{
-		nodes: nodes, wishes: wishesOf(typical), shapes: map[string]*ranking{}, future: map[int]*Node{},
-		ok: make([][]bool, len(nodes)), before: make([]float64, len(nodes)), fresh: make([]bool, len(nodes)), seen: make([]uint32, len(nodes)),
+		nodes: nodes, wishes: make([][]wish, n), shapes: map[string]*ranking{}, future: map[int]*Node{}, before: make([]float64, n),
+		fresh: make([]bool, n), free: make([]float64, n), kindOf: make([]int32, n), at: make([]int32, n), seen: make([]uint32, n),
 	}
+	byName := map[string]int{}
+	var wishes [][]wish
 	for i := range nodes {
-		f.ok[i] = make([]bool, len(f.wishes))
-		for k := range f.wishes {
-			f.ok[i][k] = true
-			for key, v := range f.wishes[k].labels {
-				f.ok[i][k] = f.ok[i][k] && nodes[i].Labels[key] == v
-			}
+		name := ""
+		if len(nodes[i].Devices) > 0 {
+			name = nodes[i].Devices[0].Kind
 		}
+		k, ok := byName[name]
+		if !ok {
+			k = len(f.kinds)
+			byName[name] = k
+			f.kinds = append(f.kinds, kind{name: name})
+			wishes = append(wishes, wishesFor(name, typical))
+		}
+		f.kindOf[i], f.at[i] = int32(k), int32(len(f.kinds[k].nodes))
+		f.kinds[k].nodes = append(f.kinds[k].nodes, int32(i))
+		f.wishes[i] = labelled(&nodes[i], wishes[k])
+		f.recount(i)
 	}
-	f.scarce = scarceKinds(nodes, f.wishes)
+	f.named(typical)
 	return f
 }
 
-// scarceKinds are device kinds that typical demands ask for by name more than
-// the fleet can spare: a demand that takes any kind leaves them to those.
-func scarceKinds(nodes []Node, wishes []wish) map[string]bool {
-	have, total := map[string]float64{}, 0.0
-	for i := range nodes {
-		for k := range nodes[i].Devices {
-			have[nodes[i].Devices[k].Kind]++
-			total++
+// named measures how much of all demand asks for each kind by name.
+func (f *Fleet) named(typical []Typical) {
+	usable, devices := 0.0, 0.0
+	for i := range f.nodes {
+		for k := range f.nodes[i].Devices {
+			usable += float64(f.nodes[i].Devices[k].Usable())
+			devices++
 		}
 	}
-	named, all := map[string]float64{}, 0.0
-	for _, w := range wishes {
-		amount := w.weight * float64(w.count)
+	if len(f.kinds) < 2 || usable == 0 {
+		return
+	}
+	all, byName := 0.0, map[string]float64{}
+	for i := range typical {
+		g := hardest(&typical[i].Demand)
+		amount := typical[i].Weight * float64(g.Count)
+		if g.Bytes > 0 {
+			amount *= min(float64(g.Bytes)*devices/usable, 1)
+		}
 		all += amount
-		if w.kind != "" {
-			named[w.kind] += amount
+		byName[g.Kind] += amount
+	}
+	for k := range f.kinds {
+		if name := f.kinds[k].name; name != "" && all > 0 {
+			f.kinds[k].named = byName[name] / all
 		}
 	}
-	out := map[string]bool{}
-	for kind, amount := range named {
-		if n := have[kind]; n > 0 && n < total && amount/all > scarceShare*n/total {
-			out[kind] = true
-		}
-	}
-	return out
 }
 
-// scarceShare is how much of a kind's part of the fleet its named demand may
-// be before the kind is guarded.
-const scarceShare = 0.5
+// guardMargin is how much more of a kind is kept than its named demand is
+// expected to need until the fleet is full.
+const guardMargin = 1.1
+
+// guarded reports whether a kind has only left what those who ask for it by
+// name are expected to need. Whoever takes any kind then goes elsewhere first.
+// The guard follows the fleet: a fixed order of the kinds would fill the first
+// ones to the brim, and their last corners with them.
+func (f *Fleet) guarded(k int) bool {
+	x := &f.kinds[k]
+	return x.named > 0 && x.free <= guardMargin*f.total*x.named
+}
+
+// Unguarded switches the guard of device kinds off. It is for comparison: the
+// score alone is the published policy.
+func (f *Fleet) Unguarded() *Fleet {
+	for k := range f.kinds {
+		f.kinds[k].named = 0
+	}
+	return f
+}
 
 // Node gives one node; it must not be changed.
 func (f *Fleet) Node(i int) *Node { return &f.nodes[i] }
@@ -112,166 +151,28 @@ func (f *Fleet) Release(i int, shares []job.Share, cpu, host int64) {
 	f.changed(i)
 }
 
+// recount brings the free devices of a node and its kind up to date.
+func (f *Fleet) recount(i int) {
+	free := 0.0
+	for k := range f.nodes[i].Devices {
+		free += levelOf(&f.nodes[i].Devices[k]).milli / 1000
+	}
+	f.kinds[f.kindOf[i]].free += free - f.free[i]
+	f.total += free - f.free[i]
+	f.free[i] = free
+}
+
 func (f *Fleet) changed(i int) {
 	f.fresh[i] = false
+	f.recount(i)
 	f.log = append(f.log, int32(i))
 	if len(f.log) > 8*len(f.nodes)+1024 {
 		// Trees that lag this far behind are cheaper to build again.
 		f.log = f.log[:0]
 		for _, r := range f.shapes {
-			r.tree = nil
+			r.trees = nil
 		}
 	}
-}
-
-// Best finds the best node for a demand and what it would take there. The
-// first node in order wins among equals.
-func (f *Fleet) Best(d *job.Demand) (node int, shares []job.Share, ok bool) {
-	return f.best(Shape(d), d)
-}
-
-func (f *Fleet) best(key string, d *job.Demand) (node int, shares []job.Share, ok bool) {
-	r := f.shapes[key]
-	if r == nil {
-		r = &ranking{need: needOf(d)}
-		f.shapes[key] = r
-	}
-	f.repair(r)
-	if len(f.nodes) == 0 || r.tree[1] == 0 {
-		return -1, nil, false
-	}
-	i := 1
-	for i < r.size {
-		if i *= 2; r.tree[i+1] > r.tree[i] {
-			i++
-		}
-	}
-	node = i - r.size
-	n := &f.nodes[node]
-	_, chosen := f.score(node, &r.need)
-	return node, chosen.shares(n, &r.need), true
-}
-
-// repair brings a ranking up to date.
-func (f *Fleet) repair(r *ranking) {
-	if r.tree == nil {
-		r.size = 1
-		for r.size < len(f.nodes) {
-			r.size *= 2
-		}
-		r.tree = make([]int32, 2*r.size)
-		for i := range f.nodes {
-			s, _ := f.score(i, &r.need)
-			r.tree[r.size+i] = s
-		}
-		for i := r.size - 1; i >= 1; i-- {
-			r.tree[i] = max(r.tree[2*i], r.tree[2*i+1])
-		}
-		r.read = len(f.log)
-		return
-	}
-	f.stamp++
-	for _, n := range f.log[r.read:] {
-		if f.seen[n] == f.stamp {
-			continue
-		}
-		f.seen[n] = f.stamp
-		s, _ := f.score(int(n), &r.need)
-		i := r.size + int(n)
-		if r.tree[i] == s {
-			continue
-		}
-		r.tree[i] = s
-		for i /= 2; i >= 1; i /= 2 {
-			m := max(r.tree[2*i], r.tree[2*i+1])
-			if r.tree[i] == m {
-				break
-			}
-			r.tree[i] = m
-		}
-	}
-	r.read = len(f.log)
-}
-
-// unguarded is added to the score of a node whose kinds nobody asks for by
-// name, so that it comes before every guarded one.
-const unguarded = 1000
-
-// score rates a node for a need, 0 when it does not fit, and picks the devices.
-// The picks are valid until the next call.
-func (f *Fleet) score(i int, d *need) (int32, picks) {
-	n := &f.nodes[i]
-	chosen, why := fit(n, d, f.buf)
-	f.buf = chosen
-	if why != fits {
-		return 0, nil
-	}
-	f.levels = f.levels[:0]
-	for k := range n.Devices {
-		f.levels = append(f.levels, levelOf(&n.Devices[k]))
-	}
-	if !f.fresh[i] {
-		f.before[i], f.fresh[i] = waste(f.wishes, f.ok[i], f.levels, n.freeCPU()), true
-	}
-	cpu := n.freeCPU() - d.CPUMillis
-	best := 0
-	if len(d.Devices) == 1 && d.Devices[0].Count == 1 && d.Devices[0].Bytes > 0 {
-		best = f.tryEach(i, d, chosen, cpu)
-	} else {
-		for _, p := range chosen {
-			f.levels[p.device] = f.levels[p.device].after(&n.Devices[p.device], d.Devices[p.group].Bytes)
-		}
-		best = grade(f.before[i], waste(f.wishes, f.ok[i], f.levels, cpu))
-	}
-	s := int32(best + 1)
-	for _, p := range chosen {
-		if d.Devices[p.group].Kind == "" && f.scarce[n.Devices[p.device].Kind] {
-			return s, chosen
-		}
-	}
-	return s + unguarded, chosen
-}
-
-// tryEach tries a single share on every device that takes it and leaves the
-// best one in chosen. It starts from the tightest, which wins among equals.
-func (f *Fleet) tryEach(i int, d *need, chosen picks, cpu int64) int {
-	n, g := &f.nodes[i], &d.Devices[0]
-	first := chosen[0].device
-	best := -1
-	try := func(k int) {
-		was := f.levels[k]
-		f.levels[k] = was.after(&n.Devices[k], g.Bytes)
-		if s := grade(f.before[i], waste(f.wishes, f.ok[i], f.levels, cpu)); s > best {
-			best, chosen[0].device = s, k
-		}
-		f.levels[k] = was
-	}
-	try(first)
-	for k := range n.Devices {
-		dev := &n.Devices[k]
-		if k == first || g.Kind != "" && dev.Kind != g.Kind || dev.Fault != "" || f.levels[k].free < g.Bytes || f.twin(n, k, first) {
-			continue
-		}
-		try(k)
-	}
-	return best
-}
-
-// twin reports whether an earlier device, or the first tried, is in every way
-// like device k: then trying k says nothing new.
-func (f *Fleet) twin(n *Node, k, first int) bool {
-	same := func(i int) bool {
-		return f.levels[i] == f.levels[k] && n.Devices[i].Memory == n.Devices[k].Memory && n.Devices[i].Fault == n.Devices[k].Fault
-	}
-	if same(first) {
-		return true
-	}
-	for i := range k {
-		if same(i) {
-			return true
-		}
-	}
-	return false
 }
 
 // First finds the first node in order that fits, and there the first devices:

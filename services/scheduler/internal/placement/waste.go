@@ -2,6 +2,7 @@ package placement
 
 import (
 	"math"
+	"slices"
 	"sort"
 
 	"github.com/ultrathink-pilot/trainyard/services/scheduler/internal/job"
@@ -19,8 +20,8 @@ const (
 	typicalLimit = 48
 )
 
-// TypicalOf counts demands and keeps the most frequent shapes that cover 95 %
-// of them. Ties keep the order in which shapes were first seen.
+// TypicalOf counts the shapes of demands, most frequent first. Ties keep the
+// order in which shapes were first seen.
 func TypicalOf(demands []job.Demand) []Typical {
 	at := map[string]int{}
 	var all []Typical
@@ -35,13 +36,6 @@ func TypicalOf(demands []job.Demand) []Typical {
 		all[k].Weight++
 	}
 	sort.SliceStable(all, func(i, k int) bool { return all[i].Weight > all[k].Weight })
-	sum, enough := 0.0, typicalShare*float64(len(demands))
-	for i := range all {
-		sum += all[i].Weight
-		if sum >= enough || i+1 == typicalLimit {
-			return all[:i+1]
-		}
-	}
 	return all
 }
 
@@ -50,30 +44,62 @@ type wish struct {
 	weight float64
 	cpu    int64
 	labels map[string]string
-	kind   string
 	count  int
 	bytes  int64 // 0 is a whole device
 }
 
-func wishesOf(typical []Typical) []wish {
-	var sum float64
-	for _, t := range typical {
-		sum += t.Weight
+// hardest is the group by which a demand of several is measured, with the
+// number of all its devices.
+func hardest(d *job.Demand) (g job.DeviceDemand) {
+	groups := hardestFirst(d.Devices)
+	if len(groups) == 0 {
+		return g
 	}
-	out := make([]wish, 0, len(typical))
+	g = groups[0]
+	g.Count = 0
+	for i := range groups {
+		g.Count += groups[i].Count
+	}
+	return g
+}
+
+// wishesFor are the typical demands that devices of a kind can serve: the most
+// frequent shapes that cover 95 % of them. A demand for another kind says
+// nothing about these devices. Were it counted as waste, devices of a rare kind
+// would look wasted anyway, and be filled first by those who take any kind.
+func wishesFor(kind string, typical []Typical) []wish {
+	at := map[string]int{}
+	var all []wish
+	sum := 0.0
 	for i := range typical {
-		d := needOf(&typical[i].Demand)
-		w := wish{weight: typical[i].Weight / sum, cpu: d.CPUMillis, labels: d.Labels}
-		for g := range d.Devices {
-			// A demand of several groups is measured by its hardest one.
-			if g == 0 {
-				w.kind, w.bytes = d.Devices[g].Kind, d.Devices[g].Bytes
-			}
-			w.count += d.Devices[g].Count
+		d := &typical[i].Demand
+		g := hardest(d)
+		if g.Kind != "" && g.Kind != kind {
+			continue
 		}
-		out = append(out, w)
+		g.Kind = ""
+		key := Shape(&job.Demand{Devices: []job.DeviceDemand{g}, CPUMillis: d.CPUMillis, HostBytes: d.HostBytes, Labels: d.Labels})
+		k, ok := at[key]
+		if !ok {
+			k = len(all)
+			at[key] = k
+			all = append(all, wish{cpu: d.CPUMillis, labels: d.Labels, count: g.Count, bytes: g.Bytes})
+		}
+		all[k].weight += typical[i].Weight
+		sum += typical[i].Weight
 	}
-	return out
+	sort.SliceStable(all, func(i, k int) bool { return all[i].weight > all[k].weight })
+	covered := 0.0
+	for i := range all {
+		if covered += all[i].weight; covered >= typicalShare*sum || i+1 == typicalLimit {
+			all = all[:i+1]
+			break
+		}
+	}
+	for i := range all {
+		all[i].weight /= covered
+	}
+	return all
 }
 
 // level is how much of a device is left, as wishes see it.
@@ -81,11 +107,10 @@ type level struct {
 	free  int64 // largest reservation that fits
 	milli float64
 	idle  bool
-	kind  string
 }
 
 func levelOf(d *Device) level {
-	l := level{free: d.Free(), kind: d.Kind, idle: d.empty()}
+	l := level{free: d.Free(), idle: d.empty()}
 	if u := d.Usable(); u > 0 {
 		l.milli = 1000 * float64(l.free) / float64(u)
 	}
@@ -108,8 +133,8 @@ func (l level) after(d *Device, bytes int64) level {
 
 // waste is the expected idle capacity of a node, in thousandths of a device,
 // that a typical demand could not use: the fragmentation of Weng et al. (USENIX
-// ATC 2023). ok tells, per wish, whether the node has its labels.
-func waste(wishes []wish, ok []bool, levels []level, cpuLeft int64) float64 {
+// ATC 2023).
+func waste(wishes []wish, levels []level, cpuLeft int64) float64 {
 	var idle float64
 	for i := range levels {
 		idle += levels[i].milli
@@ -120,15 +145,14 @@ func waste(wishes []wish, ok []bool, levels []level, cpuLeft int64) float64 {
 	total := 0.0
 	for k := range wishes {
 		w := &wishes[k]
-		if w.count == 0 || !ok[k] || cpuLeft < w.cpu {
+		if w.count == 0 || cpuLeft < w.cpu {
 			total += w.weight * idle
 			continue
 		}
 		have, small := 0, 0.0
 		for i := range levels {
 			l := &levels[i]
-			fits := (w.kind == "" || l.kind == w.kind) && (w.bytes == 0 && l.idle || w.bytes > 0 && l.free >= w.bytes)
-			if fits {
+			if w.bytes == 0 && l.idle || w.bytes > 0 && l.free >= w.bytes {
 				have++
 			} else {
 				small += l.milli
@@ -147,4 +171,28 @@ func waste(wishes []wish, ok []bool, levels []level, cpuLeft int64) float64 {
 // where equal scores fall to the first node in order.
 func grade(before, after float64) int {
 	return int(100 / (1 + math.Exp(-(before-after)/1000)))
+}
+
+// labelled leaves out wishes for labels that the node has not.
+func labelled(n *Node, wishes []wish) []wish {
+	misses := func(w wish) bool {
+		for key, v := range w.labels {
+			if n.Labels[key] != v {
+				return true
+			}
+		}
+		return false
+	}
+	if !slices.ContainsFunc(wishes, misses) {
+		return wishes
+	}
+	out := slices.DeleteFunc(slices.Clone(wishes), misses)
+	sum := 0.0
+	for i := range out {
+		sum += out[i].weight
+	}
+	for i := range out {
+		out[i].weight /= sum
+	}
+	return out
 }

@@ -7,6 +7,7 @@ import (
 	"encoding/csv"
 	"errors"
 	"fmt"
+	"hash/fnv"
 	"io"
 	"math"
 	"math/rand"
@@ -31,9 +32,6 @@ type Pod struct {
 	// GPUs and Milli are the demand as the trace says it.
 	GPUs  int
 	Milli int64
-	// kinds are the allowed device kinds beyond the first; the trace may name
-	// several, a demand one.
-	kinds []string
 }
 
 // ReadNodes reads a node list: sn, cpu_milli, memory_mib, gpu, model. Device
@@ -86,11 +84,10 @@ func ReadPods(r io.Reader) ([]Pod, error) {
 				g.Bytes = 0
 			}
 			if row[5] != "" {
-				p.kinds = strings.Split(row[5], "|")
-				if len(p.kinds) > 1 {
+				if strings.Contains(row[5], "|") {
 					return nil, fmt.Errorf("pod list, row %d: gpu_spec %q names several models; a demand names one", line+2, row[5])
 				}
-				g.Kind = p.kinds[0]
+				g.Kind = row[5]
 			}
 			p.Demand.Devices = []job.DeviceDemand{g}
 		}
@@ -173,6 +170,8 @@ type Policy func(f *placement.Fleet, d *job.Demand) (node int, shares []job.Shar
 
 // Policies are the policies that a replay may compare, by name.
 var Policies = map[string]Policy{
+	// The published policy: the score without the guard of scarce kinds.
+	"fgd":       func(f *placement.Fleet, d *job.Demand) (int, []job.Share, bool) { return f.Unguarded().Best(d) },
 	"default":   func(f *placement.Fleet, d *job.Demand) (int, []job.Share, bool) { return f.Best(d) },
 	"first-fit": func(f *placement.Fleet, d *job.Demand) (int, []job.Share, bool) { return f.First(d) },
 }
@@ -227,6 +226,41 @@ func Replay(nodes []placement.Node, arrivals []Pod, typical []placement.Typical,
 		for _, d := range node.Devices {
 			if d.Held > d.Memory || d.Exclusive && d.Holders > 1 {
 				out.Overcommits++
+			}
+		}
+	}
+	return out
+}
+
+// Constrain names a device kind for part of the pods that want devices: about
+// share of them, spread over the kinds by weight. It is a function of the pods'
+// names, so that every policy sees the same list.
+func Constrain(pods []Pod, share float64, weight map[string]float64) []Pod {
+	kinds := make([]string, 0, len(weight))
+	total := 0.0
+	for k, w := range weight {
+		kinds = append(kinds, k)
+		total += w
+	}
+	sort.Strings(kinds)
+	out := append([]Pod(nil), pods...)
+	for i := range out {
+		if len(out[i].Demand.Devices) == 0 {
+			continue
+		}
+		h := fnv.New64a()
+		_, _ = h.Write([]byte(out[i].Name))
+		r := rand.New(rand.NewSource(int64(h.Sum64())))
+		if r.Float64() >= share {
+			continue
+		}
+		x := r.Float64() * total
+		for _, k := range kinds {
+			if x -= weight[k]; x < 0 {
+				g := out[i].Demand.Devices[0]
+				g.Kind = k
+				out[i].Demand.Devices = []job.DeviceDemand{g}
+				break
 			}
 		}
 	}

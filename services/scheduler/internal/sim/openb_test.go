@@ -99,6 +99,56 @@ func TestOpenbDefault(t *testing.T) {
 	}
 }
 
+// Kinds as the fleet has them, and skewed towards a rare one.
+func constraints(nodes []placement.Node) map[string]map[string]float64 {
+	have := map[string]float64{}
+	for _, n := range nodes {
+		for _, d := range n.Devices {
+			have[d.Kind]++
+		}
+	}
+	rare, even := map[string]float64{}, map[string]float64{}
+	for k, n := range have {
+		rare[k] = 1 / n
+		even[k] = 1
+	}
+	return map[string]map[string]float64{"as the fleet": have, "even": even, "rare kinds": rare}
+}
+
+// Under device-kind constraints the default policy stays at least as good as
+// first-fit and as the published policy.
+func TestOpenbWithDeviceKinds(t *testing.T) {
+	t.Parallel()
+	nodes, pods := openb(t)
+	for name, weight := range constraints(nodes) {
+		for _, share := range []float64{0.1, 0.33} {
+			constrained := sim.Constrain(pods, share, weight)
+			typical := sim.TypicalPods(constrained)
+			mean := map[string]map[int]float64{}
+			for _, policy := range []string{"default", "fgd", "first-fit"} {
+				mean[policy] = map[int]float64{}
+				const seeds = 3
+				for seed := int64(42); seed < 42+seeds; seed++ {
+					a := sim.Replay(nodes, sim.Arrivals(constrained, capacity, 1.3, seed), typical, sim.Policies[policy])
+					if a.Overcommits > 0 {
+						t.Errorf("%s: %d over-commits", policy, a.Overcommits)
+					}
+					for b, v := range a.Percent {
+						mean[policy][b] += v / seeds
+					}
+				}
+			}
+			for _, b := range []int{80, 90, 95, 100, 110, 120, 130} {
+				d, fgd, first := mean["default"][b], mean["fgd"][b], mean["first-fit"][b]
+				t.Logf("%s, %.0f %% constrained, @%d: default %.2f, fgd %.2f, first-fit %.2f", name, 100*share, b, d, fgd, first)
+				if d < max(fgd, first)-0.2 {
+					t.Errorf("%s, %.0f %% constrained, @%d: default %.2f, fgd %.2f, first-fit %.2f", name, 100*share, b, d, fgd, first)
+				}
+			}
+		}
+	}
+}
+
 func TestTracesWithMistakesAreNamed(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct{ in, says string }{
