@@ -63,6 +63,8 @@ const (
 	callLimit = 2 * time.Minute
 	// settle gathers local changes that come together into one report.
 	settle = 5 * time.Millisecond
+	// renewShare is the part of a lease after which it is renewed at the latest.
+	renewShare = 3
 )
 
 // Run synchronizes until ctx ends.
@@ -70,8 +72,16 @@ func (s *Session) Run(ctx context.Context) error {
 	var revision int64
 	backoff := minPause
 	lost := false
+	// renew is when the next answer is due for the lease's sake. A busy trainer
+	// changes the report more often than a poll takes: were every poll cut short
+	// for a change, no answer would ever come, and the host would fence itself.
+	var renew time.Time
 	for ctx.Err() == nil {
-		answer, sent, err := s.call(ctx, revision)
+		known, due := revision, !renew.IsZero() && !time.Now().Before(renew)
+		if due {
+			known = 0 // what is not known is answered at once
+		}
+		answer, sent, err := s.call(ctx, known, !due)
 		switch {
 		case ctx.Err() != nil:
 			return nil
@@ -93,6 +103,7 @@ func (s *Session) Run(ctx context.Context) error {
 		}
 		backoff = minPause
 		s.contacted()
+		renew = sent.Add(answer.LeaseDuration.AsDuration() / renewShare)
 		if s.host.Apply(ctx, s.desired(answer), sent.Add(answer.LeaseDuration.AsDuration())) {
 			revision = answer.DesiredRevision
 			continue
@@ -103,11 +114,14 @@ func (s *Session) Run(ctx context.Context) error {
 	return nil
 }
 
-// call makes one poll. It returns nothing when a local change cut it short. sent
-// is taken before the request leaves: the lease must never be thought longer
+// call makes one poll. It returns nothing when a local change cut it short, which
+// may happen if short is allowed. sent is taken before the request leaves: the lease must never be thought longer
 // than the scheduler thinks it is.
-func (s *Session) call(ctx context.Context, revision int64) (*fleetv1.SynchronizeResponse, time.Time, error) {
+func (s *Session) call(ctx context.Context, revision int64, short bool) (*fleetv1.SynchronizeResponse, time.Time, error) {
 	changed := s.host.Changed()
+	if !short {
+		changed = nil
+	}
 	report := s.report()
 	callCtx, cancel := context.WithTimeout(ctx, callLimit)
 	defer cancel()

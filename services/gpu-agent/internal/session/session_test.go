@@ -33,6 +33,7 @@ type scheduler struct {
 	mu       sync.Mutex
 	cut      bool
 	delay    time.Duration
+	atOnce   bool // a report that does not know the desired state is answered without delay
 	received time.Time // of the last report that it heard
 	calls    int
 	leases   int
@@ -46,6 +47,9 @@ func (s *scheduler) Synchronize(ctx context.Context, req *fleetv1.SynchronizeReq
 	}
 	s.received, s.calls, s.leases = time.Now(), s.calls+1, len(req.Report.Leases)
 	delay := s.delay
+	if s.atOnce && req.KnownRevision != 7 {
+		delay = 0
+	}
 	s.mu.Unlock()
 	select {
 	case <-time.After(delay):
@@ -176,6 +180,28 @@ func TestLocalChangeIsReportedAtOnce(t *testing.T) {
 			defer s.mu.Unlock()
 			if s.calls != 2 || s.leases != 1 {
 				t.Errorf("%d calls, %d leases in the last", s.calls, s.leases)
+			}
+		})
+	})
+}
+
+// Trainers that report all the time cut every poll short; the lease is renewed
+// all the same, long before it ends.
+func TestABusyHostKeepsItsLease(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		s := &scheduler{delay: 4 * time.Second, atOnce: true}
+		run(t, s, func(a *agent) {
+			time.Sleep(time.Second)
+			for range 600 {
+				time.Sleep(100 * time.Millisecond)
+				a.change(func() {})
+				a.mu.Lock()
+				left := time.Until(a.until)
+				a.mu.Unlock()
+				if left < leaseDuration/2 {
+					t.Fatalf("only %v of the lease are left", left)
+				}
 			}
 		})
 	})
