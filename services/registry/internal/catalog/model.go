@@ -58,6 +58,8 @@ type Version struct {
 	Stage        Stage
 	RunID        string
 	CheckpointID string
+	// LoggedModelID is the MLflow 3 model it was registered from, "" for others.
+	LoggedModelID string
 	// Source is the URI an MLflow client registered from; "" for versions made from checkpoints.
 	Source      string
 	Step        int64

@@ -88,6 +88,10 @@ var Experiments = Grammar{Entities: []Entity{Tag}, Text: []string{"name"}, Numer
 // Models is the grammar of registered-models/search.
 var Models = Grammar{Entities: []Entity{Tag}, Text: []string{"name"}, Numeric: []string{"last_updated_timestamp", "creation_timestamp"}}
 
+// LoggedModels is the grammar of logged-models/search.
+var LoggedModels = Grammar{Entities: []Entity{Metric, Param, Tag}, Text: []string{"name", "model_id", "model_type", "status", "source_run_id"},
+	Numeric: []string{"creation_timestamp", "creation_time", "last_updated_timestamp", "last_updated_time"}}
+
 // Versions is the grammar of model-versions/search.
 var Versions = Grammar{Entities: []Entity{Tag}, Text: []string{"name", "run_id", "source_path"},
 	Numeric: []string{"version_number", "creation_timestamp", "last_updated_timestamp"}, Lists: []string{"run_id"},

@@ -22,7 +22,9 @@ const apiDocs = " See the API docs for more information about request parameters
 type args struct {
 	fields map[string]json.RawMessage
 	query  map[string][]string
-	guard  postgres.Guard
+	// path holds what the route's own path carries.
+	path  map[string]string
+	guard postgres.Guard
 	// idempotencyKey makes a create that arrives twice one create.
 	idempotencyKey string
 }

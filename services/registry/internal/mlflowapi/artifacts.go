@@ -103,10 +103,12 @@ func checkPath(p string) error {
 type location struct {
 	run        string
 	checkpoint string
+	model      string
 	path       string
 }
 
-// locate reads "<experiment>/<run>/artifacts/<path>" and "checkpoints/<id>/<path>".
+// locate reads "<experiment>/<run>/artifacts/<path>", "<experiment>/models/<id>/artifacts/<path>"
+// and "checkpoints/<id>/<path>".
 func locate(p string) (location, error) {
 	if err := checkPath(p); err != nil || strings.HasPrefix(p, "/") {
 		return location{}, invalid("Invalid path: %s", p)
@@ -115,6 +117,8 @@ func locate(p string) (location, error) {
 	switch {
 	case len(parts) >= 2 && parts[0] == "checkpoints":
 		return location{checkpoint: parts[1], path: strings.Join(parts[2:], "/")}, nil
+	case len(parts) >= 4 && parts[1] == "models" && parts[3] == "artifacts":
+		return location{model: parts[2], path: strings.Join(parts[4:], "/")}, nil
 	case len(parts) >= 3 && parts[2] == "artifacts":
 		return location{run: parts[1], path: strings.Join(parts[3:], "/")}, nil
 	}
@@ -125,6 +129,9 @@ func locate(p string) (location, error) {
 func (s *Server) files(ctx context.Context, l location) ([]postgres.Artifact, error) {
 	if l.run != "" {
 		return s.Store.ListArtifacts(ctx, l.run)
+	}
+	if l.model != "" {
+		return s.Store.ListModelArtifacts(ctx, l.model)
 	}
 	c, err := s.Store.GetCheckpoint(ctx, l.checkpoint)
 	if err != nil {
@@ -244,7 +251,11 @@ func (s *Server) sendVersionFile(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return noVersion(err, q.Get("name"), int32(n))
 	}
-	root, ok := strings.CutPrefix(versionOf(v).Source, artifactScheme)
+	uri, err := s.filesOf(r.Context(), v)
+	if err != nil {
+		return err
+	}
+	root, ok := strings.CutPrefix(uri, artifactScheme)
 	if !ok {
 		return invalid("The files of this version are not in this server's artifact store: %s", v.Source)
 	}
@@ -292,20 +303,27 @@ func (s *Server) putProxied(w http.ResponseWriter, r *http.Request, p string) er
 	if err != nil {
 		return err
 	}
-	if l.run == "" || l.path == "" {
-		return &apiError{"PERMISSION_DENIED", "Only a run's artifacts can be written here"}
+	if l.run == "" && l.model == "" || l.path == "" {
+		return &apiError{"PERMISSION_DENIED", "Only the artifacts of runs and logged models can be written here"}
 	}
 	g, err := guard(r)
 	if err != nil {
 		return err
 	}
-	f, size, digest, err := spool(w, r)
+	u, err := spool(w, r)
 	if err != nil {
 		return err
 	}
-	defer func() { _ = f.Close() }() // unlinked: closing frees it
+	defer func() { _ = u.body.Close() }() // unlinked: closing frees it
 	ctx := r.Context()
-	file := catalog.File{Name: l.path, SHA256: digest, Size: size}
+	if l.model != "" {
+		if err := s.putModelFile(ctx, r, l, u); err != nil {
+			return err
+		}
+		s.answer(w, http.StatusOK, struct{}{})
+		return nil
+	}
+	file := catalog.File{Name: l.path, SHA256: u.digest, Size: u.size}
 	var staged postgres.Artifact
 	err = s.do(ctx, func(t *postgres.Tx) error {
 		var err error
@@ -315,16 +333,11 @@ func (s *Server) putProxied(w http.ResponseWriter, r *http.Request, p string) er
 	if err != nil {
 		return runError(err, l.run)
 	}
-	if !staged.Present {
-		if _, err := s.Objects.Put(ctx, staged.ObjectKey, f, size, digest); err != nil {
-			if errors.Is(err, objectstore.ErrDigestMismatch) {
-				return &apiError{"TEMPORARILY_UNAVAILABLE", "the upload was damaged on its way to the store, try again"}
-			}
-			return err
-		}
+	if err := s.store(ctx, staged, u); err != nil {
+		return err
 	}
 	err = s.do(ctx, func(t *postgres.Tx) error {
-		_, err := t.PublishArtifact(ctx, uuid.Must(uuid.NewV7()).String(), l.run, g, file, r.Header.Get("Content-Type"))
+		_, err := t.PublishArtifact(ctx, newArtifactID(), l.run, g, file, r.Header.Get("Content-Type"))
 		return err
 	})
 	if err != nil {
@@ -334,13 +347,34 @@ func (s *Server) putProxied(w http.ResponseWriter, r *http.Request, p string) er
 	return nil
 }
 
-func spool(w http.ResponseWriter, r *http.Request) (*os.File, int64, string, error) {
+// upload is a request's body on disk, with what its bytes turned out to be.
+type upload struct {
+	body   *os.File
+	size   int64
+	digest string
+}
+
+func newArtifactID() string { return uuid.Must(uuid.NewV7()).String() }
+
+// store puts an upload under its key unless the same bytes are there.
+func (s *Server) store(ctx context.Context, staged postgres.Artifact, u upload) error {
+	if staged.Present {
+		return nil
+	}
+	_, err := s.Objects.Put(ctx, staged.ObjectKey, u.body, u.size, u.digest)
+	if errors.Is(err, objectstore.ErrDigestMismatch) {
+		return &apiError{"TEMPORARILY_UNAVAILABLE", "the upload was damaged on its way to the store, try again"}
+	}
+	return err
+}
+
+func spool(w http.ResponseWriter, r *http.Request) (upload, error) {
 	f, err := os.CreateTemp("", "trainyard-upload-*")
 	if err != nil {
-		return nil, 0, "", fmt.Errorf("spool upload: %w", err)
+		return upload{}, fmt.Errorf("spool upload: %w", err)
 	}
 	if err := os.Remove(f.Name()); err != nil {
-		return nil, 0, "", errors.Join(fmt.Errorf("spool upload: %w", err), f.Close())
+		return upload{}, errors.Join(fmt.Errorf("spool upload: %w", err), f.Close())
 	}
 	sum := sha256.New()
 	size, err := io.Copy(io.MultiWriter(f, sum), http.MaxBytesReader(w, r.Body, maxArtifact))
@@ -354,9 +388,9 @@ func spool(w http.ResponseWriter, r *http.Request) (*os.File, int64, string, err
 		} else {
 			err = &apiError{"BAD_REQUEST", "the upload ended early"}
 		}
-		return nil, 0, "", errors.Join(err, f.Close())
+		return upload{}, errors.Join(err, f.Close())
 	}
-	return f, size, hex.EncodeToString(sum.Sum(nil)), nil
+	return upload{f, size, hex.EncodeToString(sum.Sum(nil))}, nil
 }
 
 // deleteProxied hides a path or everything under it; the janitor frees the bytes.

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/ultrathink-pilot/trainyard/services/registry/internal/catalog"
+	"github.com/ultrathink-pilot/trainyard/services/registry/internal/postgres"
 )
 
 // number is a float in MLflow's JSON: NaN and the infinities are strings.
@@ -57,6 +58,10 @@ type metricDTO struct {
 	Timestamp int64  `json:"timestamp"`
 	Step      int64  `json:"step"`
 	RunID     string `json:"run_id,omitempty"`
+
+	ModelID       string `json:"model_id,omitempty"`
+	DatasetName   string `json:"dataset_name,omitempty"`
+	DatasetDigest string `json:"dataset_digest,omitempty"`
 }
 
 type runDataDTO struct {
@@ -70,9 +75,14 @@ type runInputsDTO struct {
 }
 
 type runDTO struct {
-	Info   runInfoDTO   `json:"info"`
-	Data   runDataDTO   `json:"data"`
-	Inputs runInputsDTO `json:"inputs"`
+	Info    runInfoDTO    `json:"info"`
+	Data    runDataDTO    `json:"data"`
+	Inputs  runInputsDTO  `json:"inputs"`
+	Outputs runOutputsDTO `json:"outputs"`
+}
+
+type runOutputsDTO struct {
+	Models []outputDTO `json:"model_outputs,omitempty"`
 }
 
 type aliasDTO struct {
@@ -102,6 +112,7 @@ type versionDTO struct {
 	Status      string   `json:"status"`
 	Tags        []pair   `json:"tags,omitempty"`
 	RunLink     string   `json:"run_link,omitempty"`
+	ModelID     string   `json:"model_id,omitempty"`
 	Aliases     []string `json:"aliases,omitempty"`
 }
 
@@ -158,8 +169,11 @@ func runRoot(experiment int64, run string) string {
 	return experimentRoot(experiment) + "/" + run + "/artifacts"
 }
 
-func runOf(r catalog.Run, inputs []json.RawMessage) runDTO {
+func runOf(r catalog.Run, inputs []json.RawMessage, outputs []postgres.Output) runDTO {
 	out := runDTO{Info: runInfoOf(r), Inputs: runInputsDTO{inputs}}
+	for _, o := range outputs {
+		out.Outputs.Models = append(out.Outputs.Models, outputDTO{o.ModelID, o.Step})
+	}
 	for _, m := range r.Latest {
 		out.Data.Metrics = append(out.Data.Metrics, metricDTO{Key: m.Key, Value: number(m.Value), Timestamp: ms(m.Time), Step: m.Step})
 	}
@@ -191,7 +205,7 @@ func versionOf(v catalog.Version) versionDTO {
 		source = checkpointScheme + v.CheckpointID
 	}
 	return versionDTO{Name: v.Model, Version: strconv.Itoa(int(v.Version)), Creation: ms(v.CreateTime), LastUpdate: ms(v.UpdateTime),
-		Stage: stageNames[v.Stage], Description: v.Description, Source: source, RunID: v.RunID, Status: "READY",
+		Stage: stageNames[v.Stage], Description: v.Description, Source: source, RunID: v.RunID, Status: "READY", ModelID: v.LoggedModelID,
 		Tags: pairsOf(v.Tags), Aliases: v.Aliases}
 }
 

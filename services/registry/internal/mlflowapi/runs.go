@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"math/big"
+	"strconv"
 	"strings"
 	"time"
 
@@ -141,7 +142,11 @@ func (s *Server) runAnswer(ctx context.Context, id string) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	return map[string]any{"run": runOf(r, inputs[id])}, nil
+	outputs, err := s.Store.RunOutputs(ctx, []string{id})
+	if err != nil {
+		return nil, err
+	}
+	return map[string]any{"run": runOf(r, inputs[id], outputs[id])}, nil
 }
 
 func (s *Server) getRun(ctx context.Context, in args) (any, error) {
@@ -194,14 +199,6 @@ func (s *Server) searchRuns(ctx context.Context, in args) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	experiments := make([]int64, 0, len(names))
-	for _, n := range names {
-		raw, _ := json.Marshal(n) // a string always marshals
-		// One that is no number exists as little as one that does not.
-		if id, err := parseInteger(raw); err == nil {
-			experiments = append(experiments, id)
-		}
-	}
 	clauses, orders, err := in.search(filter.Runs)
 	if err != nil {
 		return nil, err
@@ -217,7 +214,7 @@ func (s *Server) searchRuns(ctx context.Context, in args) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	runs, err := s.Store.SearchRuns(ctx, experiments, clauses, orders, view, page)
+	runs, err := s.Store.SearchRuns(ctx, experimentNumbers(names), clauses, orders, view, page)
 	if err != nil {
 		return nil, err
 	}
@@ -230,14 +227,30 @@ func (s *Server) searchRuns(ctx context.Context, in args) (any, error) {
 	if err != nil {
 		return nil, err
 	}
+	outputs, err := s.Store.RunOutputs(ctx, ids)
+	if err != nil {
+		return nil, err
+	}
 	out := struct {
 		Runs []runDTO `json:"runs,omitempty"`
 		Next string   `json:"next_page_token,omitempty"`
 	}{Next: next}
 	for _, r := range runs {
-		out.Runs = append(out.Runs, runOf(r, inputs[r.ID]))
+		out.Runs = append(out.Runs, runOf(r, inputs[r.ID], outputs[r.ID]))
 	}
 	return out, nil
+}
+
+// experimentNumbers reads experiment ids. One that is no number exists as little as one
+// that was never made.
+func experimentNumbers(names []string) []int64 {
+	out := make([]int64, 0, len(names))
+	for _, n := range names {
+		if id, err := strconv.ParseInt(n, 10, 64); err == nil {
+			out = append(out, id)
+		}
+	}
+	return out
 }
 
 func (s *Server) runLifecycle(to catalog.Lifecycle) handler {
@@ -256,6 +269,10 @@ type metricIn struct {
 	Value     json.RawMessage `json:"value"`
 	Timestamp json.RawMessage `json:"timestamp"`
 	Step      json.RawMessage `json:"step"`
+
+	ModelID       string `json:"model_id"`
+	DatasetName   string `json:"dataset_name"`
+	DatasetDigest string `json:"dataset_digest"`
 }
 
 // maxMillis is the last millisecond of the year 9999, the end of what the stores share.
@@ -301,15 +318,49 @@ func (s *Server) logMetric(ctx context.Context, in args) (any, error) {
 	m.Value, _ = in.raw("value")
 	m.Timestamp, _ = in.raw("timestamp")
 	m.Step, _ = in.raw("step")
+	for name, field := range map[string]*string{"model_id": &m.ModelID, "dataset_name": &m.DatasetName, "dataset_digest": &m.DatasetDigest} {
+		if *field, err = in.text(name); err != nil {
+			return nil, err
+		}
+	}
 	p, err := m.point("")
 	if err != nil {
 		return nil, err
 	}
-	return nil, s.log(ctx, in, id, []catalog.MetricPoint{p}, nil, nil)
+	return nil, s.log(ctx, in, id, entry{points: []catalog.MetricPoint{p}, models: modelMetrics([]metricIn{m}, []catalog.MetricPoint{p})})
 }
 
-func (s *Server) log(ctx context.Context, in args, id string, points []catalog.MetricPoint, params []catalog.Param, tags map[string]string) error {
-	return runError(s.do(ctx, func(t *postgres.Tx) error { return t.LogBatch(ctx, id, in.guard, points, params, tags) }), id)
+// entry is what one request logs to a run.
+type entry struct {
+	points []catalog.MetricPoint
+	params []catalog.Param
+	tags   map[string]string
+	models []postgres.LoggedMetric
+}
+
+// modelMetrics picks the metrics that are a logged model's too.
+func modelMetrics(in []metricIn, points []catalog.MetricPoint) []postgres.LoggedMetric {
+	var out []postgres.LoggedMetric
+	for i, m := range in {
+		if m.ModelID != "" {
+			out = append(out, postgres.LoggedMetric{MetricPoint: points[i], ModelID: m.ModelID, DatasetName: m.DatasetName, DatasetDigest: m.DatasetDigest})
+		}
+	}
+	return out
+}
+
+// log writes one entry in one transaction.
+func (s *Server) log(ctx context.Context, in args, id string, e entry) error {
+	err := s.do(ctx, func(t *postgres.Tx) error {
+		if err := t.LogBatch(ctx, id, in.guard, e.points, e.params, e.tags); err != nil {
+			return err
+		}
+		return t.LogModelMetrics(ctx, id, e.models)
+	})
+	if isProblem(err, catalog.ProblemNotFound) && strings.Contains(err.Error(), loggedModelPrefix) {
+		return missing("%s", err.Error())
+	}
+	return runError(err, id)
 }
 
 func (s *Server) logParam(ctx context.Context, in args) (any, error) {
@@ -328,7 +379,7 @@ func (s *Server) logParam(ctx context.Context, in args) (any, error) {
 	if err := checkKey("key", key); err != nil {
 		return nil, err
 	}
-	return nil, s.log(ctx, in, id, nil, []catalog.Param{{Key: key, Value: truncate(value, maxParamValue)}}, nil)
+	return nil, s.log(ctx, in, id, entry{params: []catalog.Param{{Key: key, Value: truncate(value, maxParamValue)}}})
 }
 
 func (s *Server) setTag(ctx context.Context, in args) (any, error) {
@@ -347,7 +398,7 @@ func (s *Server) setTag(ctx context.Context, in args) (any, error) {
 	if err := checkKey("key", key); err != nil {
 		return nil, err
 	}
-	return nil, s.log(ctx, in, id, nil, nil, map[string]string{key: truncate(value, maxRunTag)})
+	return nil, s.log(ctx, in, id, entry{tags: map[string]string{key: truncate(value, maxRunTag)}})
 }
 
 func (s *Server) deleteTag(ctx context.Context, in args) (any, error) {
@@ -431,7 +482,7 @@ func (s *Server) logBatch(ctx context.Context, in args) (any, error) {
 		}
 		written[t.Key] = truncate(t.Value, maxRunTag)
 	}
-	return nil, s.log(ctx, in, id, points, list, written)
+	return nil, s.log(ctx, in, id, entry{points, list, written, modelMetrics(metrics, points)})
 }
 
 func (s *Server) logModel(ctx context.Context, in args) (any, error) {

@@ -28,8 +28,8 @@ import (
 	"github.com/ultrathink-pilot/trainyard/services/registry/internal/postgres"
 )
 
-// Version is what /version says: the newest MLflow whose essential routes are all here.
-const Version = "2.22.0"
+// Version is what /version says: the oldest MLflow with everything that is here.
+const Version = "3.0.0"
 
 // FenceHeader carries the fence of the attempt on whose behalf a request is made; the
 // agent's local proxy adds it.
@@ -65,6 +65,7 @@ func New(deps Deps) *Server {
 	s.metricRoutes()
 	s.modelRoutes()
 	s.versionRoutes()
+	s.loggedModelRoutes()
 	return s
 }
 
@@ -126,6 +127,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	path, ok := apiPath(r.URL.Path)
+	path, fields := pathFields(path)
 	methods := s.routes[path]
 	if !ok || methods == nil {
 		s.fail(w, r, &apiError{code: "ENDPOINT_NOT_FOUND", message: "No route for " + r.Method + " " + r.URL.Path})
@@ -141,6 +143,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		s.fail(w, r, err)
 		return
 	}
+	in.path = fields
 	answer, err := h(r.Context(), in)
 	if err != nil {
 		s.fail(w, r, err)

@@ -66,8 +66,23 @@ func (s *Server) createVersion(ctx context.Context, in args) (any, error) {
 	if n.Description, err = in.text("description"); err != nil {
 		return nil, err
 	}
+	if n.LoggedModel, err = in.text("model_id"); err != nil {
+		return nil, err
+	}
 	if n.Source, err = s.resolveSource(ctx, source); err != nil {
 		return nil, err
+	}
+	if id, ok := strings.CutPrefix(n.Source, loggedModelScheme); ok {
+		n.LoggedModel = id
+	}
+	if n.LoggedModel != "" {
+		m, err := s.Store.GetLoggedModel(ctx, n.LoggedModel)
+		if err != nil {
+			return nil, noLoggedModel(err, n.LoggedModel)
+		}
+		if n.RunID == "" {
+			n.RunID = m.RunID
+		}
 	}
 	if n.RunID != "" {
 		if _, err := s.Store.GetRun(ctx, n.RunID); err != nil {
@@ -107,6 +122,9 @@ func (s *Server) resolveSource(ctx context.Context, source string) (string, erro
 		return "", invalid("Invalid model version source: '%s'. To use a local path as a model version source, the run_id request parameter has to be specified and the local path has to be contained within the artifact directory of the run specified by the run_id.", source)
 	case "models":
 		parts := strings.Split(strings.Trim(u.Path+u.Opaque, "/"), "/")
+		if len(parts) == 1 && strings.HasPrefix(parts[0], "m-") {
+			return loggedModelScheme + parts[0], nil
+		}
 		if len(parts) != 2 {
 			return "", invalid("Not a proper models:/ URI: %s.", source)
 		}
@@ -223,7 +241,26 @@ func (s *Server) downloadURI(ctx context.Context, in args) (any, error) {
 	if err != nil {
 		return nil, noVersion(err, name, version)
 	}
-	return map[string]string{"artifact_uri": versionOf(v).Source}, nil
+	uri, err := s.filesOf(ctx, v)
+	if err != nil {
+		return nil, err
+	}
+	return map[string]string{"artifact_uri": uri}, nil
+}
+
+// loggedModelScheme is the source of versions that MLflow 3 clients register.
+const loggedModelScheme = "models:/"
+
+// filesOf is where a version's files are: its source, with a logged model's id resolved.
+func (s *Server) filesOf(ctx context.Context, v catalog.Version) (string, error) {
+	if v.LoggedModelID == "" {
+		return versionOf(v).Source, nil
+	}
+	m, err := s.Store.GetLoggedModel(ctx, v.LoggedModelID)
+	if err != nil {
+		return "", noLoggedModel(err, v.LoggedModelID)
+	}
+	return loggedModelRoot(m.ExperimentID, m.ID), nil
 }
 
 func (s *Server) setVersionTag(ctx context.Context, in args) (any, error) {

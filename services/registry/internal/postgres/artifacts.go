@@ -97,7 +97,7 @@ func (t *Tx) publishArtifact(ctx context.Context, id, runID string, fence uint64
 	return readArtifact(ctx, t.tx, runID, f.Name)
 }
 
-const artifactColumns = `a.run_id, a.path, a.media_type, b.sha256, b.size_bytes, b.object_key, b.state = 'PRESENT', a.commit_time
+const artifactColumns = `COALESCE(a.run_id, ''), a.path, a.media_type, b.sha256, b.size_bytes, b.object_key, b.state = 'PRESENT', a.commit_time
 	FROM artifacts a JOIN blobs b USING (blob_id) WHERE a.state = 'LIVE'`
 
 func scanArtifact(row pgx.CollectableRow) (Artifact, error) {

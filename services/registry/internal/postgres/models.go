@@ -85,7 +85,7 @@ func oneVersion(ctx context.Context, q querier, subject, where string, args ...a
 func readVersions(ctx context.Context, q querier, where string, args ...any) ([]catalog.Version, error) {
 	rows, err := q.Query(ctx, `SELECT m.name, v.version, v.stage, COALESCE(v.run_id, ''), COALESCE(v.checkpoint_id, ''), v.source,
 		v.description, v.trace_parent, v.revision, v.create_time, v.update_time, COALESCE(c.step, 0), COALESCE(c.metrics, '{}'),
-		COALESCE(c.state, ''), COALESCE(c.manifest_sha256, ''), COALESCE(c.feature_schema, ''),
+		COALESCE(c.state, ''), COALESCE(c.manifest_sha256, ''), COALESCE(c.feature_schema, ''), COALESCE(v.logged_model_id, ''),
 		ARRAY(SELECT a.alias FROM model_aliases a WHERE a.model_id = v.model_id AND a.version = v.version ORDER BY a.alias),
 		COALESCE((SELECT jsonb_object_agg(t.key, t.value) FROM model_version_tags t WHERE t.model_id = v.model_id AND t.version = v.version), '{}')
 		FROM model_versions v JOIN models m USING (model_id) LEFT JOIN checkpoints c ON c.checkpoint_id = v.checkpoint_id `+where, args...)
@@ -98,7 +98,7 @@ func readVersions(ctx context.Context, q querier, where string, args ...any) ([]
 			raw json.RawMessage
 		)
 		err := row.Scan(&v.Model, &v.Version, &v.Stage, &v.RunID, &v.CheckpointID, &v.Source, &v.Description, &v.TraceParent,
-			&v.Revision, &v.CreateTime, &v.UpdateTime, &v.Step, &raw, &v.CheckpointState, &v.ManifestDigest, &v.FeatureSchema,
+			&v.Revision, &v.CreateTime, &v.UpdateTime, &v.Step, &raw, &v.CheckpointState, &v.ManifestDigest, &v.FeatureSchema, &v.LoggedModelID,
 			&v.Aliases, &v.Tags)
 		if err != nil {
 			return v, err
@@ -218,16 +218,16 @@ func (t *Tx) RegisterVersion(ctx context.Context, model, checkpointID string, by
 }
 
 type newVersion struct {
-	runID, checkpointID, source, description, trace string
+	runID, checkpointID, source, description, trace, loggedModel string
 }
 
 // addVersion inserts the next version and its first history line. The caller holds the
 // model's lock.
 func (t *Tx) addVersion(ctx context.Context, m lockedModel, v newVersion, by By) (int32, error) {
 	version := m.last + 1
-	_, err := t.tx.Exec(ctx, `INSERT INTO model_versions (model_id, version, run_id, checkpoint_id, source, description, trace_parent, create_time, update_time)
-		VALUES ($1, $2, NULLIF($3, ''), NULLIF($4, ''), $5, $6, $7, $8, $8)`,
-		m.id, version, v.runID, v.checkpointID, v.source, v.description, v.trace, t.now)
+	_, err := t.tx.Exec(ctx, `INSERT INTO model_versions (model_id, version, run_id, checkpoint_id, source, description, trace_parent,
+		logged_model_id, create_time, update_time) VALUES ($1, $2, NULLIF($3, ''), NULLIF($4, ''), $5, $6, $7, NULLIF($9, ''), $8, $8)`,
+		m.id, version, v.runID, v.checkpointID, v.source, v.description, v.trace, t.now, v.loggedModel)
 	if err != nil {
 		return 0, fmt.Errorf("add version: %w", err)
 	}

@@ -99,7 +99,9 @@ func (t *Tx) DeleteModelTag(ctx context.Context, name, key string) error {
 // SourceVersion is a version registered from a URI instead of a checkpoint.
 type SourceVersion struct {
 	Source, RunID, Description string
-	Tags                       map[string]string
+	// LoggedModel is the MLflow 3 model that Source names, "" for others.
+	LoggedModel string
+	Tags        map[string]string
 }
 
 // AddSourceVersion registers the next version of an existing model from a URI.
@@ -115,7 +117,12 @@ func (t *Tx) AddSourceVersion(ctx context.Context, model string, in SourceVersio
 			return catalog.Version{}, found(err, "runs/"+in.RunID)
 		}
 	}
-	version, err := t.addVersion(ctx, m, newVersion{runID: in.RunID, source: in.Source, description: in.Description, trace: trace}, by)
+	if in.LoggedModel != "" {
+		if err := t.lockLoggedModel(ctx, in.LoggedModel); err != nil {
+			return catalog.Version{}, err
+		}
+	}
+	version, err := t.addVersion(ctx, m, newVersion{runID: in.RunID, source: in.Source, description: in.Description, trace: trace, loggedModel: in.LoggedModel}, by)
 	if err != nil {
 		return catalog.Version{}, err
 	}
