@@ -106,8 +106,9 @@ func (f *Fleet) named(typical []Typical) {
 }
 
 // guardMargin is how much more of a kind is kept than its named demand is
-// expected to need until the fleet is full.
-const guardMargin = 1.1
+// expected to need until the fleet is full: demand comes in lumps, and a gang
+// needs its devices on one host.
+const guardMargin = 2
 
 // guarded reports whether a kind has only left what those who ask for it by
 // name are expected to need. Whoever takes any kind then goes elsewhere first.
