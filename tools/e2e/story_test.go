@@ -266,7 +266,7 @@ func (y *yard) connectedTrace(t *testing.T, traceparent string) {
 		t.Fatalf("traceparent %q", traceparent)
 	}
 	wanted := map[string]string{
-		"SubmitJob": "scheduler", "PromoteModelVersion": "registry",
+		"SubmitJob": "scheduler", "promote_model_version": "registry",
 	}
 	services := []string{"scheduler", "gpu-agent", "trainer", "registry"}
 	eventually(t, "one connected trace from submit to promotion", func() error {
