@@ -252,9 +252,7 @@ func (l *launcher) start(ctx context.Context) (*mesh.Mesh, error) {
 // stop ends the parts in reverse order, then the trainers that the agent left
 // for a successor that will not come.
 func (l *launcher) stop() error {
-	err := l.sup.down()
-	quiet := func(Event) {}
-	err = errors.Join(err, endProcesses(trainersOf(l.State), quiet))
+	err := errors.Join(l.sup.down(), endTrainers(l.State))
 	if err == nil {
 		err = l.records.clear()
 	}

@@ -108,9 +108,15 @@ func TestLeftoversAreEnded(t *testing.T) {
 	stubborn := exec.Command("sh", "-c", "sleep 1000 & trap '' TERM; wait; wait")
 	trainer := exec.Command("sleep", "1000")
 	trainer.Env = []string{"A=b", "TRAINYARD_SOCKET=" + state + "/agent/agent.sock"}
+	// Any program that takes these arguments and stays: a shell whose script is "supervise".
+	supervisor := exec.Command("sh", "supervise", state+"/agent/attempts/x")
+	supervisor.Dir = t.TempDir()
+	if err := os.WriteFile(filepath.Join(supervisor.Dir, "supervise"), []byte("trap '' TERM; while :; do sleep 0.05; done\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
 	bystander := exec.Command("sleep", "1000")
 	bystander.Env = []string{"TRAINYARD_SOCKET=" + state + "-other/agent.sock"}
-	for _, cmd := range []*exec.Cmd{stubborn, trainer, bystander} {
+	for _, cmd := range []*exec.Cmd{stubborn, trainer, supervisor, bystander} {
 		if err := cmd.Start(); err != nil {
 			t.Fatal(err)
 		}
@@ -139,18 +145,21 @@ func TestLeftoversAreEnded(t *testing.T) {
 		t.Errorf("swept %v", swept)
 	}
 	// The environment of a process is there only after its exec.
-	var found map[string]mesh.Process
-	for range 500 {
-		if found = trainersOf(state); len(found) > 0 {
+	for i := 0; ; i++ {
+		supervisors, rest := trainersOf(state)
+		if len(supervisors) == 1 && len(rest) == 1 {
 			break
+		}
+		if i == 500 {
+			t.Fatalf("found supervisors %v and trainers %v", supervisors, rest)
 		}
 		time.Sleep(10 * time.Millisecond)
 	}
-	if len(found) != 1 {
-		t.Fatalf("trainers %v, want process %d", found, trainer.Process.Pid)
-	}
-	if err := endProcesses(found, func(Event) {}); err != nil {
+	if err := endTrainers(state); err != nil {
 		t.Fatal(err)
+	}
+	if supervisors, rest := trainersOf(state); len(supervisors)+len(rest) > 0 {
+		t.Errorf("left %v and %v", supervisors, rest)
 	}
 	if !other.Alive() {
 		t.Error("a bystander was ended")

@@ -162,29 +162,58 @@ func endProcesses(left map[string]mesh.Process, event func(Event)) error {
 	return nil
 }
 
-// trainersOf finds the trainers of a state directory by the socket in their
-// environment: they are children of the agent and may outlive it on purpose.
-func trainersOf(state string) map[string]mesh.Process {
-	found := map[string]mesh.Process{}
+// endTrainers ends the trainers of a state directory, with whatever they started:
+// they are children of the agent and outlive it on purpose, for a successor that
+// will not come before the next start. They are killed, supervisors first, so
+// that no exit is recorded: like after a power loss the jobs go on from their
+// last checkpoint and no retry is spent.
+func endTrainers(state string) error {
+	for deadline := time.Now().Add(sweepPatience); ; time.Sleep(readyPoll) {
+		supervisors, rest := trainersOf(state)
+		found := append(supervisors, rest...)
+		if len(found) == 0 {
+			return nil
+		}
+		if time.Now().After(deadline) {
+			return fmt.Errorf("%d trainer processes cannot be ended, first %d", len(found), found[0].PID)
+		}
+		for _, p := range found {
+			if err := syscall.Kill(p.PID, syscall.SIGKILL); err != nil && !errors.Is(err, syscall.ESRCH) {
+				return fmt.Errorf("end trainer process %d: %w", p.PID, err)
+			}
+		}
+	}
+}
+
+// trainersOf finds the agent's supervisors of a state directory by their command
+// line, and trainers and all they started by the socket in their environment.
+func trainersOf(state string) (supervisors, rest []mesh.Process) {
 	entries, err := os.ReadDir("/proc")
 	if err != nil {
-		return found
+		return nil, nil
 	}
-	want := "TRAINYARD_SOCKET=" + state + string(filepath.Separator)
+	below := state + string(filepath.Separator)
 	for _, entry := range entries {
 		pid, err := strconv.Atoi(entry.Name())
 		if err != nil {
 			continue
 		}
-		environ, err := os.ReadFile(filepath.Join("/proc", entry.Name(), "environ"))
-		if err != nil || !strings.HasPrefix(string(environ), want) && !strings.Contains(string(environ), "\x00"+want) {
+		p, err := mesh.ProcessOf(pid)
+		if err != nil || !p.Alive() {
 			continue
 		}
-		if p, err := mesh.ProcessOf(pid); err == nil {
-			found[fmt.Sprintf("trainer %d", pid)] = p
+		// Other users' processes cannot be read, and are none of ours.
+		line, _ := os.ReadFile(filepath.Join("/proc", entry.Name(), "cmdline"))
+		environ, _ := os.ReadFile(filepath.Join("/proc", entry.Name(), "environ"))
+		args := strings.Split(string(line), "\x00")
+		switch {
+		case len(args) > 2 && args[1] == "supervise" && strings.HasPrefix(args[2], below):
+			supervisors = append(supervisors, p)
+		case strings.Contains("\x00"+string(environ), "\x00TRAINYARD_SOCKET="+below):
+			rest = append(rest, p)
 		}
 	}
-	return found
+	return supervisors, rest
 }
 
 // The range from which ports are taken. It lies below the range of outgoing
