@@ -339,23 +339,26 @@ func (l *Learner) step(rate float64, rows int) float64 {
 		GradientScale: float32(scale), Beta1: adamBeta1, OneLessBeta1: 1 - adamBeta1, Beta2: adamBeta2,
 		OneLessBeta2: 1 - adamBeta2, RootScale: float32(1 / math.Sqrt(c2)), Epsilon: adamEpsilon, Rate: float32(rate / c1),
 	}
-	l.kernel.Adam(l.params, total, l.adamM, l.adamV, &l.adamStep)
-	l.decay(rate)
+	// Weight decay spares biases and heads. It is part of the same pass over the weights.
+	keep := float32(1 - rate*l.cfg.WeightDecay)
+	last := len(l.net.layers) - 1
+	for i := range l.net.layers {
+		layer := &l.net.layers[i]
+		if i < last {
+			l.adam(total, layer.w, layer.b, keep)
+			l.adam(total, layer.b, layer.b+layer.outPad, 1)
+		} else {
+			l.adam(total, layer.w, layer.b+layer.outPad, 1)
+		}
+	}
 	l.net.transpose(l.wt, l.params)
 	return norm
 }
 
-// decay shrinks the weights of the trunk, not its biases nor the heads.
-func (l *Learner) decay(rate float64) {
-	if l.cfg.WeightDecay == 0 {
-		return
-	}
-	keep := float32(1 - rate*l.cfg.WeightDecay)
-	for _, layer := range l.net.layers[:len(l.net.layers)-1] {
-		for i := layer.w; i < layer.b; i++ {
-			l.params[i] *= keep
-		}
-	}
+// adam updates the parameters from to to.
+func (l *Learner) adam(grad []float32, from, to int, keep float32) {
+	l.adamStep.Keep = keep
+	l.kernel.Adam(l.params[from:to], grad[from:to], l.adamM[from:to], l.adamV[from:to], &l.adamStep)
 }
 
 // powInt is base^n by squaring: math.Pow may take another path per architecture.

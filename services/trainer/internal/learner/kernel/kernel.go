@@ -29,6 +29,7 @@ type AdamStep struct {
 	RootScale     float32 // 1/sqrt(1-beta2^t)
 	Epsilon       float32
 	Rate          float32 // learning rate / (1-beta1^t)
+	Keep          float32 // 1 less the weight decay of the step
 }
 
 // Set is one form of the kernels. Sets are immutable and shared.

@@ -130,7 +130,7 @@ func TestSetsGiveTheSameBits(t *testing.T) {
 		norm := s.SumSquares(g, &lanes)
 		for t := 1; t < 4; t++ {
 			s.Adam(w, g, mo, v, &AdamStep{GradientScale: 0.37, Beta1: 0.9, OneLessBeta1: 0.1, Beta2: 0.999,
-				OneLessBeta2: 0.001, RootScale: 3, Epsilon: 1e-5, Rate: 0.01 * float32(t)})
+				OneLessBeta2: 0.001, RootScale: 3, Epsilon: 1e-5, Rate: 0.01 * float32(t), Keep: 0.999})
 		}
 		out := append(relu, back...)
 		out = append(append(append(append(append(out, sum...), w...), mo...), v...), lanes[:]...)

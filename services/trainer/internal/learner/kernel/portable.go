@@ -110,6 +110,6 @@ func adamPortable(w, g, m, v []float32, p *AdamStep) {
 		vi := float32(p.Beta2*v[i]) + float32(p.OneLessBeta2*float32(gi*gi))
 		m[i], v[i] = mi, vi
 		root := float32(float32(math.Sqrt(float64(vi))) * p.RootScale)
-		w[i] -= float32(p.Rate*mi) / (root + p.Epsilon)
+		w[i] = float32(w[i]*p.Keep) - float32(p.Rate*mi)/(root+p.Epsilon)
 	}
 }

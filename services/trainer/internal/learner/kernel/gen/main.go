@@ -215,28 +215,28 @@ func (w *writer) adam(s isa) {
 		"takes one Adam step. n is a positive multiple of 16.", 48)
 	w.a("\tMOVQ w+0(FP), DI\n\tMOVQ grad+8(FP), SI\n\tMOVQ m+16(FP), R8\n\tMOVQ v+24(FP), R9\n\tMOVQ n+32(FP), CX\n\tMOVQ p+40(FP), DX")
 	r := func(i int) string { return fmt.Sprintf("%s%d", s.reg, i) }
-	for i := range 8 {
+	for i := range 9 {
 		w.a("\tVBROADCASTSS %d(DX), %s", i*4, r(i))
 	}
 	w.elementwise(s, []string{"DI", "SI", "R8", "R9"}, func(o int) {
-		w.a("\tVMULPS %d(SI), %s, %s", o, r(0), r(8))  // g scaled
-		w.a("\tVMULPS %d(R8), %s, %s", o, r(1), r(9))  // beta1 * m
-		w.a("\tVMULPS %s, %s, %s", r(8), r(2), r(10))  // (1-beta1) * g
-		w.a("\tVADDPS %s, %s, %s", r(10), r(9), r(9))  // m
-		w.a("\tVMOVUPS %s, %d(R8)", r(9), o)           //
-		w.a("\tVMULPS %s, %s, %s", r(8), r(8), r(8))   // g * g
-		w.a("\tVMULPS %s, %s, %s", r(8), r(4), r(8))   // (1-beta2) * g*g
-		w.a("\tVMULPS %d(R9), %s, %s", o, r(3), r(10)) // beta2 * v
-		w.a("\tVADDPS %s, %s, %s", r(8), r(10), r(10)) // v
-		w.a("\tVMOVUPS %s, %d(R9)", r(10), o)          //
-		w.a("\tVSQRTPS %s, %s", r(10), r(10))          //
-		w.a("\tVMULPS %s, %s, %s", r(10), r(5), r(10)) // / sqrt(1-beta2^t)
-		w.a("\tVADDPS %s, %s, %s", r(6), r(10), r(10)) // + epsilon
-		w.a("\tVMULPS %s, %s, %s", r(9), r(7), r(9))   // rate * m
-		w.a("\tVDIVPS %s, %s, %s", r(10), r(9), r(9))  //
-		w.a("\tVMOVUPS %d(DI), %s", o, r(11))          //
-		w.a("\tVSUBPS %s, %s, %s", r(9), r(11), r(11)) //
-		w.a("\tVMOVUPS %s, %d(DI)", r(11), o)
+		w.a("\tVMULPS %d(SI), %s, %s", o, r(0), r(9))   // g scaled
+		w.a("\tVMULPS %d(R8), %s, %s", o, r(1), r(10))  // beta1 * m
+		w.a("\tVMULPS %s, %s, %s", r(9), r(2), r(11))   // (1-beta1) * g
+		w.a("\tVADDPS %s, %s, %s", r(11), r(10), r(10)) // m
+		w.a("\tVMOVUPS %s, %d(R8)", r(10), o)           //
+		w.a("\tVMULPS %s, %s, %s", r(9), r(9), r(9))    // g * g
+		w.a("\tVMULPS %s, %s, %s", r(9), r(4), r(9))    // (1-beta2) * g*g
+		w.a("\tVMULPS %d(R9), %s, %s", o, r(3), r(11))  // beta2 * v
+		w.a("\tVADDPS %s, %s, %s", r(9), r(11), r(11))  // v
+		w.a("\tVMOVUPS %s, %d(R9)", r(11), o)           //
+		w.a("\tVSQRTPS %s, %s", r(11), r(11))           //
+		w.a("\tVMULPS %s, %s, %s", r(11), r(5), r(11))  // / sqrt(1-beta2^t)
+		w.a("\tVADDPS %s, %s, %s", r(6), r(11), r(11))  // + epsilon
+		w.a("\tVMULPS %s, %s, %s", r(10), r(7), r(10))  // rate * m
+		w.a("\tVDIVPS %s, %s, %s", r(11), r(10), r(10)) //
+		w.a("\tVMULPS %d(DI), %s, %s", o, r(8), r(12))  // keep * w
+		w.a("\tVSUBPS %s, %s, %s", r(10), r(12), r(12)) //
+		w.a("\tVMOVUPS %s, %d(DI)", r(12), o)
 	})
 	w.a("\tVZEROUPPER\n\tRET\n")
 }
