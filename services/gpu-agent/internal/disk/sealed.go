@@ -27,7 +27,20 @@ func (e *CorruptError) Error() string { return fmt.Sprintf("%s is corrupt: %s", 
 // old one or the new one. An append-only log was the alternative; its torn tail
 // cannot be told from a flipped bit in the last record, a replaced file has no
 // tail.
-func WriteSealed(fsys FS, path string, payload []byte) (err error) {
+func WriteSealed(fsys FS, path string, payload []byte) error {
+	if err := replace(fsys, path, payload, File.Sync); err != nil {
+		return err
+	}
+	return fsys.SyncDir(filepath.Dir(path))
+}
+
+// WriteVolatile is WriteSealed for what need only survive this process: after
+// power loss the file may be old, missing or corrupt, and reads as such.
+func WriteVolatile(fsys FS, path string, payload []byte) error {
+	return replace(fsys, path, payload, func(File) error { return nil })
+}
+
+func replace(fsys FS, path string, payload []byte, sync func(File) error) error {
 	buf := make([]byte, 0, sealHeader+len(payload))
 	buf = append(buf, sealMagic...)
 	buf = binary.BigEndian.AppendUint64(buf, uint64(len(payload)))
@@ -40,15 +53,12 @@ func WriteSealed(fsys FS, path string, payload []byte) (err error) {
 		return err
 	}
 	if _, err = f.Write(buf); err == nil {
-		err = f.Sync()
+		err = sync(f)
 	}
 	if err = errors.Join(err, f.Close()); err != nil {
 		return errors.Join(err, fsys.Remove(tmp))
 	}
-	if err := fsys.Rename(tmp, path); err != nil {
-		return err
-	}
-	return fsys.SyncDir(filepath.Dir(path))
+	return fsys.Rename(tmp, path)
 }
 
 // ReadSealed returns what WriteSealed wrote. A missing file is fs.ErrNotExist,

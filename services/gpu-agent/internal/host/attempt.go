@@ -245,7 +245,7 @@ func (a *Attempt) changeProgress(urgent bool, change func(*lease.Progress)) {
 	}
 	a.mu.Unlock()
 	if save != nil {
-		if err := disk.WriteSealed(disk.OS(), filepath.Join(a.dir, progressFile), save); err != nil {
+		if err := disk.WriteVolatile(disk.OS(), filepath.Join(a.dir, progressFile), save); err != nil {
 			a.host.deps.Log.Warn("progress was not saved", append(a.fields(), zap.Error(err))...)
 		}
 	}

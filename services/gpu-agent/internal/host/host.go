@@ -81,7 +81,7 @@ type Counters interface {
 	Launched()
 	Ended(outcome, class string)
 	BatchRefused(reason string)
-	CheckpointCommitted(bytes int64)
+	CheckpointCommitted(bytes int64, took time.Duration)
 	CheckpointRejected()
 	SpoolDamage()
 	SelfFenced()
@@ -207,6 +207,13 @@ func (h *Host) SetDevices(devices []DeviceState) {
 	if differs {
 		h.poke()
 	}
+}
+
+// leaseLives says whether the host's leases are known to run still.
+func (h *Host) leaseLives() bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return time.Now().Before(h.leaseUntil)
 }
 
 // applyPatience bounds Apply's wait: the host must go on reporting even when its

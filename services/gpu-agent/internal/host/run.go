@@ -89,8 +89,9 @@ func (a *Attempt) adopt(ctx context.Context) {
 	a.mu.Lock()
 	stopped := a.stop != nil
 	a.mu.Unlock()
-	if over && !exit.Started && exit.Error == "" && !stopped && !a.has(endedFile) {
-		// The earlier agent went between the journal and the fork.
+	if over && !exit.Started && exit.Error == "" && !stopped && !a.has(endedFile) && a.spool.Source() == 0 && a.host.leaseLives() {
+		// The earlier agent went between the journal and the fork. After power
+		// loss the lease is over instead: whether a trainer ran is then unknown.
 		token := make([]byte, 32)
 		if _, err := rand.Read(token); err == nil {
 			hash := sha256.Sum256(token)

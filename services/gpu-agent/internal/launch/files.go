@@ -43,7 +43,8 @@ type Spec struct {
 	OrphanTimeout time.Duration `json:"orphan_timeout"`
 }
 
-// started is written once the trainer runs.
+// started is written once the trainer runs. It and the specification are not
+// synced: after power loss there is no process that they could describe.
 type started struct {
 	Supervisor procfs.Identity `json:"supervisor"`
 	Trainer    procfs.Identity `json:"trainer"`
@@ -67,12 +68,12 @@ type Exit struct {
 	Time       time.Time `json:"time"`
 }
 
-func writeRecord(path string, v any) error {
+func writeRecord(path string, v any, write func(disk.FS, string, []byte) error) error {
 	raw, err := json.Marshal(v)
 	if err != nil {
 		return err
 	}
-	return disk.WriteSealed(disk.OS(), path, raw)
+	return write(disk.OS(), path, raw)
 }
 
 func readRecord(path string, v any) error {

@@ -65,10 +65,10 @@ func (p *Process) Exit() Exit { return p.exit }
 // token is readable by the trainer once, from descriptor TokenFD. It returns
 // when the trainer process exists.
 func (l *Launcher) Start(ctx context.Context, dir string, spec Spec, token []byte) (*Process, error) {
-	if err := disk.OS().MkdirAll(filepath.Join(dir, WorkDir)); err != nil {
+	if err := os.MkdirAll(filepath.Join(dir, WorkDir), 0o700); err != nil {
 		return nil, err
 	}
-	if err := writeRecord(filepath.Join(dir, specFile), spec); err != nil {
+	if err := writeRecord(filepath.Join(dir, specFile), spec, disk.WriteVolatile); err != nil {
 		return nil, err
 	}
 	lock, err := tryLock(dir)

@@ -13,6 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/ultrathink-pilot/trainyard/services/gpu-agent/internal/disk"
 	"github.com/ultrathink-pilot/trainyard/services/gpu-agent/internal/procfs"
 )
 
@@ -37,7 +38,7 @@ func Supervise(dir string) error {
 	s := &supervisor{dir: dir, spec: spec, oomBefore: procfs.OOMKills()}
 	exit := s.run()
 	exit.Time = time.Now()
-	return writeRecord(filepath.Join(dir, exitFile), exit)
+	return writeRecord(filepath.Join(dir, exitFile), exit, disk.WriteSealed)
 }
 
 type supervisor struct {
@@ -115,7 +116,7 @@ func (s *supervisor) start(out *output) (int, *sync.WaitGroup, error) {
 	trainer, trainerErr := procfs.Identify(process.Pid)
 	err = errors.Join(err, selfErr, trainerErr)
 	if err == nil {
-		err = writeRecord(filepath.Join(s.dir, startedFile), started{Supervisor: self, Trainer: trainer, Time: time.Now()})
+		err = writeRecord(filepath.Join(s.dir, startedFile), started{Supervisor: self, Trainer: trainer, Time: time.Now()}, disk.WriteVolatile)
 	}
 	if err != nil {
 		s.signal(unix.SIGKILL)

@@ -22,6 +22,7 @@ type Metrics struct {
 	oom                                                          *prometheus.CounterVec
 	idle                                                         *prometheus.CounterVec
 	lastContact                                                  prometheus.Gauge
+	saved                                                        prometheus.Histogram
 
 	mu       sync.Mutex
 	snapshot func() host.Snapshot
@@ -54,7 +55,12 @@ func New(registry prometheus.Registerer) (*Metrics, error) {
 			Namespace: "trainyard", Name: "agent_last_contact_timestamp_seconds", Help: "Last good answer of the scheduler.",
 		}),
 	}
+	m.saved = prometheus.NewHistogram(prometheus.HistogramOpts{
+		Namespace: "trainyard", Name: "checkpoint_save_seconds", Help: "Time from a pushed checkpoint to its commit.",
+		Buckets: prometheus.ExponentialBuckets(0.01, 2.5, 12),
+	})
 	for _, c := range []prometheus.Collector{
+		m.saved,
 		m.launched, m.selfFenced, m.damage, m.gaps, m.rejected, m.verifyFailures, m.committedBytes,
 		m.ended, m.refused, m.oom, m.idle, m.lastContact, m,
 	} {
@@ -87,7 +93,10 @@ func (m *Metrics) Ended(outcome, class string) {
 func (m *Metrics) BatchRefused(reason string) { m.refused.WithLabelValues(reason).Inc() }
 
 // CheckpointCommitted implements host.Counters.
-func (m *Metrics) CheckpointCommitted(bytes int64) { m.committedBytes.Add(float64(bytes)) }
+func (m *Metrics) CheckpointCommitted(bytes int64, took time.Duration) {
+	m.committedBytes.Add(float64(bytes))
+	m.saved.Observe(took.Seconds())
+}
 
 // CheckpointRejected implements host.Counters.
 func (m *Metrics) CheckpointRejected() { m.rejected.Inc() }
@@ -118,6 +127,7 @@ var (
 	spoolBytes    = desc("trainyard_spool_bytes", "Bytes that the registry has not made durable yet.")
 	spoolRecords  = desc("trainyard_spool_records", "Records that the registry has not made durable yet.")
 	spoolOldest   = desc("trainyard_spool_oldest_seconds", "Age of the oldest record that the registry has not made durable yet.")
+	ackLag        = desc("trainyard_metric_ack_lag_seconds", "How far the registry is behind the host: the age of its oldest missing record.")
 	spoolFailing  = desc("trainyard_spool_failing", "1 while a spool cannot be written.")
 	gpuCapacity   = desc("trainyard_gpu_capacity", "Memory of a device in bytes.", "device_uuid", "kind")
 	gpuAllocated  = desc("trainyard_gpu_allocated", "Memory reserved on a device in bytes.", "device_uuid", "kind")
@@ -135,7 +145,7 @@ var phases = map[host.Phase]string{host.Starting: "starting", host.Running: "run
 // Describe implements prometheus.Collector.
 func (m *Metrics) Describe(out chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
-		leasesActive, exitsPending, quarantined, spoolBytes, spoolRecords, spoolOldest, spoolFailing, gpuCapacity,
+		leasesActive, exitsPending, quarantined, spoolBytes, spoolRecords, spoolOldest, ackLag, spoolFailing, gpuCapacity,
 		gpuAllocated, deviceHealthy, lastStep, gpuUtil, gpuUsed, gpuTemp, gpuPower, gpuXID,
 	} {
 		out <- d
@@ -178,6 +188,7 @@ func (m *Metrics) Collect(out chan<- prometheus.Metric) {
 		age = time.Since(s.Spool.Oldest).Seconds()
 	}
 	gauge(spoolOldest, age)
+	gauge(ackLag, age)
 	gauge(spoolFailing, one(s.Spool.Failing != ""))
 	elapsed := time.Since(m.observed).Seconds()
 	m.observed = time.Now()

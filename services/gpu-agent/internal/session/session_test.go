@@ -33,7 +33,7 @@ type scheduler struct {
 	mu       sync.Mutex
 	cut      bool
 	delay    time.Duration
-	atOnce   bool // a report that does not know the desired state is answered without delay
+	atOnce   bool      // a report that does not know the desired state is answered without delay
 	received time.Time // of the last report that it heard
 	calls    int
 	leases   int

@@ -57,13 +57,23 @@ type Stats struct {
 	Bytes, Pending int64
 	// Records that the registry has not acknowledged.
 	Records uint64
-	// OldestAge of a record that the registry has not acknowledged.
+	// Oldest is when the oldest of them was appended, to a second; zero means none.
 	Oldest time.Time
 	// Error of the last write, while nothing could be made durable since.
 	Error string
 	// Damage found at Open.
 	Damage []string
 }
+
+// mark remembers when a sequence was appended, once a second at most.
+type mark struct {
+	sequence uint64
+	at       time.Time
+}
+
+// maxMarks bounds the memory of a long outage; beyond it the age stays that of
+// the oldest mark, which is the one that matters.
+const maxMarks = 4096
 
 // Spool is safe for concurrent use.
 type Spool struct {
@@ -84,7 +94,7 @@ type Spool struct {
 	durable  uint64 // highest durable sequence
 	marked   uint64 // highest durable source
 	acked    uint64
-	oldest   time.Time
+	marks    []mark
 	failure  string
 	damage   []string
 
@@ -109,7 +119,8 @@ func Open(fsys disk.FS, dir string, opts Options) (*Spool, error) {
 	s.acked = rec.sequence
 	for _, seg := range rec.segments {
 		if seg.last >= seg.first {
-			s.acked, s.oldest = seg.first-1, time.Now()
+			s.acked = seg.first - 1
+			s.marks = []mark{{seg.first, time.Now()}}
 			break
 		}
 	}
@@ -185,8 +196,8 @@ func (s *Spool) Append(ctx context.Context, source uint64, kind Kind, payload []
 	s.source = max(s.source, source)
 	s.pending = append(s.pending, Record{Sequence: s.sequence, Source: source, Kind: kind, Payload: payload})
 	s.waiting += size
-	if s.oldest.IsZero() {
-		s.oldest = time.Now()
+	if now := time.Now(); len(s.marks) == 0 || len(s.marks) < maxMarks && now.Sub(s.marks[len(s.marks)-1].at) >= time.Second {
+		s.marks = append(s.marks, mark{s.sequence, now})
 	}
 	s.wake()
 	return s.sequence, nil
@@ -324,9 +335,9 @@ func (s *Spool) Acked(sequence uint64) {
 		keep++
 	}
 	s.recent = append([]Record(nil), s.recent[keep:]...)
-	s.oldest = time.Time{}
-	if s.acked < s.sequence {
-		s.oldest = time.Now()
+	// A mark speaks for all records up to the next one.
+	for len(s.marks) > 0 && (s.acked == s.sequence || len(s.marks) > 1 && s.marks[1].sequence <= s.acked+1) {
+		s.marks = s.marks[1:]
 	}
 	gone := s.releasable()
 	s.wake()
@@ -364,10 +375,14 @@ func (s *Spool) remove(gone []segment) {
 func (s *Spool) Stats() Stats {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return Stats{
-		Bytes: s.used(), Pending: s.waiting, Records: s.sequence - s.acked, Oldest: s.oldest, Error: s.failure,
+	stats := Stats{
+		Bytes: s.used(), Pending: s.waiting, Records: s.sequence - s.acked, Error: s.failure,
 		Damage: append([]string(nil), s.damage...),
 	}
+	if len(s.marks) > 0 {
+		stats.Oldest = s.marks[0].at
+	}
+	return stats
 }
 
 // Close stops the committer after what is pending was tried once. What is not

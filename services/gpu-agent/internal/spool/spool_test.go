@@ -10,6 +10,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"pgregory.net/rapid"
@@ -307,4 +308,32 @@ func TestBackPressure(t *testing.T) {
 	if err := s.Close(); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// The age of what the registry lacks is that of the oldest record, not of the
+// last acknowledgement.
+func TestOldest(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		s := open(t, crashdisk.New(), spool.Options{})
+		begun := time.Now()
+		for i := uint64(1); i <= 100; i++ {
+			if _, err := s.Append(t.Context(), i, spool.Batch, nil); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(10 * time.Second)
+		}
+		for _, acked := range []uint64{1, 40, 99} {
+			s.Acked(acked)
+			if want := begun.Add(time.Duration(acked) * 10 * time.Second); !s.Stats().Oldest.Equal(want) {
+				t.Fatalf("after %d: oldest %v, want %v", acked, s.Stats().Oldest, want)
+			}
+		}
+		if s.Acked(100); !s.Stats().Oldest.IsZero() {
+			t.Fatalf("nothing is missing, oldest %v", s.Stats().Oldest)
+		}
+		if err := s.Close(); err != nil {
+			t.Fatal(err)
+		}
+	})
 }

@@ -17,6 +17,9 @@ import (
 	"sync"
 	"time"
 
+	"go.opentelemetry.io/otel"
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/trace"
 	"go.uber.org/zap"
 
 	"github.com/ultrathink-pilot/trainyard/libs/telemetry"
@@ -45,6 +48,8 @@ type Item struct {
 	Parent      string `json:"parent,omitempty"`
 	TraceParent string `json:"traceparent,omitempty"`
 	Resumable   bool   `json:"resumable,omitempty"`
+	// Submitted is set by Submit.
+	Submitted time.Time `json:"submitted"`
 }
 
 // Result of an item: a committed checkpoint's id, or the problems for which it
@@ -128,6 +133,7 @@ func itemName(number int) string { return fmt.Sprintf("%09d.item", number) }
 func (p *Pipeline) Submit(item Item) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	item.Submitted = time.Now()
 	raw, err := json.Marshal(item)
 	if err != nil {
 		return err
@@ -226,6 +232,9 @@ func pause(ctx context.Context, d time.Duration) {
 // process returns a final result, or an error that is worth another try.
 func (p *Pipeline) process(ctx context.Context, item Item) (Result, error) {
 	ctx = telemetry.ContextWithTraceParent(ctx, item.TraceParent)
+	ctx, span := otel.Tracer("github.com/ultrathink-pilot/trainyard/services/gpu-agent/internal/upload").Start(ctx, "checkpoint.save",
+		trace.WithAttributes(attribute.String("job_id", p.key.JobID), attribute.Int64("step", item.Step), attribute.Int("files", len(item.Files))))
+	defer span.End()
 	result := Result{Item: item}
 	problems, err := p.validate(item)
 	if err != nil {
