@@ -40,6 +40,7 @@ type Config struct {
 	Poll      time.Duration `conf:"poll" default:"4s" usage:"how long an agent's call is held when there is nothing to tell"`
 
 	LeadTTL time.Duration `conf:"lead-ttl" default:"5s" usage:"how long another scheduler on the same database waits for a silent leader"`
+	History time.Duration `conf:"history" default:"4320h" usage:"how long ended jobs and their decisions are kept"`
 
 	DefaultReservation config.Bytes  `conf:"default-reservation" default:"512MiB" usage:"device memory of a job that names no device"`
 	DefaultCPUMillis   int64         `conf:"default-cpu-millis" default:"500" usage:"thousandths of a CPU of a job that asks for none"`

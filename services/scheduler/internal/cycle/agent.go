@@ -149,4 +149,6 @@ type contact struct {
 	wake chan struct{}
 	// turn grows with each report; an older waiting call gives way.
 	turn uint64
+	// losses are the newest times at which the agent was lost.
+	losses []time.Time
 }

@@ -42,6 +42,8 @@ type Options struct {
 	Tick time.Duration
 	// ReceiptAge is how long answers to requests are kept.
 	ReceiptAge time.Duration
+	// HistoryAge is how long final jobs are kept.
+	HistoryAge time.Duration
 }
 
 // Engine is the scheduler's heart: see the package comment.
@@ -100,6 +102,9 @@ func New(o Options) *Engine {
 	}
 	if o.ReceiptAge == 0 {
 		o.ReceiptAge = 7 * 24 * time.Hour
+	}
+	if o.HistoryAge == 0 {
+		o.HistoryAge = 180 * 24 * time.Hour
 	}
 	return &Engine{
 		o: o, log: o.Log, ops: make(chan *operation, 1024), rng: rand.New(rand.NewPCG(o.Seed, o.Seed)),

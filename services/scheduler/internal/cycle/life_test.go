@@ -23,7 +23,11 @@ func TestAJobLivesFromSubmitToSuccess(t *testing.T) {
 			t.Errorf("reason %q", v.Reason())
 		}
 		h := b.host("h1")
-		h.sync()
+		for range 3 {
+			if !h.holds(id) {
+				h.sync()
+			}
+		}
 		if v := b.is(id, job.Starting); v.Attempts[0].Fence == 0 || !h.holds(id) {
 			t.Fatalf("attempt %+v, host holds %s", v.Attempts, h.jobs())
 		}
@@ -460,6 +464,37 @@ func TestTenantsShareFairly(t *testing.T) {
 		h.sync()
 		if !h.holds(one) || !h.holds(many[0]) || !h.holds(many[1]) {
 			t.Errorf("host holds %s; the second tenant's first job is %s", h.jobs(), one)
+		}
+	})
+}
+
+func TestAFlappingHostIsQuarantined(t *testing.T) {
+	t.Parallel()
+	inBubble(t, func(t *testing.T, b *bench) {
+		for range 2 {
+			b.host("h1")
+			time.Sleep(terms.Duration + terms.LockDelay + time.Second)
+			synctest.Wait()
+		}
+		h := b.host("h1")
+		if a := b.engine.Agents()[0].Agent; a.Lost || a.Cordon != cycle.Open {
+			t.Fatalf("quarantined after two losses: %+v", a)
+		}
+		time.Sleep(terms.Duration + terms.LockDelay + time.Second)
+		synctest.Wait()
+		id := b.submit(sharing(gib), job.Batch)
+		h.sync()
+		h.sync()
+		if v := b.is(id, job.Queued); !strings.Contains(v.Reason(), "quarantined: lost 3 times") {
+			t.Errorf("reason %q", v.Reason())
+		}
+		encode := func(v cycle.AgentView) ([]byte, error) { return []byte(v.Agent.Cordon.String()), nil }
+		if _, err := b.engine.SetCordon(t.Context(), b.request(), "h1", cycle.Open, "", encode); err != nil {
+			t.Fatal(err)
+		}
+		h.sync()
+		if !h.holds(id) {
+			t.Error("a person's word did not end the quarantine")
 		}
 	})
 }

@@ -121,6 +121,7 @@ type Store interface {
 	Since(ctx context.Context, revision uint64, ids []string, limit int) ([]Record, error)
 	// Decisions reads a job's history, newest first.
 	Decisions(ctx context.Context, id string, limit int) ([]Decision, error)
-	// Forget drops receipts that are older.
-	Forget(ctx context.Context, before time.Time) error
+	// Forget drops receipts written before one time, and final jobs with all
+	// their history that ended before another.
+	Forget(ctx context.Context, receipts, jobs time.Time) error
 }

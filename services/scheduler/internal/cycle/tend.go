@@ -2,6 +2,7 @@ package cycle
 
 import (
 	"context"
+	"fmt"
 	"time"
 
 	"go.uber.org/zap"
@@ -21,8 +22,8 @@ func (e *Engine) tends(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-forget.C:
-			if err := e.o.Store.Forget(ctx, time.Now().Add(-e.o.ReceiptAge)); err != nil {
-				e.log.Warn("cannot drop old receipts; trying again in an hour", zap.Error(err))
+			if err := e.o.Store.Forget(ctx, time.Now().Add(-e.o.ReceiptAge), time.Now().Add(-e.o.HistoryAge)); err != nil {
+				e.log.Warn("cannot drop old history; trying again in an hour", zap.Error(err))
 			}
 		case <-tick.C:
 			due := e.due(time.Now())
@@ -102,10 +103,37 @@ func (e *Engine) loseAgent(t *tx, name string, seen time.Time) {
 	}
 	e.log.Warn("agent lost: it has not reported in time", zap.String("agent", name), zap.Duration("lease", e.o.Terms.Duration), zap.Duration("lock_delay", e.o.Terms.LockDelay))
 	a.Lost = true
+	if e.flaps(name, t.now) && a.Cordon == Open {
+		a.Cordon = Cordoned
+		a.CordonReason = fmt.Sprintf("quarantined: lost %d times within %s; uncordon it when it is repaired", flapLimit, flapWindow)
+		e.log.Warn("agent quarantined", zap.String("agent", name), zap.String("reason", a.CordonReason))
+	}
 	t.putAgent(a)
 	for _, at := range t.liveOf(name) {
 		e.lose(t, at, "its host "+name+" has not reported in time", "agent_lost")
 	}
+}
+
+const (
+	// flapLimit losses within flapWindow make a host a flapping one: each loss
+	// costs every job on it the work since its last checkpoint.
+	flapLimit  = 3
+	flapWindow = time.Hour
+)
+
+// flaps notes a loss and reports whether the host is lost too often.
+func (e *Engine) flaps(name string, now time.Time) bool {
+	e.cmu.Lock()
+	defer e.cmu.Unlock()
+	c := e.contact(name)
+	recent := []time.Time{now}
+	for _, at := range c.losses {
+		if now.Sub(at) < flapWindow && len(recent) < flapLimit {
+			recent = append(recent, at)
+		}
+	}
+	c.losses = recent
+	return len(recent) >= flapLimit
 }
 
 func (e *Engine) overdue(t *tx, id string) {

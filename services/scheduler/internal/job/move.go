@@ -123,7 +123,8 @@ func (j Job) Hold(a *Attempt, why string, now time.Time) (Job, error) {
 	case j.State.Live():
 		return j.Stop(a, IntentPause, why, now), nil
 	}
-	j.State, j.Pause, j.Reason, j.Updated = Paused, PausedByPerson, why, now
+	// A pause ends a backoff: when a person resumes the job, its time has come.
+	j.State, j.Pause, j.NotBefore, j.Reason, j.Updated = Paused, PausedByPerson, time.Time{}, why, now
 	return j, nil
 }
 

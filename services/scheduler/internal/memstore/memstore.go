@@ -339,13 +339,19 @@ func (s *Store) Decisions(_ context.Context, id string, limit int) ([]cycle.Deci
 	return out[:min(len(out), limit)], nil
 }
 
-// Forget drops old receipts.
-func (s *Store) Forget(_ context.Context, before time.Time) error {
+// Forget drops old receipts and the history of old jobs.
+func (s *Store) Forget(_ context.Context, receipts, jobs time.Time) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for id, r := range s.receipts {
-		if r.At.Before(before) {
+		if r.At.Before(receipts) {
 			delete(s.receipts, id)
+		}
+	}
+	for id, r := range s.records {
+		if !r.Job.Finished.IsZero() && r.Job.Finished.Before(jobs) {
+			delete(s.records, id)
+			delete(s.decisions, id)
 		}
 	}
 	return nil

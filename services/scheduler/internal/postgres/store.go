@@ -233,10 +233,19 @@ func (s *Store) Receipt(ctx context.Context, id string) (cycle.Receipt, error) {
 	return r, nil
 }
 
-// Forget drops old receipts.
-func (s *Store) Forget(ctx context.Context, before time.Time) error {
-	if _, err := s.pool.Exec(ctx, `DELETE FROM request_ledger WHERE create_time < $1`, before); err != nil {
+// Forget drops old receipts and the history of old jobs.
+func (s *Store) Forget(ctx context.Context, receipts, jobs time.Time) error {
+	if _, err := s.pool.Exec(ctx, `DELETE FROM request_ledger WHERE create_time < $1`, receipts); err != nil {
 		return fmt.Errorf("trim the request ledger: %w", err)
 	}
-	return nil
+	// In portions: one large deletion would hold up commits.
+	for {
+		tag, err := s.pool.Exec(ctx, `DELETE FROM jobs WHERE id IN (SELECT id FROM jobs WHERE end_time < $1 ORDER BY end_time LIMIT 500)`, jobs)
+		if err != nil {
+			return fmt.Errorf("trim the history of jobs: %w", err)
+		}
+		if tag.RowsAffected() == 0 {
+			return nil
+		}
+	}
 }

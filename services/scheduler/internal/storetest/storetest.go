@@ -315,7 +315,7 @@ func receipts(b *bench) {
 		b.t.Errorf("got %+v, %v", got, err)
 	}
 	b.refused(cycle.Changes{Receipts: []cycle.Receipt{r}})
-	if err := b.store.Forget(ctx, t0.Add(time.Second)); err != nil {
+	if err := b.store.Forget(ctx, t0.Add(time.Second), t0); err != nil {
 		b.t.Fatal(err)
 	}
 	if _, err := b.store.Receipt(ctx, "r1"); !errors.Is(err, cycle.ErrNotFound) {
@@ -430,5 +430,22 @@ func final(b *bench) {
 	r, err := b.store.Record(b.t.Context(), j.ID)
 	if err != nil || r.Job.State != job.Succeeded || len(r.Attempts) != 1 || r.Attempts[0].Outcome != job.OutcomeSucceeded {
 		b.t.Errorf("%+v, %v", r, err)
+	}
+	// Its history goes by age, and a job that waits never does.
+	waiting := b.job()
+	b.commit(cycle.Changes{NewJobs: []job.Job{waiting}})
+	for _, c := range []struct {
+		before time.Time
+		gone   bool
+	}{{r.Job.Finished, false}, {r.Job.Finished.Add(time.Second), true}} {
+		if err := b.store.Forget(b.t.Context(), t0, c.before); err != nil {
+			b.t.Fatal(err)
+		}
+		if _, err := b.store.Record(b.t.Context(), j.ID); errors.Is(err, cycle.ErrNotFound) != c.gone {
+			b.t.Errorf("history before %s: %v", c.before, err)
+		}
+	}
+	if _, err := b.store.Record(b.t.Context(), waiting.ID); err != nil {
+		b.t.Errorf("a waiting job was dropped: %v", err)
 	}
 }
