@@ -63,7 +63,12 @@ func BenchmarkIngest(b *testing.B) {
 			ctx, cancel := context.WithCancel(b.Context())
 			done := make(chan error, 1)
 			go func() { done <- committer.Run(ctx) }()
-			defer func() { cancel(); <-done }()
+			defer func() {
+				cancel()
+				if err := <-done; err != nil {
+					b.Error(err)
+				}
+			}()
 			const size = 200
 			each := (b.N + writers - 1) / writers
 			took := make([][]time.Duration, writers)

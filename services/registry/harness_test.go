@@ -71,13 +71,9 @@ func prepare(t *testing.T) (*mesh, Config) {
 	must(t, err)
 	files, err := ca.Issue(identity.RoleRegistry, "registry")
 	must(t, err)
-	free, err := net.Listen("tcp", "127.0.0.1:0")
-	must(t, err)
-	addr := free.Addr().String()
-	must(t, free.Close())
-	cfg := Config{Listen: addr, TLSCert: files.Cert, TLSKey: files.Key, TLSCA: files.CA, LogLevel: "error", MaxConns: 8,
+	cfg := Config{TLSCert: files.Cert, TLSKey: files.Key, TLSCA: files.CA, LogLevel: "error", MaxConns: 8,
 		S3: S3{Endpoint: s3.Endpoint, AccessKey: s3.AccessKey, SecretKey: s3.SecretKey, Bucket: s3.Bucket, CA: s3.CA, Insecure: s3.Insecure}}
-	m := &mesh{T: t, ctx: t.Context(), addr: addr, ca: ca}
+	m := &mesh{T: t, ctx: t.Context(), ca: ca}
 	m.objects, err = objectstore.Open(s3)
 	must(t, err)
 	m.http = &http.Client{Transport: &http.Transport{TLSClientConfig: trust(t, s3.CA)}}
@@ -89,9 +85,13 @@ func startWith(t *testing.T, change func(*Config)) *mesh {
 	m, cfg := prepare(t)
 	cfg.DSN = pgtest.DSN(t, postgres.Schema, postgres.Migrations)
 	change(&cfg)
+	// Open from the start: clients wait in its queue until the registry is ready.
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	must(t, err)
+	m.addr = listener.Addr().String()
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
-	go func() { done <- Run(ctx, cfg, "test") }()
+	go func() { done <- run(ctx, cfg, "test", listener) }()
 	t.Cleanup(func() {
 		cancel()
 		if err := <-done; err != nil {

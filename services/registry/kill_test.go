@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"net"
 	"os"
 	"os/exec"
 	"os/signal"
@@ -102,6 +103,11 @@ func TestKilledAtAnyInstantLosesAndDoublesNothing(t *testing.T) {
 
 	m, cfg := prepare(t)
 	cfg.DSN = dsn
+	// A port that stays the same over restarts; nothing else listens on it between them.
+	free, err := net.Listen("tcp", "127.0.0.1:0")
+	must(t, err)
+	m.addr, cfg.Listen = free.Addr().String(), free.Addr().String()
+	must(t, free.Close())
 	var registry victim
 	registry.start(t, cfg)
 	t.Cleanup(registry.kill)

@@ -86,6 +86,11 @@ const requestMemory = 7 * 24 * time.Hour
 
 // Run serves until ctx ends.
 func Run(ctx context.Context, cfg Config, version string) error {
+	return run(ctx, cfg, version, nil)
+}
+
+// run is Run on a listener that is open already, or on cfg.Listen.
+func run(ctx context.Context, cfg Config, version string, listener net.Listener) error {
 	tel, err := telemetry.Start(ctx, telemetry.Config{Service: "registry", Version: version, OTLPEndpoint: cfg.OTLPEndpoint,
 		LogLevel: cfg.LogLevel, AdminAddress: cfg.AdminListen})
 	if err != nil {
@@ -93,7 +98,7 @@ func Run(ctx context.Context, cfg Config, version string) error {
 	}
 	var group lifecycle.Group
 	group.OnStop("telemetry", tel.Shutdown)
-	if err := build(ctx, cfg, tel, &group); err != nil {
+	if err := build(ctx, cfg, tel, &group, listener); err != nil {
 		tel.Log.Error("cannot start", zap.Error(err))
 		stop, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 		defer cancel()
@@ -104,7 +109,7 @@ func Run(ctx context.Context, cfg Config, version string) error {
 }
 
 // build wires the parts in the order in which they start; they stop in reverse.
-func build(ctx context.Context, cfg Config, tel *telemetry.Telemetry, group *lifecycle.Group) (err error) {
+func build(ctx context.Context, cfg Config, tel *telemetry.Telemetry, group *lifecycle.Group, listener net.Listener) (err error) {
 	group.Add("admin", tel.RunAdmin)
 
 	tls, err := identity.ServerTLS(identity.Files{Cert: cfg.TLSCert, Key: cfg.TLSKey, CA: cfg.TLSCA})
@@ -144,9 +149,10 @@ func build(ctx context.Context, cfg Config, tel *telemetry.Telemetry, group *lif
 		return err
 	}
 	watcher := postgres.NewWatcher(pool, tel.Log)
-	listener, err := net.Listen("tcp", cfg.Listen)
-	if err != nil {
-		return fmt.Errorf("listen: %w; is another process using this port?", err)
+	if listener == nil {
+		if listener, err = net.Listen("tcp", cfg.Listen); err != nil {
+			return fmt.Errorf("listen: %w; is another process using this port?", err)
+		}
 	}
 	server, err := rpcserver.New(rpcserver.Options{Name: "registry", Listener: listener, TLS: tls, Log: tel.Log, Metrics: tel.Metrics, Allow: registryapi.Allow()})
 	if err != nil {

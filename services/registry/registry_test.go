@@ -406,3 +406,31 @@ func TestOnlyListedCallersReachAMethod(t *testing.T) {
 		t.Errorf("%d method and role pairs tried, the table has %d", methods, len(allow)*len(identity.Roles()))
 	}
 }
+
+// A series too long for one message comes thinned, with its extremes, not as an error.
+func TestALongSeriesFitsOneAnswer(t *testing.T) {
+	m := start(t)
+	job := uuid.NewString()
+	w := m.writer(job, 1, 1)
+	w.open("", "")
+	const batch, batches = 10_000, 10
+	for b := range batches {
+		values := make([]float64, batch)
+		for i := range values {
+			values[i] = math.Sin(float64(b*batch + i))
+		}
+		if b == 7 {
+			values[77] = 1000
+		}
+		w.accept(points("train/reward", int64(b*batch), values...))
+	}
+	got, err := m.runs.GetMetricHistory(m.ctx, &registryv1.GetMetricHistoryRequest{RunId: job, Key: "train/reward"})
+	must(t, err)
+	peak := 0.0
+	for _, p := range got.GetMetrics() {
+		peak = max(peak, p.GetValue())
+	}
+	if n := len(got.GetMetrics()); got.GetTotalPoints() != batch*batches || n >= batch*batches || n < 10_000 || peak != 1000 {
+		t.Errorf("%d of %d points, peak %v", n, got.GetTotalPoints(), peak)
+	}
+}

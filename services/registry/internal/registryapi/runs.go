@@ -27,6 +27,8 @@ const (
 	listPage  = 100
 	listMost  = 1000
 	chunkSize = 256 << 10
+	// pointBytes bounds one encoded metric point without its key.
+	pointBytes = 48
 )
 
 type runServer struct {
@@ -110,9 +112,13 @@ func (s *runServer) GetMetricHistory(ctx context.Context, r *registryv1.GetMetri
 		return nil, wire(err)
 	}
 	out := &registryv1.GetMetricHistoryResponse{TotalPoints: int64(len(points))}
-	if r.GetMaxPoints() > 0 {
-		points = series.MinMax(points, int(r.GetMaxPoints()))
+	// What does not fit into one answer is thinned too, and total_points says so: a client
+	// that asked for everything gets the whole shape instead of a refused message.
+	limit := pageBytes / (len(r.GetKey()) + pointBytes)
+	if asked := int(r.GetMaxPoints()); asked > 0 {
+		limit = min(limit, asked)
 	}
+	points = series.MinMax(points, limit)
 	out.Metrics = make([]*registryv1.Metric, 0, len(points))
 	for _, p := range points {
 		out.Metrics = append(out.Metrics, &registryv1.Metric{Key: r.GetKey(), Value: p.Value, Step: p.Step, Time: stamp(p.Time)})
