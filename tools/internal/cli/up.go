@@ -149,7 +149,7 @@ func (a *app) whereabouts(ctx context.Context, m *mesh.Mesh, took time.Duration)
 		state = " --state " + m.State
 	}
 	fmt.Fprintf(&b, "Try, in another terminal:\n  trainyard%s submit tools/examples/bull.yaml --watch\n  trainyard%s agents\n", state, state)
-	fmt.Fprintf(&b, "  grpcurl -insecure -cert %s -key %s %s list\n\nCtrl-C stops it.\n", m.Person.Cert, m.Person.Key, m.Scheduler)
+	fmt.Fprintf(&b, "  grpcurl -cacert %s -cert %s -key %s %s list\n\nCtrl-C stops it.\n", m.Person.CA, m.Person.Cert, m.Person.Key, m.Scheduler)
 	_, err := io.WriteString(a.out, b.String())
 	return err
 }
