@@ -17,6 +17,8 @@ type Watcher struct {
 
 	mu   sync.Mutex
 	subs map[string]map[chan struct{}]struct{}
+	// generation grows with every wake-up, after the change that caused it has committed.
+	generation uint64
 }
 
 // NewWatcher returns a watcher; its Run must be running for wake-ups to arrive.
@@ -44,9 +46,18 @@ func (w *Watcher) Subscribe(model string) (<-chan struct{}, func()) {
 	}
 }
 
+// Generation is the number of wake-ups so far: a read that begins now sees every change
+// that they stand for.
+func (w *Watcher) Generation() uint64 {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.generation
+}
+
 func (w *Watcher) wake(model string) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	w.generation++
 	for name, chans := range w.subs {
 		if model != "" && name != model {
 			continue

@@ -22,6 +22,7 @@ import (
 type modelServer struct {
 	registryv1.UnsafeModelServiceServer
 	*api
+	production shared
 }
 
 func (s *modelServer) ListModels(ctx context.Context, r *registryv1.ListModelsRequest) (*registryv1.ListModelsResponse, error) {
@@ -186,16 +187,25 @@ func (s *modelServer) WatchModel(r *registryv1.WatchModelRequest, stream grpc.Se
 	ctx := stream.Context()
 	wake, cancel := s.Watcher.Subscribe(r.GetModelName())
 	defer cancel()
-	sent := int32(-1)
-	for {
+	read := func() (catalog.Version, bool, error) {
 		v, err := s.Store.VersionInStage(ctx, r.GetModelName(), catalog.StageProduction)
 		var e *catalog.Error
-		if err != nil && (!errors.As(err, &e) || e.Problem != catalog.ProblemNotFound) {
+		if errors.As(err, &e) && e.Problem == catalog.ProblemNotFound {
+			return catalog.Version{}, false, nil
+		}
+		return v, err == nil, err
+	}
+	// The first read is this watcher's own: a shared one is as old as the last wake-up, and
+	// a broken notification connection may not have been noticed yet.
+	v, live, err := read()
+	sent := int32(-1)
+	for {
+		if err != nil {
 			return wire(err)
 		}
 		if v.Version != sent {
 			frame := &registryv1.WatchModelResponse{}
-			if v.Version != 0 {
+			if live {
 				frame.Version = version(v)
 			}
 			if err := stream.Send(frame); err != nil {
@@ -205,6 +215,7 @@ func (s *modelServer) WatchModel(r *registryv1.WatchModelRequest, stream grpc.Se
 		}
 		select {
 		case <-wake:
+			v, live, err = s.production.at(r.GetModelName(), s.Watcher.Generation(), read)
 		case <-rpcserver.Draining(ctx):
 			return rpcerr.Draining()
 		case <-ctx.Done():

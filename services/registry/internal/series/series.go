@@ -76,12 +76,16 @@ func Visible(points []Point, cutoffs []Cutoff) []Point {
 		}
 		out = append(out, p)
 	}
-	newest := make(map[int64]int32)
-	for _, p := range out {
-		newest[p.Step] = max(newest[p.Step], p.Attempt)
+	if slices.ContainsFunc(out, func(p Point) bool { return p.Attempt != out[0].Attempt }) {
+		newest := make(map[int64]int32)
+		for _, p := range out {
+			newest[p.Step] = max(newest[p.Step], p.Attempt)
+		}
+		out = slices.DeleteFunc(out, func(p Point) bool { return p.Attempt < newest[p.Step] })
 	}
-	out = slices.DeleteFunc(out, func(p Point) bool { return p.Attempt < newest[p.Step] })
-	slices.SortFunc(out, Compare)
+	if !slices.IsSortedFunc(out, Compare) {
+		slices.SortFunc(out, Compare)
+	}
 	return slices.CompactFunc(out, func(a, b Point) bool { return Compare(a, b) == 0 })
 }
 
