@@ -25,6 +25,8 @@ func Validate(name string, r io.ReaderAt, size int64) []string {
 		problem = safetensors(r, size)
 	case ".json":
 		problem = jsonFile(r, size)
+	case ".pt", ".pth":
+		problem = torchFile(r, size)
 	}
 	if problem == nil {
 		return nil
@@ -160,7 +162,7 @@ func finite(r io.Reader, t tensor) error {
 	for {
 		n, err := io.ReadFull(r, buf)
 		for i := 0; i+width <= n; i += width {
-			if bad(buf[i:]) {
+			if bad(buf[i : i+width]) {
 				return fmt.Errorf("tensor %q: element %d is not finite", t.Name, (at+i)/width)
 			}
 		}
