@@ -396,12 +396,33 @@ func TestOverUse(t *testing.T) {
 func TestSelfFence(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
-	b.scheduler.with(func() { b.scheduler.lease = 1500 * time.Millisecond })
+	b.scheduler.with(func() { b.scheduler.lease = 3 * time.Second })
 	b.assign(1, 0, "steps=100000 every=5ms")
 	b.until("the trainer", func() bool { return b.scheduler.phase(1) == fleetv1.HeldLease_PHASE_RUNNING })
 	b.scheduler.with(func() { b.scheduler.silent = true })
 	b.until("the fence", func() bool { return strings.Contains(b.log(), "ending every trainer") })
 	b.scheduler.with(func() { b.scheduler.silent = false })
+	if exit := b.awaitExit(1); exit.FailureClass != jobv1.FailureClass_FAILURE_CLASS_AGENT_LOST {
+		t.Fatalf("exit %v", exit)
+	}
+}
+
+// An agent that is paused longer than its lease ends its trainers when it wakes,
+// although the scheduler answers it at once.
+func TestPausedAgentFencesItself(t *testing.T) {
+	t.Parallel()
+	b := newBench(t)
+	b.scheduler.with(func() { b.scheduler.lease = 3 * time.Second })
+	b.assign(1, 0, "steps=100000 every=5ms")
+	b.until("the trainer", func() bool { return b.scheduler.phase(1) == fleetv1.HeldLease_PHASE_RUNNING })
+	for _, sig := range []syscall.Signal{syscall.SIGSTOP, syscall.SIGCONT} {
+		if err := b.cmd.Process.Signal(sig); err != nil {
+			t.Fatal(err)
+		}
+		if sig == syscall.SIGSTOP {
+			time.Sleep(4500 * time.Millisecond)
+		}
+	}
 	if exit := b.awaitExit(1); exit.FailureClass != jobv1.FailureClass_FAILURE_CLASS_AGENT_LOST {
 		t.Fatalf("exit %v", exit)
 	}

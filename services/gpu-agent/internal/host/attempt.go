@@ -185,7 +185,7 @@ func (a *Attempt) state() LeaseState {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	s := LeaseState{
-		Key: a.Key, Claims: a.lease.Claims, Phase: Starting, Isolation: a.lease.Isolation,
+		Key: a.Key, Claims: a.lease.Claims, HostMemoryBytes: a.lease.HostMemoryBytes, Phase: Starting, Isolation: a.lease.Isolation,
 		LastStep: a.lastStep, DataOutage: a.dataOutage,
 	}
 	if a.process != nil {

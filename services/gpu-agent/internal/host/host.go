@@ -225,7 +225,17 @@ const applyPatience = 2 * time.Second
 // that is so: only then may a report claim to know this answer, for a lease that
 // such a report lacks is one that the host has lost.
 func (h *Host) Apply(ctx context.Context, desired reconcile.Desired, leaseUntil time.Time) bool {
+	now := time.Now()
+	var expired []*Attempt
 	h.mu.Lock()
+	if !now.Before(h.leaseUntil) {
+		// An answer that comes after the end cannot bring a lease back: the
+		// scheduler may have given the job away meanwhile. So a process that was
+		// paused fences itself even when the network is quicker than its timer.
+		for _, a := range h.attempts {
+			expired = append(expired, a)
+		}
+	}
 	h.desired = desired
 	h.desiredTurn++
 	turn := h.desiredTurn
@@ -234,6 +244,11 @@ func (h *Host) Apply(ctx context.Context, desired reconcile.Desired, leaseUntil 
 	}
 	until := h.leaseUntil
 	h.mu.Unlock()
+	for _, a := range expired {
+		if err := h.stopAttempt(a, lease.StopExpired, now, now); err != nil {
+			h.deps.Log.Error("a stop was not journaled", append(a.fields(), zap.Error(err))...)
+		}
+	}
 	if err := saveContact(h.StateDir, until); err != nil {
 		h.deps.Log.Warn("the lease's end was not saved; a restart would end the trainers", zap.Error(err))
 	}
@@ -288,12 +303,14 @@ type SpoolState struct {
 // LeaseState is one held lease.
 type LeaseState struct {
 	lease.Key
-	Claims    []lease.Claim
-	Phase     Phase
-	Progress  *lease.Progress
-	Isolation string
-	StartTime time.Time
-	LastStep  time.Time
+	Claims []lease.Claim
+	// HostMemoryBytes bounds the process tree's host memory; 0 means no bound.
+	HostMemoryBytes int64
+	Phase           Phase
+	Progress        *lease.Progress
+	Isolation       string
+	StartTime       time.Time
+	LastStep        time.Time
 	// DataOutage is since when the trainer has no data; zero means it has.
 	DataOutage time.Time
 	// Supervisor is the pid above the trainer's tree; 0 before it runs.

@@ -129,14 +129,18 @@ func (h *Host) act(ctx context.Context, action reconcile.Action) error {
 }
 
 func (h *Host) beginStop(a *Attempt, action reconcile.Action) error {
-	h.deps.Log.Info("stopping an attempt", zap.Stringer("attempt", a.Key), zap.String("reason", string(action.Reason)), zap.Time("kill_at", action.KillAt))
+	return h.stopAttempt(a, action.Reason, action.TermAt, action.KillAt)
+}
+
+func (h *Host) stopAttempt(a *Attempt, reason lease.StopReason, termAt, killAt time.Time) error {
+	h.deps.Log.Info("stopping an attempt", zap.Stringer("attempt", a.Key), zap.String("reason", string(reason)), zap.Time("kill_at", killAt))
 	err := h.deps.Journal.Update(func(s *journal.State) {
 		if l := s.Lease(a.Key); l != nil {
-			l.Stop = &journal.Stop{Reason: action.Reason, TermAt: action.TermAt, KillAt: action.KillAt}
+			l.Stop = &journal.Stop{Reason: reason, TermAt: termAt, KillAt: killAt}
 		}
 	})
 	// A stop that cannot be journaled still happens: ending is always safe.
-	a.beginStop(action.Reason, action.TermAt, action.KillAt)
+	a.beginStop(reason, termAt, killAt)
 	h.notifyNow()
 	h.poke()
 	return err

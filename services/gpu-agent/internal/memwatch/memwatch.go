@@ -12,6 +12,9 @@ import (
 	"github.com/ultrathink-pilot/trainyard/services/gpu-agent/internal/lease"
 )
 
+// HostDevice stands for the host's own memory where a lease's devices have their own.
+const HostDevice = "host"
+
 // Use is one lease's memory on one device.
 type Use struct {
 	Key    lease.Key
@@ -71,7 +74,7 @@ func (w *Watch) Add(s Sample) []Event {
 		switch {
 		case u.Bytes > u.Limit:
 			events = append(events, Event{Use: u, Evict: true, OOM: lease.OOM{
-				Class: lease.ClassOwnOOM, Device: u.Device, At: s.At, Samples: w.history(u.Key, u.Device),
+				Class: class(u), Device: u.Device, At: s.At, Samples: w.history(u.Key, u.Device),
 				Message: fmt.Sprintf("used %d bytes of %s, reserved %d: evicted", u.Bytes, u.Device, u.Limit),
 			}})
 		case u.Bytes > u.Limit/100*95 && !w.warned[u.Key]:
@@ -85,6 +88,14 @@ func (w *Watch) Add(s Sample) []Event {
 		}
 	}
 	return events
+}
+
+// class of an eviction: the batch size is to blame for a device's memory only.
+func class(u Use) lease.Class {
+	if u.Device == HostDevice {
+		return lease.ClassHostOOM
+	}
+	return lease.ClassOwnOOM
 }
 
 func (w *Watch) history(key lease.Key, device string) []int64 {

@@ -54,6 +54,17 @@ func TestAttribute(t *testing.T) {
 	}
 }
 
+// Host memory is not the device's: the batch size stays.
+func TestHostMemory(t *testing.T) {
+	t.Parallel()
+	u := use(me, 500, 400)
+	u.Device = memwatch.HostDevice
+	events := memwatch.New().Add(sample(0, u))
+	if len(events) != 1 || !events[0].Evict || events[0].OOM.Class != lease.ClassHostOOM {
+		t.Fatalf("%+v", events)
+	}
+}
+
 // Only over-users are evicted, all of them, and every one is warned about at
 // most once on the way.
 func TestOnlyOverUsersAreEvicted(t *testing.T) {

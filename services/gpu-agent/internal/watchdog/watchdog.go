@@ -125,6 +125,9 @@ func (w *Watchdog) sample(h Host) {
 	largest := map[lease.Key]int64{}
 	for _, u := range uses {
 		used[u.Device] += u.Bytes
+		if u.Device == memwatch.HostDevice {
+			continue // not device memory: nothing to learn a reservation from
+		}
 		largest[u.Key] = max(largest[u.Key], u.Bytes)
 	}
 	sample := memwatch.Sample{At: time.Now(), Uses: uses, Total: map[string]int64{}, Capacity: map[string]int64{}}
@@ -180,6 +183,9 @@ func (w *Watchdog) measure(leases []host.LeaseState) ([]memwatch.Use, error) {
 		}
 		tree := trees[l.Supervisor]
 		resident, asked := int64(0), false
+		if l.HostMemoryBytes > 0 && !w.onHost(l.Claims) {
+			out = append(out, memwatch.Use{Key: l.Key, Device: memwatch.HostDevice, Bytes: treeBytes(tree), Limit: l.HostMemoryBytes, Enforced: true})
+		}
 		for _, c := range l.Claims {
 			d, ok := w.inventory[c.Device]
 			if !ok {
@@ -201,6 +207,17 @@ func (w *Watchdog) measure(leases []host.LeaseState) ([]memwatch.Use, error) {
 		}
 	}
 	return out, nil
+}
+
+// onHost says whether a lease has a lane: then its reservation there is the
+// bound, and the host's memory is not counted twice.
+func (w *Watchdog) onHost(claims []lease.Claim) bool {
+	for _, c := range claims {
+		if w.inventory[c.Device].HostMemory {
+			return true
+		}
+	}
+	return false
 }
 
 // hostClaims counts a lease's lanes: its one process tree is spread over them.
