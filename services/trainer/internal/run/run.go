@@ -47,9 +47,20 @@ type State struct {
 	BestEpoch    int
 	BestSharpe   float64
 	BestEligible bool
+	// SharpeMean and SharpeM2 are the running mean and sum of squared deviations
+	// of the validation Sharpe over the epochs: what the best was chosen from.
+	SharpeMean, SharpeM2 float64
 	// RateScale multiplies the learning rate; 0 means 1.
 	RateScale  float64
 	RolledBack bool
+}
+
+// SharpeSD returns the standard deviation of the validation Sharpe over the epochs.
+func (s State) SharpeSD() float64 {
+	if s.Epoch < 2 {
+		return 0
+	}
+	return math.Sqrt(s.SharpeM2 / float64(s.Epoch-1))
 }
 
 // Machine runs the plan.
@@ -144,6 +155,9 @@ func (m *Machine) Observe(r Result) Decision {
 			m.state.Epoch+1, rollbackScale)}
 	}
 	m.state.Epoch++
+	delta := r.Sharpe - m.state.SharpeMean
+	m.state.SharpeMean += delta / float64(m.state.Epoch)
+	m.state.SharpeM2 += delta * (r.Sharpe - m.state.SharpeMean)
 	d := Decision{Eligible: r.Exposure >= m.policy.MinExposure}
 	if m.better(r, d.Eligible) {
 		m.state.BestEpoch, m.state.BestSharpe, m.state.BestEligible = m.state.Epoch, r.Sharpe, d.Eligible

@@ -27,6 +27,9 @@ func TestStopsEarlyAfterPatience(t *testing.T) {
 			t.Fatalf("epoch %d: %+v", i+1, d)
 		}
 	}
+	if sd := m.State().SharpeSD(); math.Abs(sd-math.Sqrt(0.112/4)) > 1e-12 {
+		t.Errorf("standard deviation %v", sd)
+	}
 	if s := m.State(); s.BestEpoch != 2 || s.BestSharpe != 0.5 || !m.Done() {
 		t.Errorf("state %+v", s)
 	}

@@ -37,6 +37,9 @@ type Evaluation struct {
 	Train      PartSummary  `json:"train"`
 	Validation PartDetailed `json:"validation"`
 	Test       PartDetailed `json:"test"`
+	// Deflated is the probability that the validation Sharpe ratio is more than
+	// the luck of having chosen the best of all epochs.
+	Deflated float64 `json:"deflated_sharpe"`
 	// Note says how to read the figures.
 	Note string `json:"note"`
 }
@@ -52,6 +55,10 @@ type PartSummary struct {
 	Untrained market.Spread `json:"untrained_sharpe"`
 	// Random is the Sharpe ratio of uniformly random actions.
 	Random market.Spread `json:"random_sharpe"`
+	// Interval is of the strategy's Sharpe ratio, Lead of its difference to
+	// buy-and-hold's on the same bars (stationary block bootstrap).
+	Interval market.Interval `json:"sharpe_interval"`
+	Lead     market.Interval `json:"sharpe_lead_interval"`
 }
 
 // PartDetailed adds the curves. Dates are those of the decision bars; equity is
@@ -70,6 +77,9 @@ const evaluationNote = "All figures are on the bars of the specialist's own regi
 
 // baselineDraws is how many untrained networks and random runs a baseline averages.
 const baselineDraws = 16
+
+// bootstrapDraws is enough for the second digit of an interval's end.
+const bootstrapDraws = 1000
 
 // finish evaluates the best weights and reports the result.
 func (t *training) finish(ctx context.Context) (run.Ending, error) {
@@ -140,6 +150,7 @@ func (t *training) evaluate(state run.State) *Evaluation {
 	untrained := t.learner.UntrainedPolicies(baselineDraws)
 	e.Train = t.part(market.PartTrain, t.world.Split.Train, untrained).PartSummary
 	e.Validation = t.part(market.PartValidation, t.world.Split.Validation, untrained)
+	e.Deflated = market.DeflatedSharpe(t.valid.Run(t.learner.Policy()).Net, t.world.BarsPerYear(), state.Epoch, state.SharpeSD())
 	e.Test = t.part(market.PartTest, t.world.Split.Test, untrained)
 	return e
 }
@@ -155,6 +166,7 @@ func (t *training) part(p market.Part, r market.Range, untrained []market.Policy
 		},
 		Equity: track.Equity(), BuyAndHold: hold.Equity(), Positions: track.Positions,
 	}
+	d.Interval, d.Lead = market.BootstrapSharpe(track.Net, hold.Net, perYear, bootstrapDraws, rand.New(rand.NewPCG(uint64(t.native.Seed), 4)))
 	for _, at := range track.Dates {
 		d.Dates = append(d.Dates, day(at))
 	}
@@ -181,7 +193,10 @@ func (t *training) closingMetrics(e *Evaluation) []run.Metric {
 		add(p.name+"/buy_and_hold_return", p.part.BuyAndHold.TotalReturn)
 		add(p.name+"/untrained_sharpe", p.part.Untrained.Mean)
 		add(p.name+"/random_sharpe", p.part.Random.Mean)
+		add(p.name+"/sharpe_low", p.part.Interval.Low)
+		add(p.name+"/sharpe_high", p.part.Interval.High)
 	}
+	add("best/deflated_sharpe", e.Deflated)
 	return out
 }
 

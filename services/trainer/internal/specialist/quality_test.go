@@ -39,7 +39,8 @@ func TestSpecialistsBeatTheUntrained(t *testing.T) {
 					100*p.Strategy.TotalReturn, 100*p.BuyAndHold.TotalReturn, 100*p.Strategy.MaxDrawdown, 100*p.BuyAndHold.MaxDrawdown,
 					p.Strategy.Exposure, p.Strategy.Turnover)
 			}
-			t.Logf("%d epochs, best %d", e.Epochs, e.BestEpoch)
+			t.Logf("%d epochs, best %d; 95 %% intervals: validation %.2f..%.2f, test %.2f..%.2f; deflated %.2f", e.Epochs, e.BestEpoch,
+				e.Validation.Interval.Low, e.Validation.Interval.High, e.Test.Interval.Low, e.Test.Interval.High, e.Deflated)
 			v := e.Validation
 			if v.Strategy.Sharpe < v.Untrained.Mean+v.Untrained.SD || v.Strategy.Exposure < 0.1 {
 				t.Errorf("validation Sharpe %.2f does not clearly beat untrained %.2f±%.2f", v.Strategy.Sharpe, v.Untrained.Mean, v.Untrained.SD)

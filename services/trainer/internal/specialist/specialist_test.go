@@ -238,7 +238,7 @@ func TestResumeIsBitIdentical(t *testing.T) {
 			t.Fatalf("%v: %+v", regime, e)
 		}
 		last := whole.checkpoints[len(whole.checkpoints)-1]
-		for trial := range 8 {
+		for trial := range 4 {
 			at, kill := 1+rng.IntN(11), trial%2 == 1
 			t.Logf("%v: interruption after epoch %d, kill %v", regime, at, kill)
 			first := newListener()
