@@ -1,0 +1,54 @@
+"""Update step of the specialists' network in PyTorch on one core, by processor time and by clock.
+
+python bench_pytorch.py [seconds per batch size]
+"""
+import sys, time
+import torch
+
+torch.set_num_threads(1)
+torch.manual_seed(1)
+seconds = float(sys.argv[1]) if len(sys.argv) > 1 else 3
+
+
+class Net(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.trunk = torch.nn.Sequential(torch.nn.Linear(64, 128), torch.nn.ReLU(), torch.nn.Linear(128, 128), torch.nn.ReLU())
+        self.policy, self.value = torch.nn.Linear(128, 3), torch.nn.Linear(128, 1)
+
+    def forward(self, x):
+        h = self.trunk(x)
+        return self.policy(h), self.value(h).squeeze(1)
+
+
+print("torch", torch.__version__, "threads", torch.get_num_threads(), torch.backends.cpu.get_cpu_capability())
+for batch in (32, 256, 2048):
+    net = Net()
+    params = list(net.parameters())
+    opt = torch.optim.AdamW(params, lr=3e-4, eps=1e-5, weight_decay=1.0, fused=True)
+    n = 2048
+    obs, actions = torch.randn(n, 64), torch.randint(0, 3, (n,))
+    old, adv, target = -1 - 0.1 * torch.rand(n), torch.randn(n), torch.randn(n)
+
+    def step(rows):
+        logits, v = net(obs[rows])
+        logp = torch.log_softmax(logits, 1)
+        ratio = (logp.gather(1, actions[rows, None]).squeeze(1) - old[rows]).exp()
+        a = adv[rows]
+        surrogate = torch.minimum(ratio * a, ratio.clamp(0.8, 1.2) * a)
+        entropy = -(logp.exp() * logp).sum(1)
+        loss = (-surrogate + 0.25 * (v - target[rows]) ** 2 - 0.05 * entropy).mean()
+        opt.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(params, 0.5)
+        opt.step()
+
+    for _ in range(5):
+        step(torch.randperm(n)[:batch])
+    samples, cpu, wall = 0, time.process_time(), time.perf_counter()
+    while time.perf_counter() - wall < seconds:
+        order = torch.randperm(n)
+        for i in range(0, n, batch):
+            step(order[i : i + batch])
+        samples += n
+    print(f"batch {batch:5d}: {samples / (time.process_time() - cpu):10.0f} samples/cpu-s {samples / (time.perf_counter() - wall):10.0f} samples/s")
