@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -220,27 +221,43 @@ func TestExitWhileAgentIsAway(t *testing.T) {
 	b.assign(1, 0, "steps=1000 every=5ms")
 	b.until("the trainer", func() bool { return b.scheduler.phase(1) == fleetv1.HeldLease_PHASE_RUNNING })
 	b.stop(syscall.SIGKILL)
-	killed, err := exec.Command("pgrep", "-f", "^"+b.trainer()+"$").Output()
-	if err != nil || len(strings.Fields(string(killed))) == 0 {
-		t.Skipf("pgrep is needed: %v", err)
-	}
-	for _, pid := range strings.Fields(string(killed)) {
-		raw, err := os.ReadFile("/proc/" + pid + "/environ")
-		if err == nil && bytes.Contains(raw, []byte("TRAINYARD_SOCKET="+b.state)) {
-			var n int
-			if _, err := fmt.Sscan(pid, &n); err != nil {
-				t.Fatal(err)
-			}
-			if err := syscall.Kill(n, syscall.SIGKILL); err != nil {
-				t.Fatal(err)
-			}
-		}
+	if killed := b.killTrainers(); killed == 0 {
+		t.Fatal("no trainer outlived its agent")
 	}
 	b.start()
 	exit := b.awaitExit(1)
 	if exit.FailureClass != jobv1.FailureClass_FAILURE_CLASS_CRASH || exit.Evidence.Signal != "SIGKILL" {
 		t.Fatalf("exit %v", exit)
 	}
+}
+
+// killTrainers kills what runs the trainer for this bench's agent, and says how many that were.
+func (b *bench) killTrainers() int {
+	b.t.Helper()
+	processes, err := filepath.Glob("/proc/[0-9]*")
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	killed := 0
+	for _, process := range processes {
+		line, err := os.ReadFile(process + "/cmdline")
+		if err != nil || strings.TrimRight(string(line), "\x00") != b.trainer() {
+			continue // another program, or gone by now
+		}
+		environment, err := os.ReadFile(process + "/environ")
+		if err != nil || !bytes.Contains(environment, []byte("TRAINYARD_SOCKET="+b.state)) {
+			continue
+		}
+		pid, err := strconv.Atoi(filepath.Base(process))
+		if err != nil {
+			b.t.Fatal(err)
+		}
+		if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
+			b.t.Fatal(err)
+		}
+		killed++
+	}
+	return killed
 }
 
 func (b *bench) trainer() string {
