@@ -30,7 +30,9 @@ func (l *launcher) postgres() *unit {
 	return &unit{name: postgresUnit, start: func(ctx context.Context) (child, error) {
 		binaries, err := pgserver.FindInstalled(ctx)
 		if err != nil {
-			l.Event(Event{Unit: postgresUnit, Kind: Installing})
+			if os.Getenv("TRAINYARD_PG_BIN") == "" {
+				l.Event(Event{Unit: postgresUnit, Kind: Installing})
+			}
 			if binaries, err = pgserver.Find(ctx, l.Log); err != nil {
 				return nil, err
 			}
