@@ -77,11 +77,12 @@ test: test-units test-e2e ## every test: race detector, real Postgres, real S3, 
 cgo:
 	$(need) cgo
 
+# Vet belongs to `make check`.
 .PHONY: test-units
 test-units: cgo build ## all but the end-to-end tests
 	$(need) promtool
 	go test -count=1 ./tools/archtest ./tools/deploytest
-	go test -race $(TESTFLAGS) work
+	go test -race -vet=off $(TESTFLAGS) work
 	GOWORK=off go -C tools/versitygw test $(TESTFLAGS) ./...
 	promtool test rules deploy/prometheus/tests/*.yaml
 
