@@ -93,11 +93,9 @@ func Read(b []byte, o Options) (*File, error) {
 type reader struct {
 	options  Options
 	storages map[string]*storage
-	// load returns the bytes of a zip storage when it is first named.
-	load    func(key string) ([]byte, error)
-	refused map[string]bool
-	notes   []string
-	work    int
+	refused  map[string]bool
+	notes    []string
+	work     int
 }
 
 // spend bounds what calls copy: a memo can pass one long value to a million calls.
