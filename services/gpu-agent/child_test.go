@@ -13,6 +13,9 @@ import (
 	"testing"
 	"time"
 
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
 	"github.com/ultrathink-pilot/trainyard/libs/config"
 	"github.com/ultrathink-pilot/trainyard/libs/lifecycle"
 	"github.com/ultrathink-pilot/trainyard/libs/rpcclient"
@@ -282,9 +285,29 @@ func weights(poisoned bool) []byte {
 	return append(out, 0, 0, 0x80, 0x3f)
 }
 
+// checkpoint pushes, over restarts of the agent, and waits for the verdict.
 func (c *child) checkpoint(step int64, bad bool) error {
 	data := weights(bad)
 	sum := sha256.Sum256(data)
+	for {
+		err := c.push(data, sum)
+		if err == nil {
+			break
+		}
+		if status.Code(err) != codes.Unavailable {
+			return err
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+	c.frame(&trainv1.TrainRequest{Frame: &trainv1.TrainRequest_Checkpoint{Checkpoint: &trainv1.CheckpointReady{
+		Step: step, Resumable: true, Metrics: map[string]float64{"validation/sharpe": 1},
+		Files: []*trainv1.StagedFile{{Path: "model.safetensors", Sha256: sum[:], SizeBytes: int64(len(data))}},
+	}}})
+	c.await(func() bool { return c.commits+c.rejects > 0 })
+	return nil
+}
+
+func (c *child) push(data []byte, sum [32]byte) error {
 	push, err := c.client.PushArtifact(context.Background())
 	if err != nil {
 		return err
@@ -294,17 +317,10 @@ func (c *child) checkpoint(step int64, bad bool) error {
 		{Frame: &trainv1.PushArtifactRequest_Chunk{Chunk: data}},
 		{Frame: &trainv1.PushArtifactRequest_Footer{Footer: &trainv1.ArtifactFooter{Sha256: sum[:]}}},
 	} {
-		if err := push.Send(f); err != nil {
+		if err := push.Send(f); err != nil && !errors.Is(err, io.EOF) {
 			return err
 		}
 	}
-	if _, err := push.CloseAndRecv(); err != nil {
-		return err
-	}
-	c.frame(&trainv1.TrainRequest{Frame: &trainv1.TrainRequest_Checkpoint{Checkpoint: &trainv1.CheckpointReady{
-		Step: step, Resumable: true, Metrics: map[string]float64{"validation/sharpe": 1},
-		Files: []*trainv1.StagedFile{{Path: "model.safetensors", Sha256: sum[:], SizeBytes: int64(len(data))}},
-	}}})
-	c.await(func() bool { return c.commits+c.rejects > 0 })
-	return nil
+	_, err = push.CloseAndRecv()
+	return err
 }

@@ -55,6 +55,10 @@ func (a *Attempt) Attach(ctx context.Context) (*Stream, error) {
 	older := a.stream
 	a.stream = s
 	stop := a.stop
+	var known *Committed
+	if p := a.progress; p != nil && p.CheckpointStep > 0 {
+		known = &Committed{Step: p.CheckpointStep, ID: p.CheckpointID}
+	}
 	a.mu.Unlock()
 	if older != nil {
 		close(older.over)
@@ -64,6 +68,11 @@ func (a *Attempt) Attach(ctx context.Context) (*Stream, error) {
 			s.Detach()
 			return nil, ctx.Err()
 		}
+	}
+	// What was said to a stream that broke, or by an agent that died, may not have
+	// been heard: the newest checkpoint and a stop are said again.
+	if known != nil {
+		a.order(Order{Committed: known})
 	}
 	if stop != nil {
 		a.order(Order{Stop: &StopOrder{Reason: stop.Reason, Grace: time.Until(stop.KillAt)}})
