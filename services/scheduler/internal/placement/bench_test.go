@@ -93,9 +93,10 @@ func BenchmarkRound(b *testing.B) {
 	}
 	taken := map[string]bool{}
 	for i, p := range first.Place {
-		var d job.Demand
-		fmt.Sscanf(p.Job, "j%06d", &i)
-		d = demands[i%len(demands)]
+		if _, err := fmt.Sscanf(p.Job, "j%06d", &i); err != nil {
+			b.Fatal(err)
+		}
+		d := demands[i%len(demands)]
 		n := &s.Nodes[at[p.Node]]
 		n.Hold(p.Shares, d.CPUMillis, d.HostBytes)
 		n.Holders = append(n.Holders, placement.Holder{Job: p.Job, Fence: uint64(i + 1), Priority: job.Batch, Shares: p.Shares, CPUMillis: d.CPUMillis, HostBytes: d.HostBytes, Started: t0.Add(-time.Hour)})
