@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"strings"
 	"time"
 
 	"github.com/google/uuid"
@@ -246,9 +247,18 @@ func (a *agent) lock() (string, error) {
 func (a *agent) trainerEnv() []string {
 	env := []string{"TRAINYARD_LOG_LEVEL=" + a.cfg.LogLevel}
 	if a.cfg.OTLPEndpoint != "" {
-		env = append(env, "OTEL_EXPORTER_OTLP_ENDPOINT="+a.cfg.OTLPEndpoint)
+		env = append(env, "OTEL_EXPORTER_OTLP_ENDPOINT="+otlpURL(a.cfg.OTLPEndpoint))
 	}
 	return env
+}
+
+// otlpURL gives a trace endpoint the form that OpenTelemetry defines for the
+// variable: any program of a job may read it, not only the native trainer.
+func otlpURL(endpoint string) string {
+	if strings.Contains(endpoint, "://") {
+		return endpoint
+	}
+	return "http://" + endpoint
 }
 
 func (a *agent) trainServer(h *host.Host) (*rpcserver.Server, error) {
