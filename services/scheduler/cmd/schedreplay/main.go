@@ -5,6 +5,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"io"
 	"os"
 
 	"github.com/ultrathink-pilot/trainyard/libs/lifecycle"
@@ -22,7 +23,7 @@ in percent of the capacity, by how much demand had arrived.
 func main() {
 	lifecycle.Main(func(context.Context) error {
 		if len(os.Args) < 2 || os.Args[1] == "--help" || os.Args[1] == "-h" {
-			_, err := fmt.Print(usage)
+			_, err := io.WriteString(os.Stdout, usage)
 			return err
 		}
 		switch os.Args[1] {

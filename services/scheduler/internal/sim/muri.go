@@ -103,7 +103,6 @@ type traceRun struct {
 	left    float64
 	ran     float64
 	running bool
-	queue   int
 	end     float64
 }
 
