@@ -351,7 +351,7 @@ func (a *app) closing(results []*trained, sweep *janitorv1.ExecuteSweepResponse,
 	if err := t.write(&b); err != nil {
 		return err
 	}
-	b.WriteString("\nValidation chose the best epoch, so its figures flatter. The test part chose nothing: it is what to expect.\n\n")
+	b.WriteString("\nValidation chose the best epoch, so its figures flatter. The test part chose nothing in this run: it is what to expect.\n\n")
 	ids := newTable("SPECIALIST", "JOB", "CHECKPOINT", "TRACE")
 	for _, r := range results {
 		ids.add(r.specialist, r.version.GetRunId(), r.version.GetCheckpointId(), orDash(traceID(r.version.GetTraceparent())))

@@ -9,7 +9,7 @@ type Range struct{ From, To int }
 func (r Range) Len() int { return r.To - r.From }
 
 // SplitPlan cuts a history into train, validation and test, oldest first. The
-// test part is the last and is never used to choose anything. What lies before
+// test part is the last and is never used to choose anything in a run. What lies before
 // it is walked forward: fold i trains on all bars before its validation window.
 type SplitPlan struct {
 	// TestFraction and ValidationFraction are shares of all bars, over all folds.

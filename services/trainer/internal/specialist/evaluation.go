@@ -73,7 +73,7 @@ type PartDetailed struct {
 
 const evaluationNote = "All figures are on the bars of the specialist's own regime only, joined in the order of time, after costs; " +
 	"every regime segment starts flat and is closed at its end. Buy-and-hold is long on the same bars and pays the same costs. " +
-	"The best epoch was chosen by the validation figures, so these are optimistic; the test part was never used to choose anything."
+	"The best epoch was chosen by the validation figures, so these are optimistic; the test part chose nothing in this run."
 
 // baselineDraws is how many untrained networks and random runs a baseline averages.
 const baselineDraws = 16
