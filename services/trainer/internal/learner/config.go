@@ -64,7 +64,7 @@ const blockRows = 128
 // transitions: less than a tenth of a second on one core, so that people see it
 // move and a stop is prompt. Noise and weight decay follow the mean validation
 // Sharpe over all epochs, not the best epoch's, of a few settings with three seeds
-// each; this very pair lies between two of them.
+// each; this very pair was not among them.
 func Default() Config {
 	return Config{
 		Hidden: []int{128, 128}, Envs: 128, Steps: 64, BatchRows: 2048, Accumulation: 1, Passes: 4,
