@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -44,31 +45,64 @@ func runChild(raw string) int {
 	return 0
 }
 
-// victim is a process that is killed and started again.
+// victim is a registry process that is killed, and started again whenever it ended: by
+// SIGKILL, or by itself because Postgres died while it was starting.
 type victim struct {
-	mu  sync.Mutex
-	cmd *exec.Cmd
+	mu      sync.Mutex
+	process *os.Process
+	stopped bool
+	done    chan struct{}
 }
 
-func (v *victim) start(t *testing.T, cfg Config) {
+func startVictim(t *testing.T, cfg Config) *victim {
 	t.Helper()
 	raw, err := json.Marshal(cfg)
 	must(t, err)
-	cmd := exec.Command(os.Args[0], "-test.run=^$")
-	cmd.Env = append(os.Environ(), childEnv+"="+string(raw))
-	cmd.Stderr = os.Stderr
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	must(t, cmd.Start())
-	v.mu.Lock()
-	defer v.mu.Unlock()
-	v.cmd = cmd
+	v := &victim{done: make(chan struct{})}
+	go func() {
+		defer close(v.done)
+		// The death signal below is sent when the starting thread ends.
+		runtime.LockOSThread()
+		for {
+			cmd := exec.Command(os.Args[0], "-test.run=^$")
+			cmd.Env = append(os.Environ(), childEnv+"="+string(raw))
+			cmd.Stderr = os.Stderr
+			cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+			v.mu.Lock()
+			if v.stopped {
+				v.mu.Unlock()
+				return
+			}
+			err := cmd.Start()
+			v.process = cmd.Process
+			v.mu.Unlock()
+			if err != nil {
+				t.Errorf("start the registry: %v", err)
+				return
+			}
+			_ = cmd.Wait() // however it ended, the next one is started
+			time.Sleep(20 * time.Millisecond)
+		}
+	}()
+	return v
 }
 
+// kill ends the present process by SIGKILL.
 func (v *victim) kill() {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	_ = v.cmd.Process.Kill()
-	_ = v.cmd.Wait() // it was killed: its status says so
+	if v.process != nil {
+		_ = v.process.Kill() // it may have ended by itself
+	}
+}
+
+// stop ends it for good.
+func (v *victim) stop() {
+	v.mu.Lock()
+	v.stopped = true
+	v.mu.Unlock()
+	v.kill()
+	<-v.done
 }
 
 const (
@@ -108,9 +142,8 @@ func TestKilledAtAnyInstantLosesAndDoublesNothing(t *testing.T) {
 	must(t, err)
 	m.addr, cfg.Listen = free.Addr().String(), free.Addr().String()
 	must(t, free.Close())
-	var registry victim
-	registry.start(t, cfg)
-	t.Cleanup(registry.kill)
+	registry := startVictim(t, cfg)
+	t.Cleanup(registry.stop)
 	m.connect()
 
 	var acked, resent atomic.Int64
@@ -141,7 +174,6 @@ func TestKilledAtAnyInstantLosesAndDoublesNothing(t *testing.T) {
 				continue
 			}
 			registry.kill()
-			registry.start(t, cfg)
 		}
 	}
 	<-done
