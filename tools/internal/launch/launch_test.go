@@ -236,6 +236,10 @@ func TestSupervisorRestartsAndStopsInReverseOrder(t *testing.T) {
 	mu.Lock()
 	victim := pids["two"]
 	mu.Unlock()
+	// The next one must not be taken for ready before it listens to signals.
+	if err := os.Remove(filepath.Join(dir, "two.ready")); err != nil {
+		t.Fatal(err)
+	}
 	process, err := os.FindProcess(victim)
 	if err != nil || process.Kill() != nil {
 		t.Fatal(err)
