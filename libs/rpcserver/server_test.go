@@ -39,7 +39,7 @@ const (
 	otherJob = "0198c0de-0000-7000-8000-000000000002"
 )
 
-// jobs answers GetJob with a function and leaves the rest unimplemented.
+// jobs answers GetJob with a function and answers nothing else.
 type jobs struct {
 	jobv1.UnimplementedJobServiceServer
 	get   func(ctx context.Context) error
