@@ -30,7 +30,7 @@ var Trainyard = Tiers{
 		API: []string{"registryclient", "wire", "session", "trainapi", "logapi"},
 	},
 	"services/trainer": {
-		Pure:  []string{"run", "reward", "market", "pth"},
+		Pure:  []string{"run", "reward", "market"},
 		Shell: []string{"features", "learner", "command", "checkpoint", "report", "specialist"},
 		API:   []string{"report"},
 	},

@@ -7,18 +7,18 @@ import (
 	"path/filepath"
 	"testing"
 
+	"github.com/ultrathink-pilot/trainyard/libs/pth"
 	"github.com/ultrathink-pilot/trainyard/services/trainer/internal/checkpoint"
 	"github.com/ultrathink-pilot/trainyard/services/trainer/internal/learner/kernel"
 	"github.com/ultrathink-pilot/trainyard/services/trainer/internal/market"
-	"github.com/ultrathink-pilot/trainyard/services/trainer/internal/pth"
 )
 
 // TestAgreesWithPyTorch reads weights, inputs, outputs, loss and gradients that
-// PyTorch computed (pth/testdata/fixtures.py) and computes them again, with
+// PyTorch computed (libs/pth/testdata/fixtures.py) and computes them again, with
 // every kernel: forward to 1e-5, gradients to 1e-4 of their size.
 func TestAgreesWithPyTorch(t *testing.T) {
 	t.Parallel()
-	data, err := os.ReadFile(filepath.Join("..", "pth", "testdata", "specialist.pth"))
+	data, err := os.ReadFile(filepath.Join("..", "..", "..", "..", "libs", "pth", "testdata", "specialist.pth"))
 	if err != nil {
 		t.Fatal(err)
 	}

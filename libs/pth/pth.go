@@ -5,7 +5,7 @@
 // opcodes, depth and elements are bounded.
 //
 // It reads the zip format of torch 1.6 and later, and the legacy stream before
-// it. The package is pure: bytes in, tensors out.
+// it. Bytes in, tensors out: no I/O.
 package pth
 
 import (
