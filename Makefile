@@ -22,6 +22,8 @@ PYTHON := .cache/sdk/bin/python
 need := @tools/dev/setup
 # The real neighbours of tests that start them: see libs/pg/pgtest and libs/objectstore/s3test.
 export TRAINYARD_VERSITYGW := $(CURDIR)/bin/versitygw
+# Public traces and history, where a checkout has them beside it; without them the replays skip and say so.
+export TRAINYARD_TRACES ?= $(abspath $(wildcard ../shared/traces))
 # A test that skips because its server is missing tells nothing: here they are all installed.
 test-units test-e2e: export TRAINYARD_TEST_REQUIRE := 1
 
@@ -90,9 +92,19 @@ test-units: cgo build ## all but the end-to-end tests
 test-e2e: cgo build ## the whole mesh as processes, killed and watched
 	go test -tags=e2e,$(TAGS) -count=1 -timeout=15m $(TESTFLAGS) ./tools/e2e/...
 
+# One module: make bench ONLY=services/registry; one test of it: RESULTS=TestResultsIngest.
+ONLY ?= $(MODULES)
+RESULTS ?= ^TestResults
+CAMPAIGN ?= ^TestCampaign
+measured = go test -tags=results,$(TAGS) -count=1 -p=1 -v $(TESTFLAGS) $(addsuffix /...,$(addprefix ./,$(ONLY)))
+
 .PHONY: bench
-bench: build ## benchmarks
-	go test -run='^$$' -bench=. -benchmem $(TESTFLAGS) work
+bench: cgo build ## measure everything beside its peers and write docs/results (about an hour; see CONTRIBUTING)
+	$(measured) -timeout=90m -run='$(RESULTS)'
+
+.PHONY: campaign
+campaign: cgo build ## kill, freeze and cut power by the hundred, and write docs/results (hours)
+	$(measured) -timeout=240m -run='$(CAMPAIGN)'
 
 # ---- keep it ---------------------------------------------------------------------------------------------------------
 
