@@ -130,7 +130,7 @@ func (a *app) whereabouts(ctx context.Context, m *mesh.Mesh, took time.Duration)
 	for _, row := range [][3]string{
 		{"scheduler", m.Scheduler, "gRPC, mutual TLS"}, {"registry", m.Registry, "gRPC, mutual TLS"},
 		{"janitor", m.Janitor, "gRPC, mutual TLS"}, {"agent", m.Agent, "gRPC, mutual TLS"},
-		{"dataservice", m.DataService, "HTTP"}, {"s3", m.S3, "S3 over TLS"}, {"otlp", m.OTLP, "OTLP gRPC"},
+		{"mlflow", m.MLflow, "MLflow's REST API"}, {"dataservice", m.DataService, "HTTP"}, {"s3", m.S3, "S3 over TLS"}, {"otlp", m.OTLP, "OTLP gRPC"},
 	} {
 		metrics := "–"
 		if address := m.Admin[row[0]]; address != "" {

@@ -98,7 +98,7 @@ var programs = map[string]string{
 
 // listeners are the names that Ports knows.
 var listeners = []string{
-	"otlp", "s3", "dataservice", "registry", "scheduler", "janitor", "agent",
+	"otlp", "s3", "dataservice", "registry", "mlflow", "scheduler", "janitor", "agent",
 	"dataservice-admin", "registry-admin", "scheduler-admin", "janitor-admin", "agent-admin",
 }
 
@@ -244,7 +244,7 @@ func (l *launcher) start(ctx context.Context) (*mesh.Mesh, error) {
 	return &mesh.Mesh{
 		State: l.State, Launcher: self, StartTime: time.Now().UTC(),
 		Scheduler: l.address["scheduler"], Registry: l.address["registry"], Janitor: l.address["janitor"], Agent: l.address["agent"],
-		DataService: "http://" + l.address["dataservice"], S3: l.store.Endpoint, S3CA: l.store.CA, Database: l.dsn,
+		DataService: "http://" + l.address["dataservice"], MLflow: "http://" + l.address["mlflow"], S3: l.store.Endpoint, S3CA: l.store.CA, Database: l.dsn,
 		OTLP: l.address["otlp"], TraceFile: traces, Admin: admin, Person: l.files[identity.RolePerson],
 	}, nil
 }

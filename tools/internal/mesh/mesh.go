@@ -42,6 +42,8 @@ type Mesh struct {
 	Agent     string `json:"agent,omitempty"`
 	// DataService is a base URL.
 	DataService string `json:"data_service"`
+	// MLflow is the base URL of the registry's MLflow API: a client's MLFLOW_TRACKING_URI. Empty when it is not served.
+	MLflow string `json:"mlflow,omitempty"`
 	// S3 is host:port of the object store, over TLS.
 	S3 string `json:"s3,omitempty"`
 	// S3CA is the PEM file that the object store's certificate is checked against;
