@@ -3,11 +3,14 @@ package pth
 import (
 	"archive/zip"
 	"bytes"
+	"cmp"
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"io"
+	"hash/crc32"
+	"math"
 	"math/big"
+	"slices"
 	"strings"
 )
 
@@ -16,7 +19,7 @@ const maxEntries = 1 << 20
 
 // zip reads torch 1.6's format: data.pkl and one record per storage, below one
 // folder. Records are stored, never deflated, as torch writes them: a deflated
-// one is refused, and with it every zip bomb. CRCs are checked by reading.
+// one is refused, and with it every zip bomb. Nothing is copied.
 func (r *reader) zip(b []byte) (any, error) {
 	z, err := zip.NewReader(bytes.NewReader(b), int64(len(b)))
 	if err != nil {
@@ -45,31 +48,26 @@ func (r *reader) zip(b []byte) (any, error) {
 	if root == "" {
 		return nil, errors.New("the zip has no data.pkl: not a PyTorch file")
 	}
+	if err := disjoint(z.File); err != nil {
+		return nil, err
+	}
 	read := func(name string) ([]byte, error) {
 		f := records[root+"/"+name]
 		if f == nil {
 			return nil, fmt.Errorf("the record %.80q is missing", name)
 		}
-		if f.Method != zip.Store || f.CompressedSize64 != f.UncompressedSize64 || f.UncompressedSize64 > uint64(len(b)) {
+		if f.Method != zip.Store || f.CompressedSize64 != f.UncompressedSize64 {
 			return nil, fmt.Errorf("the record %.80q is not stored plainly", name)
 		}
-		rc, err := f.Open()
-		if err != nil {
-			return nil, fmt.Errorf("the record %.80q: %w", name, err)
+		at, err := f.DataOffset()
+		if err != nil || at < 0 || f.UncompressedSize64 > uint64(len(b)) || at > int64(len(b))-int64(f.UncompressedSize64) {
+			return nil, errors.Join(fmt.Errorf("the record %.80q reaches past the end of the file", name), err)
 		}
-		out := make([]byte, f.UncompressedSize64)
-		_, err = io.ReadFull(rc, out)
-		if err == nil {
-			// The CRC is compared at the end of the record.
-			_, err = rc.Read(make([]byte, 1))
-			if errors.Is(err, io.EOF) {
-				err = nil
-			}
+		data := b[at : at+int64(f.UncompressedSize64)]
+		if sum := crc32.ChecksumIEEE(data); sum != f.CRC32 {
+			return nil, fmt.Errorf("the record %.80q is damaged: its checksum is %08x, not %08x", name, sum, f.CRC32)
 		}
-		if err = errors.Join(err, rc.Close()); err != nil {
-			return nil, fmt.Errorf("the record %.80q: %w", name, err)
-		}
-		return out, nil
+		return data[:len(data):len(data)], nil
 	}
 	if records[root+"/byteorder"] != nil {
 		order, err := read("byteorder")
@@ -101,6 +99,33 @@ func (r *reader) zip(b []byte) (any, error) {
 		return s, nil
 	})
 	return v, err
+}
+
+// disjoint refuses records that share bytes: no writer makes them, and a file of
+// a few bytes could claim any size with them.
+func disjoint(files []*zip.File) error {
+	type span struct {
+		from, to int64
+		name     string
+	}
+	spans := make([]span, 0, len(files))
+	for _, f := range files {
+		at, err := f.DataOffset()
+		if err != nil {
+			return fmt.Errorf("the record %.80q: %w", f.Name, err)
+		}
+		if f.CompressedSize64 > math.MaxInt64/2 {
+			return fmt.Errorf("the record %.80q reaches past the end of the file", f.Name)
+		}
+		spans = append(spans, span{at, at + int64(f.CompressedSize64), f.Name})
+	}
+	slices.SortFunc(spans, func(a, b span) int { return cmp.Compare(a.from, b.from) })
+	for i := 1; i < len(spans); i++ {
+		if spans[i].from < spans[i-1].to {
+			return fmt.Errorf("the records %.80q and %.80q overlap", spans[i-1].name, spans[i].name)
+		}
+	}
+	return nil
 }
 
 // orOpaque keeps a refused storage from being a nil pointer in an interface.

@@ -100,6 +100,21 @@ func Float16(h uint16) float32 {
 	return math.Float32frombits(sign | (exp+112)<<23 | frac<<13)
 }
 
+// float8 returns the value of e4m3fn bits: no infinity, 0x7f is NaN.
+func float8(b byte) float32 {
+	sign, exp, frac := float32(1), int(b>>3&0xf), float32(b&7)
+	if b&0x80 != 0 {
+		sign = -1
+	}
+	switch {
+	case b&0x7f == 0x7f:
+		return float32(math.NaN())
+	case exp == 0:
+		return sign * frac * 0x1p-9
+	}
+	return sign * (1 + frac/8) * float32(math.Ldexp(1, exp-7))
+}
+
 // Float32s returns the tensor's values. Integers and doubles are rounded.
 func (t *Tensor) Float32s() ([]float32, error) {
 	size := sizes[t.DType]
@@ -127,6 +142,16 @@ func (t *Tensor) Float32s() ([]float32, error) {
 			out[i] = float32(int16(le.Uint16(b)))
 		case "I8":
 			out[i] = float32(int8(b[0]))
+		case "U64":
+			out[i] = float32(le.Uint64(b))
+		case "U32":
+			out[i] = float32(le.Uint32(b))
+		case "U16":
+			out[i] = float32(le.Uint16(b))
+		case "F8_E4M3":
+			out[i] = float8(b[0])
+		case "F8_E5M2":
+			out[i] = Float16(uint16(b[0]) << 8) // the upper half of half precision
 		default:
 			out[i] = float32(b[0])
 		}

@@ -1,6 +1,7 @@
 package pth
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -36,8 +37,12 @@ func (r *reader) unpickle(in []byte, persistent func(any) (any, error)) (value a
 			v, err := m.pop()
 			return v, m.at, err
 		}
+		at := m.at - 1
 		if err := m.step(op); err != nil {
-			return nil, 0, fmt.Errorf("opcode %q at byte %d: %w", op, m.at-1, err)
+			return nil, 0, fmt.Errorf("opcode %q at byte %d: %w", op, at, err)
+		}
+		if m.r.values -= valueBytes; m.r.values < 0 {
+			return nil, 0, errors.New("its values need more memory than any model's do")
 		}
 	}
 	return nil, 0, fmt.Errorf("more than %d opcodes", maxOpcodes)
@@ -81,7 +86,7 @@ func (m *machine) sized(n int) ([]byte, error) {
 }
 
 func (m *machine) line() (string, error) {
-	i := strings.IndexByte(string(m.in[m.at:min(m.at+4096, len(m.in))]), '\n')
+	i := bytes.IndexByte(m.in[m.at:min(m.at+4096, len(m.in))], '\n')
 	if i < 0 {
 		return "", errors.New("a line without end")
 	}
@@ -177,8 +182,8 @@ func (m *machine) scalar(op byte) (bool, error) {
 		m.push(string(b))
 		return true, err
 	}
-	bytes := func(b []byte, err error) (bool, error) {
-		m.push(append([]byte{}, b...))
+	raw := func(b []byte, err error) (bool, error) {
+		m.push(b)
 		return true, err
 	}
 	switch op {
@@ -216,9 +221,15 @@ func (m *machine) scalar(op byte) (bool, error) {
 			m.push(s == "01")
 			return true, err
 		}
-		v, perr := strconv.ParseInt(s, 10, 64)
-		m.push(v)
-		return true, errors.Join(err, perr)
+		if err != nil {
+			return true, err
+		}
+		v, ok := new(big.Int).SetString(s, 10)
+		if !ok || len(s) > 160 {
+			return true, fmt.Errorf("%.40q is not an integer", s)
+		}
+		m.push(integer(v))
+		return true, nil
 	case 'F':
 		s, err := m.line()
 		v, perr := strconv.ParseFloat(s, 64)
@@ -235,11 +246,11 @@ func (m *machine) scalar(op byte) (bool, error) {
 	case 'U':
 		return text(m.sized(1))
 	case 'B':
-		return bytes(m.sized(4))
+		return raw(m.sized(4))
 	case 'C':
-		return bytes(m.sized(1))
+		return raw(m.sized(1))
 	case 0x8e, 0x96: // BINBYTES8, BYTEARRAY8
-		return bytes(m.sized(8))
+		return raw(m.sized(8))
 	}
 	return false, nil
 }
@@ -264,6 +275,11 @@ func long(b []byte) any {
 	if b[len(b)-1] >= 0x80 {
 		n.Sub(n, new(big.Int).Lsh(big.NewInt(1), uint(8*len(b))))
 	}
+	return integer(n)
+}
+
+// integer is an int64, or the decimal text of a larger number.
+func integer(n *big.Int) any {
 	if n.IsInt64() {
 		return n.Int64()
 	}

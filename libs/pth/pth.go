@@ -18,7 +18,7 @@ import (
 type Tensor struct {
 	// Name is the path in the file's nested dictionaries, joined by dots.
 	Name  string
-	DType string // F64 F32 F16 BF16 I64 I32 I16 I8 U8 BOOL
+	DType string // F64 F32 F16 BF16 F8_E4M3 F8_E5M2 I64 I32 I16 I8 U64 U32 U16 U8 BOOL
 	Shape []int
 	Data  []byte
 }
@@ -45,9 +45,12 @@ type File struct {
 type Options struct {
 	// Lenient keeps what is known of a file that also has unknown objects.
 	Lenient bool
-	// Limit bounds the memory of the result in bytes; 0 means 64 MiB and four times
-	// the file. A small file may name the same storage many times.
+	// Limit bounds the bytes of all tensors and names of the result; 0 means 64 MiB
+	// and four times the file. A small file may name the same storage many times.
 	Limit int64
+	// Share lets contiguous tensors alias the file's bytes: nothing is copied, and
+	// the caller keeps the bytes as they are.
+	Share bool
 }
 
 const (
@@ -57,6 +60,9 @@ const (
 	maxDims     = 64
 	maxName     = 1024
 	maxWork     = 100_000_000 // items and bytes that calls may copy
+	// The interpreter's own values: a byte of a pickle can make a list of forty.
+	maxValueBytes = 256 << 20
+	valueBytes    = 48 // of one value on the stack, about
 )
 
 // Read reads a whole file.
@@ -64,7 +70,7 @@ func Read(b []byte, o Options) (*File, error) {
 	if o.Limit == 0 {
 		o.Limit = 64<<20 + 4*int64(len(b))
 	}
-	r := &reader{options: o, refused: map[string]bool{}}
+	r := &reader{options: o, refused: map[string]bool{}, values: maxValueBytes + 4*int64(len(b))}
 	var root any
 	var err error
 	format := "legacy"
@@ -96,6 +102,7 @@ type reader struct {
 	refused  map[string]bool
 	notes    []string
 	work     int
+	values   int64 // bytes that the interpreter may still take for its values
 }
 
 // spend bounds what calls copy: a memo can pass one long value to a million calls.
@@ -110,7 +117,7 @@ func (r *reader) spend(n int) error {
 type storage struct {
 	dtype string
 	count int64
-	data  []byte // nil in a legacy file until its end
+	data  []byte // nil in a legacy file until its end; aliases the file
 }
 
 // refuse is an error in strict mode and a note in lenient mode.
@@ -177,9 +184,9 @@ func (w *walker) walk(name string, v any, depth int) error {
 	case opaque:
 		return nil
 	case global:
-		w.file.Scalars = append(w.file.Scalars, Scalar{name, v.String()})
+		return w.scalar(name, v.String())
 	case nil, bool, int64, float64, string, []byte:
-		w.file.Scalars = append(w.file.Scalars, Scalar{name, v})
+		return w.scalar(name, v)
 	case *storage:
 		return w.reader.refuse(fmt.Sprintf("a bare storage at %.80q", name))
 	default:
@@ -188,9 +195,26 @@ func (w *walker) walk(name string, v any, depth int) error {
 	return nil
 }
 
-// tensor checks the view against its storage and copies it contiguously.
+// scalar keeps a value. Names repeat the path above them, so that they count too.
+func (w *walker) scalar(name string, v any) error {
+	if err := w.spend(int64(len(name)) + valueBytes); err != nil {
+		return err
+	}
+	w.file.Scalars = append(w.file.Scalars, Scalar{name, v})
+	return nil
+}
+
+// spend bounds what the result holds.
+func (w *walker) spend(n int64) error {
+	if w.bytes += n; w.bytes > w.reader.options.Limit {
+		return fmt.Errorf("its values need more than %d bytes", w.reader.options.Limit)
+	}
+	return nil
+}
+
+// tensor checks the view against its storage and makes it contiguous.
 func (w *walker) tensor(name string, v *tensorValue) (Tensor, error) {
-	size := int64(sizes[v.storage.dtype])
+	size := int64(sizes[v.dtype])
 	count, last := int64(1), int64(0)
 	empty := false
 	for i, d := range v.shape {
@@ -212,32 +236,45 @@ func (w *walker) tensor(name string, v *tensorValue) (Tensor, error) {
 	if empty {
 		count = 0
 	}
-	if w.bytes += count * size; w.bytes > w.reader.options.Limit {
-		return Tensor{}, fmt.Errorf("the tensors need more than %d bytes", w.reader.options.Limit)
+	if err := w.spend(count*size + int64(len(name)) + valueBytes); err != nil {
+		return Tensor{}, err
 	}
 	have := int64(len(v.storage.data)) / size
 	if !empty && (v.offset > have || last+1 > have-v.offset) {
 		return Tensor{}, fmt.Errorf("tensor %.80q: shape %v with strides %v from %d does not fit a storage of %d elements",
 			name, v.shape, v.stride, v.offset, have)
 	}
-	t := Tensor{Name: name, DType: v.storage.dtype, Shape: make([]int, len(v.shape)), Data: make([]byte, count*size)}
+	t := Tensor{Name: name, DType: v.dtype, Shape: make([]int, len(v.shape))}
 	for i, d := range v.shape {
 		t.Shape[i] = int(d)
 	}
-	if count > 0 {
-		gather(t.Data, v.storage.data[v.offset*size:], v.shape, v.stride, size)
+	if count == 0 {
+		return t, nil
 	}
+	src := v.storage.data[v.offset*size:]
+	if _, dims := contiguous(v.shape, v.stride); dims == 0 && w.reader.options.Share {
+		t.Data = src[: count*size : count*size]
+		return t, nil
+	}
+	t.Data = make([]byte, count*size)
+	gather(t.Data, src, v.shape, v.stride, size)
 	return t, nil
 }
 
-// gather copies a strided view. Trailing dimensions that are contiguous are
-// copied as one piece.
-func gather(dst, src []byte, shape, stride []int64, size int64) {
-	run, dims := int64(1), len(shape)
+// contiguous returns how many elements the trailing dimensions hold in one piece,
+// and how many dimensions are left before them.
+func contiguous(shape, stride []int64) (run int64, dims int) {
+	run, dims = 1, len(shape)
 	for dims > 0 && (stride[dims-1] == run || shape[dims-1] == 1) {
 		run *= shape[dims-1]
 		dims--
 	}
+	return run, dims
+}
+
+// gather copies a strided view, piece by piece.
+func gather(dst, src []byte, shape, stride []int64, size int64) {
+	run, dims := contiguous(shape, stride)
 	index := make([]int64, dims)
 	at, from := int64(0), int64(0)
 	for {
@@ -260,7 +297,8 @@ func gather(dst, src []byte, shape, stride []int64, size int64) {
 }
 
 // sizes has the bytes per element.
-var sizes = map[string]int{"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
+var sizes = map[string]int{"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "F8_E4M3": 1, "F8_E5M2": 1, "I64": 8, "I32": 4, "I16": 2, "I8": 1,
+	"U64": 8, "U32": 4, "U16": 2, "U8": 1, "BOOL": 1}
 
 func keyText(k any) string {
 	switch k := k.(type) {

@@ -1,6 +1,7 @@
 package pth
 
 import (
+	"bytes"
 	"encoding/binary"
 	"encoding/json"
 	"hash/crc32"
@@ -23,9 +24,10 @@ func load(t testing.TB, name string) []byte {
 }
 
 var dtypeNames = map[string]string{"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "I64": "int64",
-	"I32": "int32", "I16": "int16", "I8": "int8", "U8": "uint8", "BOOL": "bool"}
+	"I32": "int32", "I16": "int16", "I8": "int8", "U8": "uint8", "BOOL": "bool", "U16": "uint16", "U32": "uint32", "U64": "uint64",
+	"F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2"}
 
-// TestEveryTensorOfTorch reads what torch wrote, in both formats and two
+// TestEveryTensorOfTorch reads what torch wrote, in both formats and five
 // protocols, and compares name, dtype, shape and the bytes' checksum.
 func TestEveryTensorOfTorch(t *testing.T) {
 	t.Parallel()
@@ -41,7 +43,7 @@ func TestEveryTensorOfTorch(t *testing.T) {
 		t.Fatalf("only %d fixtures", len(index))
 	}
 	for name, want := range index {
-		f, err := Read(load(t, name), Options{})
+		f, err := Read(load(t, name), Options{Share: len(name)%2 == 0})
 		if err != nil {
 			t.Errorf("%s: %v", name, err)
 			continue
@@ -107,6 +109,67 @@ func TestHalfPrecision(t *testing.T) {
 	}
 }
 
+// TestSmallTypes: every 8-bit float has its value.
+func TestSmallTypes(t *testing.T) {
+	t.Parallel()
+	for b, want := range map[byte]float32{0x00: 0, 0x01: 0x1p-9, 0x07: 7 * 0x1p-9, 0x08: 0x1p-6, 0x38: 1, 0x7e: 448, 0xc0: -2} {
+		if got := float8(b); got != want {
+			t.Errorf("e4m3 %02x is %v, want %v", b, got, want)
+		}
+	}
+	x := Tensor{DType: "F8_E5M2", Data: []byte{0x3c, 0x7b, 0x01}}
+	if v, err := x.Float32s(); err != nil || v[0] != 1 || v[1] != 57344 || v[2] != 0x1p-16 || !math.IsNaN(float64(float8(0xff))) {
+		t.Errorf("%v, %v", v, err)
+	}
+}
+
+// TestOverlappingRecordsAreRefused: two records share their bytes, as a file must
+// that claims more than it has.
+func TestOverlappingRecordsAreRefused(t *testing.T) {
+	t.Parallel()
+	b := load(t, "views.zip.p2.pth")
+	// The directory's entries lie at the end: every one is pointed at the first.
+	at := bytes.Index(b, []byte("PK\x01\x02"))
+	first := slices.Clone(b[at+42 : at+46])
+	next := at + 46 + bytes.Index(b[at+46:], []byte("PK\x01\x02"))
+	copy(b[next+42:], first)
+	if _, err := Read(b, Options{}); err == nil || !strings.Contains(err.Error(), "overlap") {
+		t.Errorf("%v", err)
+	}
+}
+
+// TestNamesAndValuesAreBounded: a million values under one long name, and a pickle
+// of nothing but lists.
+func TestNamesAndValuesAreBounded(t *testing.T) {
+	t.Parallel()
+	name := strings.Repeat("n", 1000)
+	b := append([]byte("\x80\x04}X"), binary.LittleEndian.AppendUint32(nil, 1000)...)
+	b = append(b, name...)
+	b = append(b, "]("+strings.Repeat("N", 1_000_000)+"es."...)
+	r := &reader{options: Options{Limit: 64 << 20}, values: maxValueBytes}
+	v, _, err := r.unpickle(b, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := walker{reader: r, file: &File{}, left: maxElements}
+	if err := w.walk("", v, 0); err == nil {
+		t.Error("a gigabyte of names was kept")
+	}
+	r = &reader{values: 1 << 20}
+	if _, _, err := r.unpickle([]byte(strings.Repeat("]", 1<<20)), nil); err == nil || !strings.Contains(err.Error(), "memory") {
+		t.Errorf("%v", err)
+	}
+}
+
+// TestTheLastValueOfAKeyCounts, wherever it stands.
+func TestTheLastValueOfAKeyCounts(t *testing.T) {
+	t.Parallel()
+	d := &dict{}
+	if err := d.fill([]any{"a", int64(1), "b", int64(2), "a", int64(3)}); err != nil || len(d.keys) != 2 || d.values[0] != int64(3) {
+		t.Errorf("%+v, %v", d, err)
+	}
+}
+
 // TestCodeIsRefusedAndNeverRuns has the classic pickle that calls os.system.
 func TestCodeIsRefusedAndNeverRuns(t *testing.T) {
 	t.Parallel()
@@ -162,7 +225,7 @@ func TestSmallFilesCannotAskForMuch(t *testing.T) {
 		"extension":              pickle([]byte{0x82, 1}),
 		"a call of a text":       pickle(short("x"), []byte(")R")),
 	} {
-		m := &reader{refused: map[string]bool{}, options: Options{Limit: 1 << 20}}
+		m := &reader{refused: map[string]bool{}, options: Options{Limit: 1 << 20}, values: 1 << 20}
 		v, _, err := m.unpickle(c, nil)
 		if err == nil {
 			w := walker{reader: m, file: &File{}, left: 1000}
@@ -173,12 +236,12 @@ func TestSmallFilesCannotAskForMuch(t *testing.T) {
 		}
 	}
 	for name, v := range map[string]*tensorValue{
-		"past the end":  {storage: &storage{dtype: "F32", data: make([]byte, 16)}, offset: 2, shape: []int64{3}, stride: []int64{1}},
-		"far stride":    {storage: &storage{dtype: "F32", data: make([]byte, 16)}, shape: []int64{2}, stride: []int64{1 << 62}},
-		"huge shape":    {storage: &storage{dtype: "U8", data: make([]byte, 16)}, shape: []int64{1 << 39, 1 << 39}, stride: []int64{0, 0}},
-		"huge repeat":   {storage: &storage{dtype: "U8", data: make([]byte, 16)}, shape: []int64{1 << 30}, stride: []int64{0}},
-		"offset":        {storage: &storage{dtype: "U8", data: make([]byte, 16)}, offset: math.MaxInt64, shape: []int64{1}, stride: []int64{1}},
-		"overflow sums": {storage: &storage{dtype: "U8", data: make([]byte, 16)}, shape: []int64{1 << 20, 1 << 20, 1}, stride: []int64{1 << 40, 1 << 40, 1}},
+		"past the end":  {dtype: "F32", storage: &storage{dtype: "F32", data: make([]byte, 16)}, offset: 2, shape: []int64{3}, stride: []int64{1}},
+		"far stride":    {dtype: "F32", storage: &storage{dtype: "F32", data: make([]byte, 16)}, shape: []int64{2}, stride: []int64{1 << 62}},
+		"huge shape":    {dtype: "U8", storage: &storage{dtype: "U8", data: make([]byte, 16)}, shape: []int64{1 << 39, 1 << 39}, stride: []int64{0, 0}},
+		"huge repeat":   {dtype: "U8", storage: &storage{dtype: "U8", data: make([]byte, 16)}, shape: []int64{1 << 30}, stride: []int64{0}},
+		"offset":        {dtype: "U8", storage: &storage{dtype: "U8", data: make([]byte, 16)}, offset: math.MaxInt64, shape: []int64{1}, stride: []int64{1}},
+		"overflow sums": {dtype: "U8", storage: &storage{dtype: "U8", data: make([]byte, 16)}, shape: []int64{1 << 20, 1 << 20, 1}, stride: []int64{1 << 40, 1 << 40, 1}},
 	} {
 		w := walker{reader: &reader{options: Options{Limit: 1 << 20}}, file: &File{}, left: 10}
 		if _, err := w.tensor("x", v); err == nil {
@@ -242,7 +305,7 @@ func FuzzRead(f *testing.F) {
 func FuzzPickle(f *testing.F) {
 	f.Add([]byte("\x80\x02ccollections\nOrderedDict\nq\x00)Rq\x01X\x01\x00\x00\x00aq\x02K\x01s."))
 	f.Fuzz(func(_ *testing.T, b []byte) {
-		r := &reader{options: Options{Lenient: true, Limit: 1 << 20}, refused: map[string]bool{}, storages: map[string]*storage{}}
+		r := &reader{options: Options{Lenient: true, Limit: 1 << 20}, refused: map[string]bool{}, storages: map[string]*storage{}, values: maxValueBytes}
 		v, _, err := r.unpickle(b, func(id any) (any, error) {
 			s, _, err := r.storageOf(id)
 			if s != nil && s.count < 1<<16 {

@@ -9,14 +9,18 @@ import (
 // The values on the interpreter's stack. Containers are pointers, as a pickle
 // fills them after it has referred to them.
 type (
-	mark        struct{}
-	tuple       []any
-	list        struct{ items []any }
-	dict        struct{ keys, values []any }
+	mark  struct{}
+	tuple []any
+	list  struct{ items []any }
+	dict  struct {
+		keys, values []any
+		at           map[any]int // where a key is, once there are several
+	}
 	opaque      struct{ name string }
 	global      struct{ module, name string }
 	tensorValue struct {
 		storage       *storage
+		dtype         string
 		offset        int64
 		shape, stride []int64
 	}
@@ -25,17 +29,19 @@ type (
 // String returns "module.name".
 func (g global) String() string { return g.module + "." + g.name }
 
-// set keeps the last value of a key, as Python does. Keys that are no scalars are
-// kept side by side.
+// set keeps the last value of a key at the place of its first, as Python does.
+// Keys that are no scalars are kept side by side.
 func (d *dict) set(k, v any) {
 	switch k.(type) {
 	case string, int64, bool:
-		// A file with a million keys must not take a million comparisons each:
-		// duplicates only matter next to each other in what torch writes.
-		if n := len(d.keys); n > 0 && d.keys[n-1] == k {
-			d.values[n-1] = v
+		if d.at == nil {
+			d.at = map[any]int{}
+		}
+		if i, ok := d.at[k]; ok {
+			d.values[i] = v
 			return
 		}
+		d.at[k] = len(d.keys)
 	}
 	d.keys = append(d.keys, k)
 	d.values = append(d.values, v)
@@ -48,30 +54,40 @@ var storageTypes = map[string]string{
 	"UntypedStorage": "U8",
 }
 
-// plain are globals that stand for themselves.
+// dtypes maps torch's types to ours where a tensor names its own.
+var dtypes = map[string]string{
+	"torch.float64": "F64", "torch.float32": "F32", "torch.float16": "F16", "torch.bfloat16": "BF16", "torch.int64": "I64",
+	"torch.int32": "I32", "torch.int16": "I16", "torch.int8": "I8", "torch.uint8": "U8", "torch.bool": "BOOL",
+	"torch.uint16": "U16", "torch.uint32": "U32", "torch.uint64": "U64", "torch.float8_e4m3fn": "F8_E4M3", "torch.float8_e5m2": "F8_E5M2",
+}
+
+// plain are other globals that stand for themselves.
 var plain = map[string]bool{
-	"torch.float64": true, "torch.float32": true, "torch.float16": true, "torch.bfloat16": true, "torch.int64": true,
-	"torch.int32": true, "torch.int16": true, "torch.int8": true, "torch.uint8": true, "torch.bool": true,
+	"torch.complex64": true, "torch.complex128": true, "torch.Tensor": true, "torch.nn.parameter.Parameter": true,
+	"torch.nn.parameter.Buffer": true,
 }
 
 // callables are what REDUCE may call; each is a function of ours.
 var callables = map[string]func(r *reader, args tuple) (any, error){
-	"collections.OrderedDict":         orderedDict,
-	"torch._utils._rebuild_tensor_v2": rebuildTensor,
-	"torch._utils._rebuild_tensor":    rebuildTensor,
-	"torch._utils._rebuild_parameter": firstTensor,
-	"torch.Size":                      firstTuple,
-	"torch.device":                    deviceName,
-	"_codecs.encode":                  encodeLatin1,
-	"builtins.set":                    asList,
-	"builtins.frozenset":              asList,
-	"__builtin__.set":                 asList,
-	"__builtin__.frozenset":           asList,
-	"builtins.bytearray":              asBytes,
-	"__builtin__.bytearray":           asBytes,
-	"numpy.core.multiarray.scalar":    numpyScalar,
-	"numpy._core.multiarray.scalar":   numpyScalar,
-	"numpy.dtype":                     numpyDType,
+	"collections.OrderedDict":                    orderedDict,
+	"torch._utils._rebuild_tensor_v2":            rebuildTensor,
+	"torch._utils._rebuild_tensor":               rebuildTensor,
+	"torch._utils._rebuild_tensor_v3":            rebuildTyped,
+	"torch._utils._rebuild_parameter":            firstTensor,
+	"torch._utils._rebuild_parameter_with_state": firstTensor,
+	"collections.Counter":                        counter,
+	"torch.Size":                                 firstTuple,
+	"torch.device":                               deviceName,
+	"_codecs.encode":                             encodeLatin1,
+	"builtins.set":                               asList,
+	"builtins.frozenset":                         asList,
+	"__builtin__.set":                            asList,
+	"__builtin__.frozenset":                      asList,
+	"builtins.bytearray":                         asBytes,
+	"__builtin__.bytearray":                      asBytes,
+	"numpy.core.multiarray.scalar":               numpyScalar,
+	"numpy._core.multiarray.scalar":              numpyScalar,
+	"numpy.dtype":                                numpyDType,
 }
 
 // asList makes a set: its order in the file is kept.
@@ -91,7 +107,7 @@ func (r *reader) resolve(module, name string) (any, error) {
 	if _, ok := storageTypes[name]; ok && (module == "torch" || module == "torch.storage" || module == "torch.cuda") {
 		return g, nil
 	}
-	if plain[g.String()] {
+	if plain[g.String()] || dtypes[g.String()] != "" || g == subclass {
 		return g, nil
 	}
 	if _, ok := callables[g.String()]; ok {
@@ -107,6 +123,9 @@ func (r *reader) call(f any, args tuple) (any, error) {
 	case opaque:
 		return f, nil // noted when it was resolved; lenient only
 	case global:
+		if f == subclass {
+			return r.rebuildSubclass(args)
+		}
 		if fn := callables[f.String()]; fn != nil {
 			v, err := fn(r, args)
 			if err != nil {
@@ -168,7 +187,57 @@ func rebuildTensor(r *reader, args tuple) (any, error) {
 	if !ok || offset < 0 || err1 != nil || err2 != nil || len(shape) != len(stride) || len(shape) > maxDims {
 		return nil, errors.New("malformed offset, shape or strides")
 	}
-	return &tensorValue{storage: s, offset: offset, shape: shape, stride: stride}, nil
+	return &tensorValue{storage: s, dtype: s.dtype, offset: offset, shape: shape, stride: stride}, nil
+}
+
+// rebuildTyped takes a storage of bytes and, as the seventh argument, the type: how
+// torch writes the types that came after its storage classes.
+func rebuildTyped(r *reader, args tuple) (any, error) {
+	if len(args) < 7 {
+		return nil, fmt.Errorf("%d arguments", len(args))
+	}
+	v, err := rebuildTensor(r, args)
+	t, ok := v.(*tensorValue)
+	if err != nil || !ok {
+		return v, err
+	}
+	g, _ := args[6].(global)
+	if t.dtype = dtypes[g.String()]; t.dtype == "" {
+		name := fmt.Sprint(args[6])
+		return opaque{name}, r.refuse(fmt.Sprintf("a tensor of type %.40q", name))
+	}
+	return t, nil
+}
+
+// subclass rebuilds a Parameter or Tensor that carries attributes of its own:
+// (function, class, arguments, state). The attributes are left out.
+var subclass = global{"torch._tensor", "_rebuild_from_type_v2"}
+
+func (r *reader) rebuildSubclass(args tuple) (any, error) {
+	if len(args) != 4 {
+		return nil, fmt.Errorf("%d arguments", len(args))
+	}
+	inner, ok := args[2].(tuple)
+	if f, isGlobal := args[0].(global); isGlobal && f == subclass {
+		ok = false
+	}
+	if !ok {
+		return nil, errors.New("a subclass of a tensor that is malformed")
+	}
+	return r.call(args[0], inner)
+}
+
+// counter makes collections.Counter from its dictionary: milestones of a schedule.
+func counter(_ *reader, args tuple) (any, error) {
+	switch {
+	case len(args) == 0:
+		return &dict{}, nil
+	case len(args) == 1:
+		if d, ok := args[0].(*dict); ok {
+			return d, nil
+		}
+	}
+	return nil, errors.New("is made from something else than a dictionary")
 }
 
 func ints(v any) ([]int64, error) {

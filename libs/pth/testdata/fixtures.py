@@ -30,6 +30,8 @@ net = torch.nn.Sequential(torch.nn.Linear(5, 7), torch.nn.ReLU(), torch.nn.Batch
 opt = torch.optim.Adam(net.parameters())
 net(torch.randn(4, 5)).sum().backward()
 opt.step()
+parameter = torch.nn.Parameter(torch.arange(4.0))
+parameter.note = "an attribute makes torch write it by another function"
 base = torch.arange(24, dtype=torch.float32).reshape(4, 6)
 files = {
     "state_dict": net.state_dict(),
@@ -39,12 +41,15 @@ files = {
     "views": {"t": base.t(), "row": base[1], "col": base[:, 2], "step": base[::2, 1::2], "scalar": base[2, 3], "empty": base[:0], "expanded": torch.ones(1, 3).expand(4, 3)},
     "tied": {"a": base, "b": base},
     "containers": {"list": [torch.zeros(2), 1], "tuple": (torch.ones(1), "x"), "set": {1}, "bytes": b"\x00\xff", "param": torch.nn.Parameter(torch.ones(2)), "size": torch.Size([2, 3]), "dtype": torch.float16, "od": collections.OrderedDict(a=1)},
+    "typed": {str(d).replace("torch.", ""): torch.tensor([0, 1, 2, 100], dtype=torch.float32).to(d) for d in (torch.uint16, torch.uint32, torch.uint64, torch.float8_e4m3fn, torch.float8_e5m2)},
+    "attributes": {"w": parameter, "tensor": torch.ones(3)},
+    "schedule": torch.optim.lr_scheduler.MultiStepLR(opt, [2, 4]).state_dict(),
     "numpy_scalars": {"w": torch.ones(2), "f": np.float64(2.5), "i": np.int32(-7)},
 }
 index = {}
 for name, value in files.items():
     for kind, kw in {"zip": {}, "legacy": {"_use_new_zipfile_serialization": False}}.items():
-        for protocol in (2, 4):
+        for protocol in (1, 2, 3, 4, 5) if name == "nested" else (2, 4):
             path = f"{name}.{kind}.p{protocol}.pth"
             torch.save(value, f"{out}/{path}", pickle_protocol=protocol, **kw)
             index[path] = flat("", value, {})
