@@ -1,3 +1,6 @@
+// Package checkpoint writes and reads what a native run leaves on disk: the rest of
+// the trainer's state in a checked container beside the weights, and directories of
+// files that appear whole or not at all.
 package checkpoint
 
 import (

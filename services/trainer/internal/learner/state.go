@@ -8,17 +8,17 @@ import (
 	"math"
 	"slices"
 
-	"github.com/ultrathink-pilot/trainyard/services/trainer/internal/checkpoint"
+	"github.com/ultrathink-pilot/trainyard/libs/safetensors"
 	"github.com/ultrathink-pilot/trainyard/services/trainer/internal/market"
 )
 
 // Tensors returns the weights by name, in PyTorch's layout [outputs x inputs]:
 // trunk.N.weight, trunk.N.bias, policy.weight, policy.bias, value.weight,
 // value.bias. They are copies.
-func (l *Learner) Tensors() []checkpoint.Tensor { return l.net.tensors(l.params) }
+func (l *Learner) Tensors() []safetensors.Tensor { return l.net.tensors(l.params) }
 
-func (n *net) tensors(params []float32) []checkpoint.Tensor {
-	var out []checkpoint.Tensor
+func (n *net) tensors(params []float32) []safetensors.Tensor {
+	var out []safetensors.Tensor
 	for _, p := range n.parts() {
 		values := make([]float32, 0, p.outputs*p.layer.in)
 		for o := p.from; o < p.from+p.outputs; o++ {
@@ -27,8 +27,8 @@ func (n *net) tensors(params []float32) []checkpoint.Tensor {
 			}
 		}
 		bias := params[p.layer.b+p.from : p.layer.b+p.from+p.outputs]
-		out = append(out, checkpoint.Float32(p.name+".weight", values, p.outputs, p.layer.in),
-			checkpoint.Float32(p.name+".bias", bias, p.outputs))
+		out = append(out, safetensors.Float32(p.name+".weight", values, p.outputs, p.layer.in),
+			safetensors.Float32(p.name+".bias", bias, p.outputs))
 	}
 	return out
 }
@@ -51,7 +51,7 @@ func (n *net) parts() []part {
 
 // SetTensors replaces the weights. Every tensor of the network must be there with
 // its shape and finite values; others are refused. Optimizer state is kept.
-func (l *Learner) SetTensors(tensors []checkpoint.Tensor) error {
+func (l *Learner) SetTensors(tensors []safetensors.Tensor) error {
 	params := make([]float32, l.net.size)
 	if err := l.net.setTensors(params, tensors); err != nil {
 		return err
@@ -61,8 +61,8 @@ func (l *Learner) SetTensors(tensors []checkpoint.Tensor) error {
 	return nil
 }
 
-func (n *net) setTensors(params []float32, tensors []checkpoint.Tensor) error {
-	byName := make(map[string]*checkpoint.Tensor, len(tensors))
+func (n *net) setTensors(params []float32, tensors []safetensors.Tensor) error {
+	byName := make(map[string]*safetensors.Tensor, len(tensors))
 	for i := range tensors {
 		byName[tensors[i].Name] = &tensors[i]
 	}

@@ -8,7 +8,7 @@ import (
 	"testing"
 
 	"github.com/ultrathink-pilot/trainyard/libs/pth"
-	"github.com/ultrathink-pilot/trainyard/services/trainer/internal/checkpoint"
+	"github.com/ultrathink-pilot/trainyard/libs/safetensors"
 	"github.com/ultrathink-pilot/trainyard/services/trainer/internal/learner/kernel"
 	"github.com/ultrathink-pilot/trainyard/services/trainer/internal/market"
 )
@@ -27,12 +27,12 @@ func TestAgreesWithPyTorch(t *testing.T) {
 		t.Fatal(err)
 	}
 	byName := map[string]pth.Tensor{}
-	var weights, grads []checkpoint.Tensor
+	var weights, grads []safetensors.Tensor
 	for _, x := range file.Tensors {
 		byName[x.Name] = x
-		for prefix, list := range map[string]*[]checkpoint.Tensor{"weights.": &weights, "grads.": &grads} {
+		for prefix, list := range map[string]*[]safetensors.Tensor{"weights.": &weights, "grads.": &grads} {
 			if len(x.Name) > len(prefix) && x.Name[:len(prefix)] == prefix {
-				*list = append(*list, checkpoint.Tensor{Name: x.Name[len(prefix):], DType: x.DType, Shape: x.Shape, Data: x.Data})
+				*list = append(*list, safetensors.Tensor{Name: x.Name[len(prefix):], DType: x.DType, Shape: x.Shape, Data: x.Data})
 			}
 		}
 	}

@@ -11,6 +11,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/ultrathink-pilot/trainyard/libs/safetensors"
 	"github.com/ultrathink-pilot/trainyard/services/trainer/internal/checkpoint"
 	"github.com/ultrathink-pilot/trainyard/services/trainer/internal/market"
 	"github.com/ultrathink-pilot/trainyard/services/trainer/internal/run"
@@ -89,7 +90,7 @@ func (t *training) finish(ctx context.Context) (run.Ending, error) {
 		return run.Failure(run.ClassDiverged, "no epoch gave a model"), nil
 	}
 	state := t.machine.State()
-	tensors, _, err := checkpoint.DecodeSafetensors(b.model)
+	tensors, _, err := safetensors.Decode(b.model)
 	if err != nil {
 		return run.Failure(run.ClassCrash, "the best weights cannot be read: "+err.Error()), nil
 	}

@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/ultrathink-pilot/trainyard/libs/safetensors"
 	"github.com/ultrathink-pilot/trainyard/services/trainer/internal/checkpoint"
 	"github.com/ultrathink-pilot/trainyard/services/trainer/internal/market"
 	"github.com/ultrathink-pilot/trainyard/services/trainer/internal/run"
@@ -77,11 +78,11 @@ func (k *keeper) rememberBest(s *snapshot, err error) error {
 func (t *training) snapshot() (*snapshot, error) {
 	s := &snapshot{step: t.step(), epoch: t.machineState().Epoch, state: t.machineState()}
 	tensors := append(t.learner.Tensors(),
-		checkpoint.Float32("features.mean", t.world.Scaler.Mean, len(t.world.Scaler.Mean)),
-		checkpoint.Float32("features.scale", t.world.Scaler.Scale, len(t.world.Scaler.Scale)))
+		safetensors.Float32("features.mean", t.world.Scaler.Mean, len(t.world.Scaler.Mean)),
+		safetensors.Float32("features.scale", t.world.Scaler.Scale, len(t.world.Scaler.Scale)))
 	var err error
 	// No metadata: equal weights make an equal file, stored once.
-	if s.model, err = checkpoint.EncodeSafetensors(tensors, map[string]string{"format": "pt"}); err != nil {
+	if s.model, err = safetensors.Encode(tensors, map[string]string{"format": "pt"}); err != nil {
 		return nil, err
 	}
 	s.learner, err = t.learner.State()
@@ -227,7 +228,7 @@ func (t *training) rollBack() error {
 	if s == nil {
 		return errors.New("there is no checkpoint to go back to")
 	}
-	tensors, _, err := checkpoint.DecodeSafetensors(s.model)
+	tensors, _, err := safetensors.Decode(s.model)
 	if err != nil {
 		return err
 	}
@@ -267,7 +268,7 @@ func (t *training) restore(dir string) (run.State, error) {
 		return state, fmt.Errorf("it was trained on feature schema %s (%d features), the data service serves %s (%d features)",
 			meta.FeatureSchema, len(meta.FeatureNames), table.SchemaVersion, len(table.FeatureNames))
 	}
-	tensors, _, err := checkpoint.DecodeSafetensors(model)
+	tensors, _, err := safetensors.Decode(model)
 	if err != nil {
 		return state, err
 	}
@@ -302,8 +303,8 @@ func (t *training) restore(dir string) (run.State, error) {
 }
 
 // withoutScaler leaves the feature statistics out: what remains are the network's weights.
-func withoutScaler(tensors []checkpoint.Tensor) []checkpoint.Tensor {
-	var weights []checkpoint.Tensor
+func withoutScaler(tensors []safetensors.Tensor) []safetensors.Tensor {
+	var weights []safetensors.Tensor
 	for _, t := range tensors {
 		if t.Name != "features.mean" && t.Name != "features.scale" {
 			weights = append(weights, t)

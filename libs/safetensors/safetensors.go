@@ -1,7 +1,7 @@
-// Package checkpoint writes and reads what a native run leaves on disk: weights
-// as safetensors, the rest of the trainer's state in a checked container, and
-// directories of files that appear whole or not at all.
-package checkpoint
+// Package safetensors writes and reads the safetensors format. A file that is read
+// may be hostile: every size is checked before it is used, and holes, overlaps and
+// duplicate names are refused.
+package safetensors
 
 import (
 	"bytes"
@@ -70,9 +70,9 @@ type entry struct {
 	Offsets [2]int `json:"data_offsets"`
 }
 
-// EncodeSafetensors writes the tensors in the order of their names. The same
+// Encode writes the tensors in the order of their names. The same
 // tensors always give the same bytes: files are stored by their digest.
-func EncodeSafetensors(tensors []Tensor, metadata map[string]string) ([]byte, error) {
+func Encode(tensors []Tensor, metadata map[string]string) ([]byte, error) {
 	sorted := slices.Clone(tensors)
 	sort.Slice(sorted, func(i, j int) bool { return sorted[i].Name < sorted[j].Name })
 	header := make(map[string]any, len(sorted)+1)
@@ -112,9 +112,9 @@ func EncodeSafetensors(tensors []Tensor, metadata map[string]string) ([]byte, er
 	return out, nil
 }
 
-// DecodeSafetensors reads a file that may be hostile: every size is checked
+// Decode reads a file that may be hostile: every size is checked
 // before it is used. Tensors come back in the order of their data and alias b.
-func DecodeSafetensors(b []byte) ([]Tensor, map[string]string, error) {
+func Decode(b []byte) ([]Tensor, map[string]string, error) {
 	fail := func(format string, args ...any) ([]Tensor, map[string]string, error) {
 		return nil, nil, fmt.Errorf("safetensors: "+format, args...)
 	}
