@@ -304,6 +304,63 @@ func (FailureClass) EnumDescriptor() ([]byte, []int) {
 	return file_trainyard_job_v1_job_proto_rawDescGZIP(), []int{3}
 }
 
+// Schedule is the shape of the fall over max_epochs, after the warm-up.
+type LearnerSpec_Schedule int32
+
+const (
+	// Linear.
+	LearnerSpec_SCHEDULE_UNSPECIFIED LearnerSpec_Schedule = 0
+	// No fall.
+	LearnerSpec_SCHEDULE_CONSTANT LearnerSpec_Schedule = 1
+	// A straight line.
+	LearnerSpec_SCHEDULE_LINEAR LearnerSpec_Schedule = 2
+	// Half a cosine.
+	LearnerSpec_SCHEDULE_COSINE LearnerSpec_Schedule = 3
+)
+
+// Enum value maps for LearnerSpec_Schedule.
+var (
+	LearnerSpec_Schedule_name = map[int32]string{
+		0: "SCHEDULE_UNSPECIFIED",
+		1: "SCHEDULE_CONSTANT",
+		2: "SCHEDULE_LINEAR",
+		3: "SCHEDULE_COSINE",
+	}
+	LearnerSpec_Schedule_value = map[string]int32{
+		"SCHEDULE_UNSPECIFIED": 0,
+		"SCHEDULE_CONSTANT":    1,
+		"SCHEDULE_LINEAR":      2,
+		"SCHEDULE_COSINE":      3,
+	}
+)
+
+func (x LearnerSpec_Schedule) Enum() *LearnerSpec_Schedule {
+	p := new(LearnerSpec_Schedule)
+	*p = x
+	return p
+}
+
+func (x LearnerSpec_Schedule) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (LearnerSpec_Schedule) Descriptor() protoreflect.EnumDescriptor {
+	return file_trainyard_job_v1_job_proto_enumTypes[4].Descriptor()
+}
+
+func (LearnerSpec_Schedule) Type() protoreflect.EnumType {
+	return &file_trainyard_job_v1_job_proto_enumTypes[4]
+}
+
+func (x LearnerSpec_Schedule) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use LearnerSpec_Schedule.Descriptor instead.
+func (LearnerSpec_Schedule) EnumDescriptor() ([]byte, []int) {
+	return file_trainyard_job_v1_job_proto_rawDescGZIP(), []int{3, 0}
+}
+
 // State of an attempt.
 type Attempt_State int32
 
@@ -349,11 +406,11 @@ func (x Attempt_State) String() string {
 }
 
 func (Attempt_State) Descriptor() protoreflect.EnumDescriptor {
-	return file_trainyard_job_v1_job_proto_enumTypes[4].Descriptor()
+	return file_trainyard_job_v1_job_proto_enumTypes[5].Descriptor()
 }
 
 func (Attempt_State) Type() protoreflect.EnumType {
-	return &file_trainyard_job_v1_job_proto_enumTypes[4]
+	return &file_trainyard_job_v1_job_proto_enumTypes[5]
 }
 
 func (x Attempt_State) Number() protoreflect.EnumNumber {
@@ -362,7 +419,7 @@ func (x Attempt_State) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Attempt_State.Descriptor instead.
 func (Attempt_State) EnumDescriptor() ([]byte, []int) {
-	return file_trainyard_job_v1_job_proto_rawDescGZIP(), []int{10, 0}
+	return file_trainyard_job_v1_job_proto_rawDescGZIP(), []int{12, 0}
 }
 
 // State of a job. Legal moves: QUEUED -> STARTING -> RUNNING -> SUCCEEDED | FAILED | CANCELLED; STARTING, RUNNING ->
@@ -427,11 +484,11 @@ func (x Job_State) String() string {
 }
 
 func (Job_State) Descriptor() protoreflect.EnumDescriptor {
-	return file_trainyard_job_v1_job_proto_enumTypes[5].Descriptor()
+	return file_trainyard_job_v1_job_proto_enumTypes[6].Descriptor()
 }
 
 func (Job_State) Type() protoreflect.EnumType {
-	return &file_trainyard_job_v1_job_proto_enumTypes[5]
+	return &file_trainyard_job_v1_job_proto_enumTypes[6]
 }
 
 func (x Job_State) Number() protoreflect.EnumNumber {
@@ -440,7 +497,7 @@ func (x Job_State) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Job_State.Descriptor instead.
 func (Job_State) EnumDescriptor() ([]byte, []int) {
-	return file_trainyard_job_v1_job_proto_rawDescGZIP(), []int{11, 0}
+	return file_trainyard_job_v1_job_proto_rawDescGZIP(), []int{13, 0}
 }
 
 // DeviceDemand asks for devices of one kind on one host.
@@ -659,9 +716,17 @@ type LearnerSpec struct {
 	// Passes over each rollout.
 	UpdateEpochs uint32 `protobuf:"varint,10,opt,name=update_epochs,json=updateEpochs,proto3" json:"update_epochs,omitempty"`
 	// Widths of the trunk's hidden layers; empty means 128, 128.
-	HiddenSizes   []uint32 `protobuf:"varint,11,rep,packed,name=hidden_sizes,json=hiddenSizes,proto3" json:"hidden_sizes,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	HiddenSizes []uint32 `protobuf:"varint,11,rep,packed,name=hidden_sizes,json=hiddenSizes,proto3" json:"hidden_sizes,omitempty"`
+	// A 1-D convolution over the last bars beside the observation; unset means none.
+	Temporal *TemporalTrunk `protobuf:"bytes,12,opt,name=temporal,proto3" json:"temporal,omitempty"`
+	// How the learning rate and the entropy bonus fall; unspecified means linear.
+	Schedule LearnerSpec_Schedule `protobuf:"varint,13,opt,name=schedule,proto3,enum=trainyard.job.v1.LearnerSpec_Schedule" json:"schedule,omitempty"`
+	// Epochs in which the learning rate rises from zero to its full size.
+	WarmupEpochs uint32 `protobuf:"varint,14,opt,name=warmup_epochs,json=warmupEpochs,proto3" json:"warmup_epochs,omitempty"`
+	// Share of the learning rate that is left at the end; 0 means the default, a tenth.
+	FinalRateShare float64 `protobuf:"fixed64,15,opt,name=final_rate_share,json=finalRateShare,proto3" json:"final_rate_share,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *LearnerSpec) Reset() {
@@ -771,6 +836,163 @@ func (x *LearnerSpec) GetHiddenSizes() []uint32 {
 	return nil
 }
 
+func (x *LearnerSpec) GetTemporal() *TemporalTrunk {
+	if x != nil {
+		return x.Temporal
+	}
+	return nil
+}
+
+func (x *LearnerSpec) GetSchedule() LearnerSpec_Schedule {
+	if x != nil {
+		return x.Schedule
+	}
+	return LearnerSpec_SCHEDULE_UNSPECIFIED
+}
+
+func (x *LearnerSpec) GetWarmupEpochs() uint32 {
+	if x != nil {
+		return x.WarmupEpochs
+	}
+	return 0
+}
+
+func (x *LearnerSpec) GetFinalRateShare() float64 {
+	if x != nil {
+		return x.FinalRateShare
+	}
+	return 0
+}
+
+// TemporalTrunk convolves the features of the last bars along time; its channels join the observation before the hidden
+// layers. The filters start at every stride-th bar; a zero means the trainer's default.
+type TemporalTrunk struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Bars that it sees, the present one included; 0 means 16.
+	Bars uint32 `protobuf:"varint,1,opt,name=bars,proto3" json:"bars,omitempty"`
+	// Bars under one filter; 0 means 4.
+	Width uint32 `protobuf:"varint,2,opt,name=width,proto3" json:"width,omitempty"`
+	// Bars between two filter positions; 0 means 4.
+	Stride uint32 `protobuf:"varint,3,opt,name=stride,proto3" json:"stride,omitempty"`
+	// Filters; 0 means 16.
+	Channels      uint32 `protobuf:"varint,4,opt,name=channels,proto3" json:"channels,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TemporalTrunk) Reset() {
+	*x = TemporalTrunk{}
+	mi := &file_trainyard_job_v1_job_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TemporalTrunk) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TemporalTrunk) ProtoMessage() {}
+
+func (x *TemporalTrunk) ProtoReflect() protoreflect.Message {
+	mi := &file_trainyard_job_v1_job_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TemporalTrunk.ProtoReflect.Descriptor instead.
+func (*TemporalTrunk) Descriptor() ([]byte, []int) {
+	return file_trainyard_job_v1_job_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *TemporalTrunk) GetBars() uint32 {
+	if x != nil {
+		return x.Bars
+	}
+	return 0
+}
+
+func (x *TemporalTrunk) GetWidth() uint32 {
+	if x != nil {
+		return x.Width
+	}
+	return 0
+}
+
+func (x *TemporalTrunk) GetStride() uint32 {
+	if x != nil {
+		return x.Stride
+	}
+	return 0
+}
+
+func (x *TemporalTrunk) GetChannels() uint32 {
+	if x != nil {
+		return x.Channels
+	}
+	return 0
+}
+
+// WarmStart takes the trunk from another specialist's checkpoint. Policy and value start fresh.
+type WarmStart struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The checkpoint, of any run; its feature schema and trunk must be this job's.
+	CheckpointId string `protobuf:"bytes,1,opt,name=checkpoint_id,json=checkpointId,proto3" json:"checkpoint_id,omitempty"`
+	// Keep the trunk as it is and train policy and value alone.
+	FreezeTrunk   bool `protobuf:"varint,2,opt,name=freeze_trunk,json=freezeTrunk,proto3" json:"freeze_trunk,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WarmStart) Reset() {
+	*x = WarmStart{}
+	mi := &file_trainyard_job_v1_job_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WarmStart) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WarmStart) ProtoMessage() {}
+
+func (x *WarmStart) ProtoReflect() protoreflect.Message {
+	mi := &file_trainyard_job_v1_job_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WarmStart.ProtoReflect.Descriptor instead.
+func (*WarmStart) Descriptor() ([]byte, []int) {
+	return file_trainyard_job_v1_job_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *WarmStart) GetCheckpointId() string {
+	if x != nil {
+		return x.CheckpointId
+	}
+	return ""
+}
+
+func (x *WarmStart) GetFreezeTrunk() bool {
+	if x != nil {
+		return x.FreezeTrunk
+	}
+	return false
+}
+
 // NativeSpec runs the built-in learner.
 type NativeSpec struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -791,14 +1013,16 @@ type NativeSpec struct {
 	// Costs; unset means 1 bp commission and 1 bp slippage.
 	Costs *TradingCosts `protobuf:"bytes,8,opt,name=costs,proto3" json:"costs,omitempty"`
 	// Hyperparameters.
-	Learner       *LearnerSpec `protobuf:"bytes,9,opt,name=learner,proto3" json:"learner,omitempty"`
+	Learner *LearnerSpec `protobuf:"bytes,9,opt,name=learner,proto3" json:"learner,omitempty"`
+	// Another specialist's trunk to start from; unset means fresh weights.
+	WarmStart     *WarmStart `protobuf:"bytes,10,opt,name=warm_start,json=warmStart,proto3" json:"warm_start,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *NativeSpec) Reset() {
 	*x = NativeSpec{}
-	mi := &file_trainyard_job_v1_job_proto_msgTypes[4]
+	mi := &file_trainyard_job_v1_job_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -810,7 +1034,7 @@ func (x *NativeSpec) String() string {
 func (*NativeSpec) ProtoMessage() {}
 
 func (x *NativeSpec) ProtoReflect() protoreflect.Message {
-	mi := &file_trainyard_job_v1_job_proto_msgTypes[4]
+	mi := &file_trainyard_job_v1_job_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -823,7 +1047,7 @@ func (x *NativeSpec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NativeSpec.ProtoReflect.Descriptor instead.
 func (*NativeSpec) Descriptor() ([]byte, []int) {
-	return file_trainyard_job_v1_job_proto_rawDescGZIP(), []int{4}
+	return file_trainyard_job_v1_job_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *NativeSpec) GetSpecialist() Specialist {
@@ -889,6 +1113,13 @@ func (x *NativeSpec) GetLearner() *LearnerSpec {
 	return nil
 }
 
+func (x *NativeSpec) GetWarmStart() *WarmStart {
+	if x != nil {
+		return x.WarmStart
+	}
+	return nil
+}
+
 // CommandSpec runs any program, unchanged. No shell is involved.
 type CommandSpec struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -904,7 +1135,7 @@ type CommandSpec struct {
 
 func (x *CommandSpec) Reset() {
 	*x = CommandSpec{}
-	mi := &file_trainyard_job_v1_job_proto_msgTypes[5]
+	mi := &file_trainyard_job_v1_job_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -916,7 +1147,7 @@ func (x *CommandSpec) String() string {
 func (*CommandSpec) ProtoMessage() {}
 
 func (x *CommandSpec) ProtoReflect() protoreflect.Message {
-	mi := &file_trainyard_job_v1_job_proto_msgTypes[5]
+	mi := &file_trainyard_job_v1_job_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -929,7 +1160,7 @@ func (x *CommandSpec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CommandSpec.ProtoReflect.Descriptor instead.
 func (*CommandSpec) Descriptor() ([]byte, []int) {
-	return file_trainyard_job_v1_job_proto_rawDescGZIP(), []int{5}
+	return file_trainyard_job_v1_job_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *CommandSpec) GetArgv() []string {
@@ -970,7 +1201,7 @@ type RetryPolicy struct {
 
 func (x *RetryPolicy) Reset() {
 	*x = RetryPolicy{}
-	mi := &file_trainyard_job_v1_job_proto_msgTypes[6]
+	mi := &file_trainyard_job_v1_job_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -982,7 +1213,7 @@ func (x *RetryPolicy) String() string {
 func (*RetryPolicy) ProtoMessage() {}
 
 func (x *RetryPolicy) ProtoReflect() protoreflect.Message {
-	mi := &file_trainyard_job_v1_job_proto_msgTypes[6]
+	mi := &file_trainyard_job_v1_job_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -995,7 +1226,7 @@ func (x *RetryPolicy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RetryPolicy.ProtoReflect.Descriptor instead.
 func (*RetryPolicy) Descriptor() ([]byte, []int) {
-	return file_trainyard_job_v1_job_proto_rawDescGZIP(), []int{6}
+	return file_trainyard_job_v1_job_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *RetryPolicy) GetMaxCrashes() uint32 {
@@ -1068,7 +1299,7 @@ type JobSpec struct {
 
 func (x *JobSpec) Reset() {
 	*x = JobSpec{}
-	mi := &file_trainyard_job_v1_job_proto_msgTypes[7]
+	mi := &file_trainyard_job_v1_job_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1080,7 +1311,7 @@ func (x *JobSpec) String() string {
 func (*JobSpec) ProtoMessage() {}
 
 func (x *JobSpec) ProtoReflect() protoreflect.Message {
-	mi := &file_trainyard_job_v1_job_proto_msgTypes[7]
+	mi := &file_trainyard_job_v1_job_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1093,7 +1324,7 @@ func (x *JobSpec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JobSpec.ProtoReflect.Descriptor instead.
 func (*JobSpec) Descriptor() ([]byte, []int) {
-	return file_trainyard_job_v1_job_proto_rawDescGZIP(), []int{7}
+	return file_trainyard_job_v1_job_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *JobSpec) GetDisplayName() string {
@@ -1261,7 +1492,7 @@ type Progress struct {
 
 func (x *Progress) Reset() {
 	*x = Progress{}
-	mi := &file_trainyard_job_v1_job_proto_msgTypes[8]
+	mi := &file_trainyard_job_v1_job_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1273,7 +1504,7 @@ func (x *Progress) String() string {
 func (*Progress) ProtoMessage() {}
 
 func (x *Progress) ProtoReflect() protoreflect.Message {
-	mi := &file_trainyard_job_v1_job_proto_msgTypes[8]
+	mi := &file_trainyard_job_v1_job_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1286,7 +1517,7 @@ func (x *Progress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Progress.ProtoReflect.Descriptor instead.
 func (*Progress) Descriptor() ([]byte, []int) {
-	return file_trainyard_job_v1_job_proto_rawDescGZIP(), []int{8}
+	return file_trainyard_job_v1_job_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Progress) GetEpoch() uint32 {
@@ -1387,7 +1618,7 @@ type Evidence struct {
 
 func (x *Evidence) Reset() {
 	*x = Evidence{}
-	mi := &file_trainyard_job_v1_job_proto_msgTypes[9]
+	mi := &file_trainyard_job_v1_job_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1399,7 +1630,7 @@ func (x *Evidence) String() string {
 func (*Evidence) ProtoMessage() {}
 
 func (x *Evidence) ProtoReflect() protoreflect.Message {
-	mi := &file_trainyard_job_v1_job_proto_msgTypes[9]
+	mi := &file_trainyard_job_v1_job_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1412,7 +1643,7 @@ func (x *Evidence) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Evidence.ProtoReflect.Descriptor instead.
 func (*Evidence) Descriptor() ([]byte, []int) {
-	return file_trainyard_job_v1_job_proto_rawDescGZIP(), []int{9}
+	return file_trainyard_job_v1_job_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Evidence) GetExitCode() int32 {
@@ -1494,7 +1725,7 @@ type Attempt struct {
 
 func (x *Attempt) Reset() {
 	*x = Attempt{}
-	mi := &file_trainyard_job_v1_job_proto_msgTypes[10]
+	mi := &file_trainyard_job_v1_job_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1506,7 +1737,7 @@ func (x *Attempt) String() string {
 func (*Attempt) ProtoMessage() {}
 
 func (x *Attempt) ProtoReflect() protoreflect.Message {
-	mi := &file_trainyard_job_v1_job_proto_msgTypes[10]
+	mi := &file_trainyard_job_v1_job_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1519,7 +1750,7 @@ func (x *Attempt) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Attempt.ProtoReflect.Descriptor instead.
 func (*Attempt) Descriptor() ([]byte, []int) {
-	return file_trainyard_job_v1_job_proto_rawDescGZIP(), []int{10}
+	return file_trainyard_job_v1_job_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Attempt) GetAttempt() uint32 {
@@ -1661,7 +1892,7 @@ type Job struct {
 
 func (x *Job) Reset() {
 	*x = Job{}
-	mi := &file_trainyard_job_v1_job_proto_msgTypes[11]
+	mi := &file_trainyard_job_v1_job_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1673,7 +1904,7 @@ func (x *Job) String() string {
 func (*Job) ProtoMessage() {}
 
 func (x *Job) ProtoReflect() protoreflect.Message {
-	mi := &file_trainyard_job_v1_job_proto_msgTypes[11]
+	mi := &file_trainyard_job_v1_job_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1686,7 +1917,7 @@ func (x *Job) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Job.ProtoReflect.Descriptor instead.
 func (*Job) Descriptor() ([]byte, []int) {
-	return file_trainyard_job_v1_job_proto_rawDescGZIP(), []int{11}
+	return file_trainyard_job_v1_job_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Job) GetJobId() string {
@@ -1823,7 +2054,7 @@ const file_trainyard_job_v1_job_proto_rawDesc = "" +
 	"\x18\x80\x80\x80\x80\x80\x80\x10(\x00R\x0fhostMemoryBytes\"\x8e\x01\n" +
 	"\fTradingCosts\x12@\n" +
 	"\x0ecommission_bps\x18\x01 \x01(\x01B\x19\xbaH\x16\x12\x14@\x01\x19\x00\x00\x00\x00\x00@\x8f@)\x00\x00\x00\x00\x00\x00\x00\x00R\rcommissionBps\x12<\n" +
-	"\fslippage_bps\x18\x02 \x01(\x01B\x19\xbaH\x16\x12\x14@\x01\x19\x00\x00\x00\x00\x00@\x8f@)\x00\x00\x00\x00\x00\x00\x00\x00R\vslippageBps\"\x95\x05\n" +
+	"\fslippage_bps\x18\x02 \x01(\x01B\x19\xbaH\x16\x12\x14@\x01\x19\x00\x00\x00\x00\x00@\x8f@)\x00\x00\x00\x00\x00\x00\x00\x00R\vslippageBps\"\xfc\a\n" +
 	"\vLearnerSpec\x12>\n" +
 	"\rlearning_rate\x18\x01 \x01(\x01B\x19\xbaH\x16\x12\x14@\x01\x19\x00\x00\x00\x00\x00\x00\xf0?)\x00\x00\x00\x00\x00\x00\x00\x00R\flearningRate\x125\n" +
 	"\bdiscount\x18\x02 \x01(\x01B\x19\xbaH\x16\x12\x14@\x01\x19\x00\x00\x00\x00\x00\x00\xf0?)\x00\x00\x00\x00\x00\x00\x00\x00R\bdiscount\x128\n" +
@@ -1838,7 +2069,24 @@ const file_trainyard_job_v1_job_proto_rawDesc = "" +
 	"\rrollout_steps\x18\t \x01(\rB\t\xbaH\x06*\x04\x18\x80\x80\x04R\frolloutSteps\x12,\n" +
 	"\rupdate_epochs\x18\n" +
 	" \x01(\rB\a\xbaH\x04*\x02\x18dR\fupdateEpochs\x124\n" +
-	"\fhidden_sizes\x18\v \x03(\rB\x11\xbaH\x0e\x92\x01\v\x10\b\"\a*\x05\x18\x80 (\x01R\vhiddenSizes\"\xd8\x03\n" +
+	"\fhidden_sizes\x18\v \x03(\rB\x11\xbaH\x0e\x92\x01\v\x10\b\"\a*\x05\x18\x80 (\x01R\vhiddenSizes\x12;\n" +
+	"\btemporal\x18\f \x01(\v2\x1f.trainyard.job.v1.TemporalTrunkR\btemporal\x12L\n" +
+	"\bschedule\x18\r \x01(\x0e2&.trainyard.job.v1.LearnerSpec.ScheduleB\b\xbaH\x05\x82\x01\x02\x10\x01R\bschedule\x12.\n" +
+	"\rwarmup_epochs\x18\x0e \x01(\rB\t\xbaH\x06*\x04\x18\xa0\x8d\x06R\fwarmupEpochs\x12C\n" +
+	"\x10final_rate_share\x18\x0f \x01(\x01B\x19\xbaH\x16\x12\x14@\x01\x19\x00\x00\x00\x00\x00\x00\xf0?)\x00\x00\x00\x00\x00\x00\x00\x00R\x0efinalRateShare\"e\n" +
+	"\bSchedule\x12\x18\n" +
+	"\x14SCHEDULE_UNSPECIFIED\x10\x00\x12\x15\n" +
+	"\x11SCHEDULE_CONSTANT\x10\x01\x12\x13\n" +
+	"\x0fSCHEDULE_LINEAR\x10\x02\x12\x13\n" +
+	"\x0fSCHEDULE_COSINE\x10\x03\"\x95\x01\n" +
+	"\rTemporalTrunk\x12\x1c\n" +
+	"\x04bars\x18\x01 \x01(\rB\b\xbaH\x05*\x03\x18\x80\x02R\x04bars\x12\x1e\n" +
+	"\x05width\x18\x02 \x01(\rB\b\xbaH\x05*\x03\x18\x80\x02R\x05width\x12 \n" +
+	"\x06stride\x18\x03 \x01(\rB\b\xbaH\x05*\x03\x18\x80\x02R\x06stride\x12$\n" +
+	"\bchannels\x18\x04 \x01(\rB\b\xbaH\x05*\x03\x18\x80\bR\bchannels\"]\n" +
+	"\tWarmStart\x12-\n" +
+	"\rcheckpoint_id\x18\x01 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\fcheckpointId\x12!\n" +
+	"\ffreeze_trunk\x18\x02 \x01(\bR\vfreezeTrunk\"\x94\x04\n" +
 	"\n" +
 	"NativeSpec\x12H\n" +
 	"\n" +
@@ -1853,7 +2101,10 @@ const file_trainyard_job_v1_job_proto_rawDesc = "" +
 	"max_epochs\x18\x06 \x01(\rB\t\xbaH\x06*\x04\x18\xc0\x84=R\tmaxEpochs\x12%\n" +
 	"\bpatience\x18\a \x01(\rB\t\xbaH\x06*\x04\x18\xc0\x84=R\bpatience\x124\n" +
 	"\x05costs\x18\b \x01(\v2\x1e.trainyard.job.v1.TradingCostsR\x05costs\x127\n" +
-	"\alearner\x18\t \x01(\v2\x1d.trainyard.job.v1.LearnerSpecR\alearner\"\x91\x02\n" +
+	"\alearner\x18\t \x01(\v2\x1d.trainyard.job.v1.LearnerSpecR\alearner\x12:\n" +
+	"\n" +
+	"warm_start\x18\n" +
+	" \x01(\v2\x1b.trainyard.job.v1.WarmStartR\twarmStart\"\x91\x02\n" +
 	"\vCommandSpec\x12(\n" +
 	"\x04argv\x18\x01 \x03(\tB\x14\xbaH\x11\x92\x01\x0e\b\x01\x10\x80\x02\"\ar\x05\x10\x01\x18\x80 R\x04argv\x12i\n" +
 	"\x03env\x18\x02 \x03(\v2&.trainyard.job.v1.CommandSpec.EnvEntryB/\xbaH,\x9a\x01)\x10\x80\x02\"\x1cr\x1a2\x18^[A-Za-z_][A-Za-z0-9_]*$*\x06r\x04\x18\x80\x80\x02R\x03env\x125\n" +
@@ -2024,70 +2275,76 @@ func file_trainyard_job_v1_job_proto_rawDescGZIP() []byte {
 	return file_trainyard_job_v1_job_proto_rawDescData
 }
 
-var file_trainyard_job_v1_job_proto_enumTypes = make([]protoimpl.EnumInfo, 6)
-var file_trainyard_job_v1_job_proto_msgTypes = make([]protoimpl.MessageInfo, 15)
+var file_trainyard_job_v1_job_proto_enumTypes = make([]protoimpl.EnumInfo, 7)
+var file_trainyard_job_v1_job_proto_msgTypes = make([]protoimpl.MessageInfo, 17)
 var file_trainyard_job_v1_job_proto_goTypes = []any{
 	(PriorityClass)(0),            // 0: trainyard.job.v1.PriorityClass
 	(Specialist)(0),               // 1: trainyard.job.v1.Specialist
 	(Reward)(0),                   // 2: trainyard.job.v1.Reward
 	(FailureClass)(0),             // 3: trainyard.job.v1.FailureClass
-	(Attempt_State)(0),            // 4: trainyard.job.v1.Attempt.State
-	(Job_State)(0),                // 5: trainyard.job.v1.Job.State
-	(*DeviceDemand)(nil),          // 6: trainyard.job.v1.DeviceDemand
-	(*Resources)(nil),             // 7: trainyard.job.v1.Resources
-	(*TradingCosts)(nil),          // 8: trainyard.job.v1.TradingCosts
-	(*LearnerSpec)(nil),           // 9: trainyard.job.v1.LearnerSpec
-	(*NativeSpec)(nil),            // 10: trainyard.job.v1.NativeSpec
-	(*CommandSpec)(nil),           // 11: trainyard.job.v1.CommandSpec
-	(*RetryPolicy)(nil),           // 12: trainyard.job.v1.RetryPolicy
-	(*JobSpec)(nil),               // 13: trainyard.job.v1.JobSpec
-	(*Progress)(nil),              // 14: trainyard.job.v1.Progress
-	(*Evidence)(nil),              // 15: trainyard.job.v1.Evidence
-	(*Attempt)(nil),               // 16: trainyard.job.v1.Attempt
-	(*Job)(nil),                   // 17: trainyard.job.v1.Job
-	nil,                           // 18: trainyard.job.v1.DeviceDemand.LabelsEntry
-	nil,                           // 19: trainyard.job.v1.CommandSpec.EnvEntry
-	nil,                           // 20: trainyard.job.v1.JobSpec.LabelsEntry
-	(*durationpb.Duration)(nil),   // 21: google.protobuf.Duration
-	(*timestamppb.Timestamp)(nil), // 22: google.protobuf.Timestamp
+	(LearnerSpec_Schedule)(0),     // 4: trainyard.job.v1.LearnerSpec.Schedule
+	(Attempt_State)(0),            // 5: trainyard.job.v1.Attempt.State
+	(Job_State)(0),                // 6: trainyard.job.v1.Job.State
+	(*DeviceDemand)(nil),          // 7: trainyard.job.v1.DeviceDemand
+	(*Resources)(nil),             // 8: trainyard.job.v1.Resources
+	(*TradingCosts)(nil),          // 9: trainyard.job.v1.TradingCosts
+	(*LearnerSpec)(nil),           // 10: trainyard.job.v1.LearnerSpec
+	(*TemporalTrunk)(nil),         // 11: trainyard.job.v1.TemporalTrunk
+	(*WarmStart)(nil),             // 12: trainyard.job.v1.WarmStart
+	(*NativeSpec)(nil),            // 13: trainyard.job.v1.NativeSpec
+	(*CommandSpec)(nil),           // 14: trainyard.job.v1.CommandSpec
+	(*RetryPolicy)(nil),           // 15: trainyard.job.v1.RetryPolicy
+	(*JobSpec)(nil),               // 16: trainyard.job.v1.JobSpec
+	(*Progress)(nil),              // 17: trainyard.job.v1.Progress
+	(*Evidence)(nil),              // 18: trainyard.job.v1.Evidence
+	(*Attempt)(nil),               // 19: trainyard.job.v1.Attempt
+	(*Job)(nil),                   // 20: trainyard.job.v1.Job
+	nil,                           // 21: trainyard.job.v1.DeviceDemand.LabelsEntry
+	nil,                           // 22: trainyard.job.v1.CommandSpec.EnvEntry
+	nil,                           // 23: trainyard.job.v1.JobSpec.LabelsEntry
+	(*durationpb.Duration)(nil),   // 24: google.protobuf.Duration
+	(*timestamppb.Timestamp)(nil), // 25: google.protobuf.Timestamp
 }
 var file_trainyard_job_v1_job_proto_depIdxs = []int32{
-	18, // 0: trainyard.job.v1.DeviceDemand.labels:type_name -> trainyard.job.v1.DeviceDemand.LabelsEntry
-	6,  // 1: trainyard.job.v1.Resources.devices:type_name -> trainyard.job.v1.DeviceDemand
-	1,  // 2: trainyard.job.v1.NativeSpec.specialist:type_name -> trainyard.job.v1.Specialist
-	2,  // 3: trainyard.job.v1.NativeSpec.reward:type_name -> trainyard.job.v1.Reward
-	8,  // 4: trainyard.job.v1.NativeSpec.costs:type_name -> trainyard.job.v1.TradingCosts
-	9,  // 5: trainyard.job.v1.NativeSpec.learner:type_name -> trainyard.job.v1.LearnerSpec
-	19, // 6: trainyard.job.v1.CommandSpec.env:type_name -> trainyard.job.v1.CommandSpec.EnvEntry
-	0,  // 7: trainyard.job.v1.JobSpec.priority_class:type_name -> trainyard.job.v1.PriorityClass
-	7,  // 8: trainyard.job.v1.JobSpec.resources:type_name -> trainyard.job.v1.Resources
-	10, // 9: trainyard.job.v1.JobSpec.native:type_name -> trainyard.job.v1.NativeSpec
-	11, // 10: trainyard.job.v1.JobSpec.command:type_name -> trainyard.job.v1.CommandSpec
-	21, // 11: trainyard.job.v1.JobSpec.time_limit:type_name -> google.protobuf.Duration
-	21, // 12: trainyard.job.v1.JobSpec.stall_limit:type_name -> google.protobuf.Duration
-	12, // 13: trainyard.job.v1.JobSpec.retry_policy:type_name -> trainyard.job.v1.RetryPolicy
-	20, // 14: trainyard.job.v1.JobSpec.labels:type_name -> trainyard.job.v1.JobSpec.LabelsEntry
-	21, // 15: trainyard.job.v1.Progress.remaining:type_name -> google.protobuf.Duration
-	22, // 16: trainyard.job.v1.Progress.report_time:type_name -> google.protobuf.Timestamp
-	4,  // 17: trainyard.job.v1.Attempt.state:type_name -> trainyard.job.v1.Attempt.State
-	3,  // 18: trainyard.job.v1.Attempt.failure_class:type_name -> trainyard.job.v1.FailureClass
-	15, // 19: trainyard.job.v1.Attempt.evidence:type_name -> trainyard.job.v1.Evidence
-	22, // 20: trainyard.job.v1.Attempt.create_time:type_name -> google.protobuf.Timestamp
-	22, // 21: trainyard.job.v1.Attempt.start_time:type_name -> google.protobuf.Timestamp
-	22, // 22: trainyard.job.v1.Attempt.end_time:type_name -> google.protobuf.Timestamp
-	13, // 23: trainyard.job.v1.Job.spec:type_name -> trainyard.job.v1.JobSpec
-	5,  // 24: trainyard.job.v1.Job.state:type_name -> trainyard.job.v1.Job.State
-	14, // 25: trainyard.job.v1.Job.progress:type_name -> trainyard.job.v1.Progress
-	16, // 26: trainyard.job.v1.Job.attempts:type_name -> trainyard.job.v1.Attempt
-	22, // 27: trainyard.job.v1.Job.create_time:type_name -> google.protobuf.Timestamp
-	22, // 28: trainyard.job.v1.Job.start_time:type_name -> google.protobuf.Timestamp
-	22, // 29: trainyard.job.v1.Job.end_time:type_name -> google.protobuf.Timestamp
-	22, // 30: trainyard.job.v1.Job.not_before:type_name -> google.protobuf.Timestamp
-	31, // [31:31] is the sub-list for method output_type
-	31, // [31:31] is the sub-list for method input_type
-	31, // [31:31] is the sub-list for extension type_name
-	31, // [31:31] is the sub-list for extension extendee
-	0,  // [0:31] is the sub-list for field type_name
+	21, // 0: trainyard.job.v1.DeviceDemand.labels:type_name -> trainyard.job.v1.DeviceDemand.LabelsEntry
+	7,  // 1: trainyard.job.v1.Resources.devices:type_name -> trainyard.job.v1.DeviceDemand
+	11, // 2: trainyard.job.v1.LearnerSpec.temporal:type_name -> trainyard.job.v1.TemporalTrunk
+	4,  // 3: trainyard.job.v1.LearnerSpec.schedule:type_name -> trainyard.job.v1.LearnerSpec.Schedule
+	1,  // 4: trainyard.job.v1.NativeSpec.specialist:type_name -> trainyard.job.v1.Specialist
+	2,  // 5: trainyard.job.v1.NativeSpec.reward:type_name -> trainyard.job.v1.Reward
+	9,  // 6: trainyard.job.v1.NativeSpec.costs:type_name -> trainyard.job.v1.TradingCosts
+	10, // 7: trainyard.job.v1.NativeSpec.learner:type_name -> trainyard.job.v1.LearnerSpec
+	12, // 8: trainyard.job.v1.NativeSpec.warm_start:type_name -> trainyard.job.v1.WarmStart
+	22, // 9: trainyard.job.v1.CommandSpec.env:type_name -> trainyard.job.v1.CommandSpec.EnvEntry
+	0,  // 10: trainyard.job.v1.JobSpec.priority_class:type_name -> trainyard.job.v1.PriorityClass
+	8,  // 11: trainyard.job.v1.JobSpec.resources:type_name -> trainyard.job.v1.Resources
+	13, // 12: trainyard.job.v1.JobSpec.native:type_name -> trainyard.job.v1.NativeSpec
+	14, // 13: trainyard.job.v1.JobSpec.command:type_name -> trainyard.job.v1.CommandSpec
+	24, // 14: trainyard.job.v1.JobSpec.time_limit:type_name -> google.protobuf.Duration
+	24, // 15: trainyard.job.v1.JobSpec.stall_limit:type_name -> google.protobuf.Duration
+	15, // 16: trainyard.job.v1.JobSpec.retry_policy:type_name -> trainyard.job.v1.RetryPolicy
+	23, // 17: trainyard.job.v1.JobSpec.labels:type_name -> trainyard.job.v1.JobSpec.LabelsEntry
+	24, // 18: trainyard.job.v1.Progress.remaining:type_name -> google.protobuf.Duration
+	25, // 19: trainyard.job.v1.Progress.report_time:type_name -> google.protobuf.Timestamp
+	5,  // 20: trainyard.job.v1.Attempt.state:type_name -> trainyard.job.v1.Attempt.State
+	3,  // 21: trainyard.job.v1.Attempt.failure_class:type_name -> trainyard.job.v1.FailureClass
+	18, // 22: trainyard.job.v1.Attempt.evidence:type_name -> trainyard.job.v1.Evidence
+	25, // 23: trainyard.job.v1.Attempt.create_time:type_name -> google.protobuf.Timestamp
+	25, // 24: trainyard.job.v1.Attempt.start_time:type_name -> google.protobuf.Timestamp
+	25, // 25: trainyard.job.v1.Attempt.end_time:type_name -> google.protobuf.Timestamp
+	16, // 26: trainyard.job.v1.Job.spec:type_name -> trainyard.job.v1.JobSpec
+	6,  // 27: trainyard.job.v1.Job.state:type_name -> trainyard.job.v1.Job.State
+	17, // 28: trainyard.job.v1.Job.progress:type_name -> trainyard.job.v1.Progress
+	19, // 29: trainyard.job.v1.Job.attempts:type_name -> trainyard.job.v1.Attempt
+	25, // 30: trainyard.job.v1.Job.create_time:type_name -> google.protobuf.Timestamp
+	25, // 31: trainyard.job.v1.Job.start_time:type_name -> google.protobuf.Timestamp
+	25, // 32: trainyard.job.v1.Job.end_time:type_name -> google.protobuf.Timestamp
+	25, // 33: trainyard.job.v1.Job.not_before:type_name -> google.protobuf.Timestamp
+	34, // [34:34] is the sub-list for method output_type
+	34, // [34:34] is the sub-list for method input_type
+	34, // [34:34] is the sub-list for extension type_name
+	34, // [34:34] is the sub-list for extension extendee
+	0,  // [0:34] is the sub-list for field type_name
 }
 
 func init() { file_trainyard_job_v1_job_proto_init() }
@@ -2095,7 +2352,7 @@ func file_trainyard_job_v1_job_proto_init() {
 	if File_trainyard_job_v1_job_proto != nil {
 		return
 	}
-	file_trainyard_job_v1_job_proto_msgTypes[7].OneofWrappers = []any{
+	file_trainyard_job_v1_job_proto_msgTypes[9].OneofWrappers = []any{
 		(*JobSpec_Native)(nil),
 		(*JobSpec_Command)(nil),
 	}
@@ -2104,8 +2361,8 @@ func file_trainyard_job_v1_job_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_trainyard_job_v1_job_proto_rawDesc), len(file_trainyard_job_v1_job_proto_rawDesc)),
-			NumEnums:      6,
-			NumMessages:   15,
+			NumEnums:      7,
+			NumMessages:   17,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -1137,6 +1137,8 @@ type Opened struct {
 	Threads uint32 `protobuf:"varint,15,opt,name=threads,proto3" json:"threads,omitempty"`
 	// Exit when no agent answered for this long.
 	OrphanTimeout *durationpb.Duration `protobuf:"bytes,16,opt,name=orphan_timeout,json=orphanTimeout,proto3" json:"orphan_timeout,omitempty"`
+	// Checkpoint of spec.native.warm_start, verified and on local disk; unset means none, or that restore takes its place.
+	WarmStart     *Restore `protobuf:"bytes,17,opt,name=warm_start,json=warmStart,proto3" json:"warm_start,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1279,6 +1281,13 @@ func (x *Opened) GetThreads() uint32 {
 func (x *Opened) GetOrphanTimeout() *durationpb.Duration {
 	if x != nil {
 		return x.OrphanTimeout
+	}
+	return nil
+}
+
+func (x *Opened) GetWarmStart() *Restore {
+	if x != nil {
+		return x.WarmStart
 	}
 	return nil
 }
@@ -2014,7 +2023,7 @@ const file_trainyard_train_v1_train_service_proto_rawDesc = "" +
 	"\x06resume\x18\x06 \x01(\v2\x1a.trainyard.train.v1.ResumeH\x00R\x06resume\x12\\\n" +
 	"\x14checkpoint_committed\x18\a \x01(\v2'.trainyard.train.v1.CheckpointCommittedH\x00R\x13checkpointCommitted\x12Y\n" +
 	"\x13checkpoint_rejected\x18\b \x01(\v2&.trainyard.train.v1.CheckpointRejectedH\x00R\x12checkpointRejectedB\a\n" +
-	"\x05frame\"\xfb\x04\n" +
+	"\x05frame\"\xb7\x05\n" +
 	"\x06Opened\x12\x15\n" +
 	"\x06job_id\x18\x01 \x01(\tR\x05jobId\x12\x18\n" +
 	"\aattempt\x18\x02 \x01(\rR\aattempt\x12\x14\n" +
@@ -2033,7 +2042,9 @@ const file_trainyard_train_v1_train_service_proto_rawDesc = "" +
 	"\arestore\x18\r \x01(\v2\x1b.trainyard.train.v1.RestoreR\arestore\x12%\n" +
 	"\x0eacked_sequence\x18\x0e \x01(\x04R\rackedSequence\x12\x18\n" +
 	"\athreads\x18\x0f \x01(\rR\athreads\x12@\n" +
-	"\x0eorphan_timeout\x18\x10 \x01(\v2\x19.google.protobuf.DurationR\rorphanTimeout\"`\n" +
+	"\x0eorphan_timeout\x18\x10 \x01(\v2\x19.google.protobuf.DurationR\rorphanTimeout\x12:\n" +
+	"\n" +
+	"warm_start\x18\x11 \x01(\v2\x1b.trainyard.train.v1.RestoreR\twarmStart\"`\n" +
 	"\aRestore\x12#\n" +
 	"\rcheckpoint_id\x18\x01 \x01(\tR\fcheckpointId\x12\x12\n" +
 	"\x04step\x18\x02 \x01(\x03R\x04step\x12\x1c\n" +
@@ -2153,19 +2164,20 @@ var file_trainyard_train_v1_train_service_proto_depIdxs = []int32{
 	32, // 26: trainyard.train.v1.Opened.devices:type_name -> trainyard.fleet.v1.Device
 	13, // 27: trainyard.train.v1.Opened.restore:type_name -> trainyard.train.v1.Restore
 	33, // 28: trainyard.train.v1.Opened.orphan_timeout:type_name -> google.protobuf.Duration
-	34, // 29: trainyard.train.v1.Stop.reason:type_name -> trainyard.fleet.v1.StopOrder.Reason
-	33, // 30: trainyard.train.v1.Stop.grace:type_name -> google.protobuf.Duration
-	22, // 31: trainyard.train.v1.PushArtifactRequest.header:type_name -> trainyard.train.v1.ArtifactHeader
-	23, // 32: trainyard.train.v1.PushArtifactRequest.footer:type_name -> trainyard.train.v1.ArtifactFooter
-	0,  // 33: trainyard.train.v1.TrainService.Train:input_type -> trainyard.train.v1.TrainRequest
-	21, // 34: trainyard.train.v1.TrainService.PushArtifact:input_type -> trainyard.train.v1.PushArtifactRequest
-	11, // 35: trainyard.train.v1.TrainService.Train:output_type -> trainyard.train.v1.TrainResponse
-	24, // 36: trainyard.train.v1.TrainService.PushArtifact:output_type -> trainyard.train.v1.PushArtifactResponse
-	35, // [35:37] is the sub-list for method output_type
-	33, // [33:35] is the sub-list for method input_type
-	33, // [33:33] is the sub-list for extension type_name
-	33, // [33:33] is the sub-list for extension extendee
-	0,  // [0:33] is the sub-list for field type_name
+	13, // 29: trainyard.train.v1.Opened.warm_start:type_name -> trainyard.train.v1.Restore
+	34, // 30: trainyard.train.v1.Stop.reason:type_name -> trainyard.fleet.v1.StopOrder.Reason
+	33, // 31: trainyard.train.v1.Stop.grace:type_name -> google.protobuf.Duration
+	22, // 32: trainyard.train.v1.PushArtifactRequest.header:type_name -> trainyard.train.v1.ArtifactHeader
+	23, // 33: trainyard.train.v1.PushArtifactRequest.footer:type_name -> trainyard.train.v1.ArtifactFooter
+	0,  // 34: trainyard.train.v1.TrainService.Train:input_type -> trainyard.train.v1.TrainRequest
+	21, // 35: trainyard.train.v1.TrainService.PushArtifact:input_type -> trainyard.train.v1.PushArtifactRequest
+	11, // 36: trainyard.train.v1.TrainService.Train:output_type -> trainyard.train.v1.TrainResponse
+	24, // 37: trainyard.train.v1.TrainService.PushArtifact:output_type -> trainyard.train.v1.PushArtifactResponse
+	36, // [36:38] is the sub-list for method output_type
+	34, // [34:36] is the sub-list for method input_type
+	34, // [34:34] is the sub-list for extension type_name
+	34, // [34:34] is the sub-list for extension extendee
+	0,  // [0:34] is the sub-list for field type_name
 }
 
 func init() { file_trainyard_train_v1_train_service_proto_init() }

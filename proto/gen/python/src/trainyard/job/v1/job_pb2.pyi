@@ -114,7 +114,17 @@ class TradingCosts(_message.Message):
     def __init__(self, commission_bps: _Optional[float] = ..., slippage_bps: _Optional[float] = ...) -> None: ...
 
 class LearnerSpec(_message.Message):
-    __slots__ = ("learning_rate", "discount", "gae_lambda", "clip_range", "entropy_coefficient", "value_coefficient", "max_gradient_norm", "environments", "rollout_steps", "update_epochs", "hidden_sizes")
+    __slots__ = ("learning_rate", "discount", "gae_lambda", "clip_range", "entropy_coefficient", "value_coefficient", "max_gradient_norm", "environments", "rollout_steps", "update_epochs", "hidden_sizes", "temporal", "schedule", "warmup_epochs", "final_rate_share")
+    class Schedule(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+        __slots__ = ()
+        SCHEDULE_UNSPECIFIED: _ClassVar[LearnerSpec.Schedule]
+        SCHEDULE_CONSTANT: _ClassVar[LearnerSpec.Schedule]
+        SCHEDULE_LINEAR: _ClassVar[LearnerSpec.Schedule]
+        SCHEDULE_COSINE: _ClassVar[LearnerSpec.Schedule]
+    SCHEDULE_UNSPECIFIED: LearnerSpec.Schedule
+    SCHEDULE_CONSTANT: LearnerSpec.Schedule
+    SCHEDULE_LINEAR: LearnerSpec.Schedule
+    SCHEDULE_COSINE: LearnerSpec.Schedule
     LEARNING_RATE_FIELD_NUMBER: _ClassVar[int]
     DISCOUNT_FIELD_NUMBER: _ClassVar[int]
     GAE_LAMBDA_FIELD_NUMBER: _ClassVar[int]
@@ -126,6 +136,10 @@ class LearnerSpec(_message.Message):
     ROLLOUT_STEPS_FIELD_NUMBER: _ClassVar[int]
     UPDATE_EPOCHS_FIELD_NUMBER: _ClassVar[int]
     HIDDEN_SIZES_FIELD_NUMBER: _ClassVar[int]
+    TEMPORAL_FIELD_NUMBER: _ClassVar[int]
+    SCHEDULE_FIELD_NUMBER: _ClassVar[int]
+    WARMUP_EPOCHS_FIELD_NUMBER: _ClassVar[int]
+    FINAL_RATE_SHARE_FIELD_NUMBER: _ClassVar[int]
     learning_rate: float
     discount: float
     gae_lambda: float
@@ -137,10 +151,34 @@ class LearnerSpec(_message.Message):
     rollout_steps: int
     update_epochs: int
     hidden_sizes: _containers.RepeatedScalarFieldContainer[int]
-    def __init__(self, learning_rate: _Optional[float] = ..., discount: _Optional[float] = ..., gae_lambda: _Optional[float] = ..., clip_range: _Optional[float] = ..., entropy_coefficient: _Optional[float] = ..., value_coefficient: _Optional[float] = ..., max_gradient_norm: _Optional[float] = ..., environments: _Optional[int] = ..., rollout_steps: _Optional[int] = ..., update_epochs: _Optional[int] = ..., hidden_sizes: _Optional[_Iterable[int]] = ...) -> None: ...
+    temporal: TemporalTrunk
+    schedule: LearnerSpec.Schedule
+    warmup_epochs: int
+    final_rate_share: float
+    def __init__(self, learning_rate: _Optional[float] = ..., discount: _Optional[float] = ..., gae_lambda: _Optional[float] = ..., clip_range: _Optional[float] = ..., entropy_coefficient: _Optional[float] = ..., value_coefficient: _Optional[float] = ..., max_gradient_norm: _Optional[float] = ..., environments: _Optional[int] = ..., rollout_steps: _Optional[int] = ..., update_epochs: _Optional[int] = ..., hidden_sizes: _Optional[_Iterable[int]] = ..., temporal: _Optional[_Union[TemporalTrunk, _Mapping]] = ..., schedule: _Optional[_Union[LearnerSpec.Schedule, str]] = ..., warmup_epochs: _Optional[int] = ..., final_rate_share: _Optional[float] = ...) -> None: ...
+
+class TemporalTrunk(_message.Message):
+    __slots__ = ("bars", "width", "stride", "channels")
+    BARS_FIELD_NUMBER: _ClassVar[int]
+    WIDTH_FIELD_NUMBER: _ClassVar[int]
+    STRIDE_FIELD_NUMBER: _ClassVar[int]
+    CHANNELS_FIELD_NUMBER: _ClassVar[int]
+    bars: int
+    width: int
+    stride: int
+    channels: int
+    def __init__(self, bars: _Optional[int] = ..., width: _Optional[int] = ..., stride: _Optional[int] = ..., channels: _Optional[int] = ...) -> None: ...
+
+class WarmStart(_message.Message):
+    __slots__ = ("checkpoint_id", "freeze_trunk")
+    CHECKPOINT_ID_FIELD_NUMBER: _ClassVar[int]
+    FREEZE_TRUNK_FIELD_NUMBER: _ClassVar[int]
+    checkpoint_id: str
+    freeze_trunk: bool
+    def __init__(self, checkpoint_id: _Optional[str] = ..., freeze_trunk: bool = ...) -> None: ...
 
 class NativeSpec(_message.Message):
-    __slots__ = ("specialist", "symbol", "timeframe", "reward", "seed", "max_epochs", "patience", "costs", "learner")
+    __slots__ = ("specialist", "symbol", "timeframe", "reward", "seed", "max_epochs", "patience", "costs", "learner", "warm_start")
     SPECIALIST_FIELD_NUMBER: _ClassVar[int]
     SYMBOL_FIELD_NUMBER: _ClassVar[int]
     TIMEFRAME_FIELD_NUMBER: _ClassVar[int]
@@ -150,6 +188,7 @@ class NativeSpec(_message.Message):
     PATIENCE_FIELD_NUMBER: _ClassVar[int]
     COSTS_FIELD_NUMBER: _ClassVar[int]
     LEARNER_FIELD_NUMBER: _ClassVar[int]
+    WARM_START_FIELD_NUMBER: _ClassVar[int]
     specialist: Specialist
     symbol: str
     timeframe: str
@@ -159,7 +198,8 @@ class NativeSpec(_message.Message):
     patience: int
     costs: TradingCosts
     learner: LearnerSpec
-    def __init__(self, specialist: _Optional[_Union[Specialist, str]] = ..., symbol: _Optional[str] = ..., timeframe: _Optional[str] = ..., reward: _Optional[_Union[Reward, str]] = ..., seed: _Optional[int] = ..., max_epochs: _Optional[int] = ..., patience: _Optional[int] = ..., costs: _Optional[_Union[TradingCosts, _Mapping]] = ..., learner: _Optional[_Union[LearnerSpec, _Mapping]] = ...) -> None: ...
+    warm_start: WarmStart
+    def __init__(self, specialist: _Optional[_Union[Specialist, str]] = ..., symbol: _Optional[str] = ..., timeframe: _Optional[str] = ..., reward: _Optional[_Union[Reward, str]] = ..., seed: _Optional[int] = ..., max_epochs: _Optional[int] = ..., patience: _Optional[int] = ..., costs: _Optional[_Union[TradingCosts, _Mapping]] = ..., learner: _Optional[_Union[LearnerSpec, _Mapping]] = ..., warm_start: _Optional[_Union[WarmStart, _Mapping]] = ...) -> None: ...
 
 class CommandSpec(_message.Message):
     __slots__ = ("argv", "env", "working_directory")

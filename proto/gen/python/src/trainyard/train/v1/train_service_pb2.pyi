@@ -174,7 +174,7 @@ class TrainResponse(_message.Message):
     def __init__(self, opened: _Optional[_Union[Opened, _Mapping]] = ..., ack: _Optional[_Union[Ack, _Mapping]] = ..., stop: _Optional[_Union[Stop, _Mapping]] = ..., checkpoint_now: _Optional[_Union[CheckpointNow, _Mapping]] = ..., pause: _Optional[_Union[Pause, _Mapping]] = ..., resume: _Optional[_Union[Resume, _Mapping]] = ..., checkpoint_committed: _Optional[_Union[CheckpointCommitted, _Mapping]] = ..., checkpoint_rejected: _Optional[_Union[CheckpointRejected, _Mapping]] = ...) -> None: ...
 
 class Opened(_message.Message):
-    __slots__ = ("job_id", "attempt", "fence", "spec", "devices", "reserved_bytes", "batch_size", "gradient_accumulation", "learning_rate_scale", "data_service_url", "cache_dir", "work_dir", "restore", "acked_sequence", "threads", "orphan_timeout")
+    __slots__ = ("job_id", "attempt", "fence", "spec", "devices", "reserved_bytes", "batch_size", "gradient_accumulation", "learning_rate_scale", "data_service_url", "cache_dir", "work_dir", "restore", "acked_sequence", "threads", "orphan_timeout", "warm_start")
     JOB_ID_FIELD_NUMBER: _ClassVar[int]
     ATTEMPT_FIELD_NUMBER: _ClassVar[int]
     FENCE_FIELD_NUMBER: _ClassVar[int]
@@ -191,6 +191,7 @@ class Opened(_message.Message):
     ACKED_SEQUENCE_FIELD_NUMBER: _ClassVar[int]
     THREADS_FIELD_NUMBER: _ClassVar[int]
     ORPHAN_TIMEOUT_FIELD_NUMBER: _ClassVar[int]
+    WARM_START_FIELD_NUMBER: _ClassVar[int]
     job_id: str
     attempt: int
     fence: int
@@ -207,7 +208,8 @@ class Opened(_message.Message):
     acked_sequence: int
     threads: int
     orphan_timeout: _duration_pb2.Duration
-    def __init__(self, job_id: _Optional[str] = ..., attempt: _Optional[int] = ..., fence: _Optional[int] = ..., spec: _Optional[_Union[_job_pb2.JobSpec, _Mapping]] = ..., devices: _Optional[_Iterable[_Union[_agent_pb2.Device, _Mapping]]] = ..., reserved_bytes: _Optional[_Iterable[int]] = ..., batch_size: _Optional[int] = ..., gradient_accumulation: _Optional[int] = ..., learning_rate_scale: _Optional[float] = ..., data_service_url: _Optional[str] = ..., cache_dir: _Optional[str] = ..., work_dir: _Optional[str] = ..., restore: _Optional[_Union[Restore, _Mapping]] = ..., acked_sequence: _Optional[int] = ..., threads: _Optional[int] = ..., orphan_timeout: _Optional[_Union[_duration_pb2.Duration, _Mapping]] = ...) -> None: ...
+    warm_start: Restore
+    def __init__(self, job_id: _Optional[str] = ..., attempt: _Optional[int] = ..., fence: _Optional[int] = ..., spec: _Optional[_Union[_job_pb2.JobSpec, _Mapping]] = ..., devices: _Optional[_Iterable[_Union[_agent_pb2.Device, _Mapping]]] = ..., reserved_bytes: _Optional[_Iterable[int]] = ..., batch_size: _Optional[int] = ..., gradient_accumulation: _Optional[int] = ..., learning_rate_scale: _Optional[float] = ..., data_service_url: _Optional[str] = ..., cache_dir: _Optional[str] = ..., work_dir: _Optional[str] = ..., restore: _Optional[_Union[Restore, _Mapping]] = ..., acked_sequence: _Optional[int] = ..., threads: _Optional[int] = ..., orphan_timeout: _Optional[_Union[_duration_pb2.Duration, _Mapping]] = ..., warm_start: _Optional[_Union[Restore, _Mapping]] = ...) -> None: ...
 
 class Restore(_message.Message):
     __slots__ = ("checkpoint_id", "step", "directory")

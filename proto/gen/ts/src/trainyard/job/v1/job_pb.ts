@@ -17,7 +17,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file trainyard/job/v1/job.proto.
  */
 export const file_trainyard_job_v1_job: GenFile = /*@__PURE__*/
-  fileDesc("Chp0cmFpbnlhcmQvam9iL3YxL2pvYi5wcm90bxIQdHJhaW55YXJkLmpvYi52MSLaAQoMRGV2aWNlRGVtYW5kEhYKBWNvdW50GAEgASgNQge6SAQqAhhAEhYKBGtpbmQYAiABKAlCCLpIBXIDGIABEiUKDG1lbW9yeV9ieXRlcxgDIAEoA0IPukgMIgoYgICAgICAECgAEkQKBmxhYmVscxgEIAMoCzIqLnRyYWlueWFyZC5qb2IudjEuRGV2aWNlRGVtYW5kLkxhYmVsc0VudHJ5Qgi6SAWaAQIQIBotCgtMYWJlbHNFbnRyeRILCgNrZXkYASABKAkSDQoFdmFsdWUYAiABKAk6AjgBIpMBCglSZXNvdXJjZXMSOQoHZGV2aWNlcxgBIAMoCzIeLnRyYWlueWFyZC5qb2IudjEuRGV2aWNlRGVtYW5kQgi6SAWSAQIQEBIfCgpjcHVfbWlsbGlzGAIgASgDQgu6SAgiBhiAwD4oABIqChFob3N0X21lbW9yeV9ieXRlcxgDIAEoA0IPukgMIgoYgICAgICAECgAInIKDFRyYWRpbmdDb3N0cxIxCg5jb21taXNzaW9uX2JwcxgBIAEoAUIZukgWEhRAARkAAAAAAECPQCkAAAAAAAAAABIvCgxzbGlwcGFnZV9icHMYAiABKAFCGbpIFhIUQAEZAAAAAABAj0ApAAAAAAAAAAAi+QMKC0xlYXJuZXJTcGVjEjAKDWxlYXJuaW5nX3JhdGUYASABKAFCGbpIFhIUQAEZAAAAAAAA8D8pAAAAAAAAAAASKwoIZGlzY291bnQYAiABKAFCGbpIFhIUQAEZAAAAAAAA8D8pAAAAAAAAAAASLQoKZ2FlX2xhbWJkYRgDIAEoAUIZukgWEhRAARkAAAAAAADwPykAAAAAAAAAABItCgpjbGlwX3JhbmdlGAQgASgBQhm6SBYSFEABGQAAAAAAAPA/KQAAAAAAAAAAEjYKE2VudHJvcHlfY29lZmZpY2llbnQYBSABKAFCGbpIFhIUQAEZAAAAAAAA8D8pAAAAAAAAAAASNAoRdmFsdWVfY29lZmZpY2llbnQYBiABKAFCGbpIFhIUQAEZAAAAAAAAJEApAAAAAAAAAAASNAoRbWF4X2dyYWRpZW50X25vcm0YByABKAFCGbpIFhIUQAEZAAAAAABAj0ApAAAAAAAAAAASHgoMZW52aXJvbm1lbnRzGAggASgNQgi6SAUqAxiAIBIgCg1yb2xsb3V0X3N0ZXBzGAkgASgNQgm6SAYqBBiAgAQSHgoNdXBkYXRlX2Vwb2NocxgKIAEoDUIHukgEKgIYZBInCgxoaWRkZW5fc2l6ZXMYCyADKA1CEbpIDpIBCxAIIgcqBRiAICgBIoYDCgpOYXRpdmVTcGVjEjwKCnNwZWNpYWxpc3QYASABKA4yHC50cmFpbnlhcmQuam9iLnYxLlNwZWNpYWxpc3RCCrpIB4IBBBABIAASLQoGc3ltYm9sGAIgASgJQh26SBpyGDIWXltBLVphLXowLTkuXy1dezEsMzJ9JBIuCgl0aW1lZnJhbWUYAyABKAlCG7pIGHIWMhReWzAtOV17MSwzfVtzbWhkd01dJBIyCgZyZXdhcmQYBCABKA4yGC50cmFpbnlhcmQuam9iLnYxLlJld2FyZEIIukgFggECEAESDAoEc2VlZBgFIAEoAxIdCgptYXhfZXBvY2hzGAYgASgNQgm6SAYqBBjAhD0SGwoIcGF0aWVuY2UYByABKA1CCbpIBioEGMCEPRItCgVjb3N0cxgIIAEoCzIeLnRyYWlueWFyZC5qb2IudjEuVHJhZGluZ0Nvc3RzEi4KB2xlYXJuZXIYCSABKAsyHS50cmFpbnlhcmQuam9iLnYxLkxlYXJuZXJTcGVjIugBCgtDb21tYW5kU3BlYxIiCgRhcmd2GAEgAygJQhS6SBGSAQ4IARCAAiIHcgUQARiAIBJkCgNlbnYYAiADKAsyJi50cmFpbnlhcmQuam9iLnYxLkNvbW1hbmRTcGVjLkVudkVudHJ5Qi+6SCyaASkQgAIiHHIaMhheW0EtWmEtel9dW0EtWmEtejAtOV9dKiQqBnIEGICAAhIjChF3b3JraW5nX2RpcmVjdG9yeRgDIAEoCUIIukgFcgMYgAgaKgoIRW52RW50cnkSCwoDa2V5GAEgASgJEg0KBXZhbHVlGAIgASgJOgI4ASKTAQoLUmV0cnlQb2xpY3kSHAoLbWF4X2NyYXNoZXMYASABKA1CB7pIBCoCGGQSHgoNbWF4X2hvc3Rfb29tcxgCIAEoDUIHukgEKgIYZBIjChJtYXhfbmV0d29ya19lcnJvcnMYAyABKA1CB7pIBCoCGGQSIQoObWluX2JhdGNoX3NpemUYBCABKA1CCbpIBioEGICAQCKpBgoHSm9iU3BlYxIgCgxkaXNwbGF5X25hbWUYASABKAlCCrpIB3IFEAEYyAESPwoKZXhwZXJpbWVudBgCIAEoCUIrukgociYyJF5bQS1aYS16MC05XVtBLVphLXowLTkgLl8vLV17MCwyNDl9JBIXCgZ0ZW5hbnQYAyABKAlCB7pIBHICGGQSQQoOcHJpb3JpdHlfY2xhc3MYBCABKA4yHy50cmFpbnlhcmQuam9iLnYxLlByaW9yaXR5Q2xhc3NCCLpIBYIBAhABEi4KCXJlc291cmNlcxgFIAEoCzIbLnRyYWlueWFyZC5qb2IudjEuUmVzb3VyY2VzEi4KBm5hdGl2ZRgGIAEoCzIcLnRyYWlueWFyZC5qb2IudjEuTmF0aXZlU3BlY0gAEjAKB2NvbW1hbmQYByABKAsyHS50cmFpbnlhcmQuam9iLnYxLkNvbW1hbmRTcGVjSAASHQoKYmF0Y2hfc2l6ZRgIIAEoDUIJukgGKgQYgIBAEigKFWdyYWRpZW50X2FjY3VtdWxhdGlvbhgJIAEoDUIJukgGKgQYgIBAEj8KCm1vZGVsX25hbWUYCiABKAlCK7pIKHImMiReKFtBLVphLXowLTldW0EtWmEtejAtOS5fLV17MCw5OX0pPyQSNwoKdGltZV9saW1pdBgLIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbkIIukgFqgECKgASOAoLc3RhbGxfbGltaXQYDCABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb25CCLpIBaoBAioAEjMKDHJldHJ5X3BvbGljeRgNIAEoCzIdLnRyYWlueWFyZC5qb2IudjEuUmV0cnlQb2xpY3kSGQoRd2FpdF9mb3JfY2FwYWNpdHkYDiABKAgSPwoGbGFiZWxzGA8gAygLMiUudHJhaW55YXJkLmpvYi52MS5Kb2JTcGVjLkxhYmVsc0VudHJ5Qgi6SAWaAQIQQBotCgtMYWJlbHNFbnRyeRILCgNrZXkYASABKAkSDQoFdmFsdWUYAiABKAk6AjgBQhAKB3J1bnRpbWUSBbpIAggBIqsCCghQcm9ncmVzcxINCgVlcG9jaBgBIAEoDRIUCgx0b3RhbF9lcG9jaHMYAiABKA0SDAoEc3RlcBgDIAEoAxIOCgZyZXdhcmQYBCABKAESEQoJb2JqZWN0aXZlGAUgASgBEhgKEHN0ZXBzX3Blcl9zZWNvbmQYBiABKAESLAoJcmVtYWluaW5nGAcgASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uEiAKGHBlYWtfZGV2aWNlX21lbW9yeV9ieXRlcxgIIAEoAxIXCg9jaGVja3BvaW50X3N0ZXAYCSABKAMSFQoNY2hlY2twb2ludF9pZBgKIAEoCRIvCgtyZXBvcnRfdGltZRgLIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXAigwEKCEV2aWRlbmNlEhEKCWV4aXRfY29kZRgBIAEoBRIOCgZzaWduYWwYAiABKAkSDwoHbWVzc2FnZRgDIAEoCRIQCghwcm9ibGVtcxgEIAMoCRITCgtzdGRlcnJfdGFpbBgFIAEoCRIcChRtZW1vcnlfc2FtcGxlc19ieXRlcxgGIAMoAyLHBAoHQXR0ZW1wdBIPCgdhdHRlbXB0GAEgASgNEg0KBWZlbmNlGAIgASgEEi4KBXN0YXRlGAMgASgOMh8udHJhaW55YXJkLmpvYi52MS5BdHRlbXB0LlN0YXRlEhIKCmFnZW50X25hbWUYBCABKAkSEgoKZGV2aWNlX2lkcxgFIAMoCRISCgpiYXRjaF9zaXplGAYgASgNEh0KFWdyYWRpZW50X2FjY3VtdWxhdGlvbhgHIAEoDRIeChZyZXN0b3JlZF9jaGVja3BvaW50X2lkGAggASgJEjUKDWZhaWx1cmVfY2xhc3MYCSABKA4yHi50cmFpbnlhcmQuam9iLnYxLkZhaWx1cmVDbGFzcxIsCghldmlkZW5jZRgKIAEoCzIaLnRyYWlueWFyZC5qb2IudjEuRXZpZGVuY2USLwoLY3JlYXRlX3RpbWUYCyABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEi4KCnN0YXJ0X3RpbWUYDCABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEiwKCGVuZF90aW1lGA0gASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIRCglpc29sYXRpb24YDiABKAkiagoFU3RhdGUSFQoRU1RBVEVfVU5TUEVDSUZJRUQQABISCg5TVEFURV9TVEFSVElORxABEhEKDVNUQVRFX1JVTk5JTkcQAhISCg5TVEFURV9TVE9QUElORxADEg8KC1NUQVRFX0VOREVEEAQi0QUKA0pvYhIOCgZqb2JfaWQYASABKAkSJwoEc3BlYxgCIAEoCzIZLnRyYWlueWFyZC5qb2IudjEuSm9iU3BlYxIqCgVzdGF0ZRgDIAEoDjIbLnRyYWlueWFyZC5qb2IudjEuSm9iLlN0YXRlEhQKDHN0YXRlX3JlYXNvbhgEIAEoCRIsCghwcm9ncmVzcxgFIAEoCzIaLnRyYWlueWFyZC5qb2IudjEuUHJvZ3Jlc3MSKwoIYXR0ZW1wdHMYBiADKAsyGS50cmFpbnlhcmQuam9iLnYxLkF0dGVtcHQSEgoKYmF0Y2hfc2l6ZRgHIAEoDRIdChVncmFkaWVudF9hY2N1bXVsYXRpb24YCCABKA0SEQoJc3VibWl0dGVyGAkgASgJEi8KC2NyZWF0ZV90aW1lGAogASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIuCgpzdGFydF90aW1lGAsgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIsCghlbmRfdGltZRgMIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASEwoLdHJhY2VwYXJlbnQYDSABKAkSDAoEZXRhZxgOIAEoCRIQCghyZXZpc2lvbhgPIAEoAxIuCgpub3RfYmVmb3JlGBAgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcCK5AQoFU3RhdGUSFQoRU1RBVEVfVU5TUEVDSUZJRUQQABIQCgxTVEFURV9RVUVVRUQQARISCg5TVEFURV9TVEFSVElORxACEhEKDVNUQVRFX1JVTk5JTkcQAxISCg5TVEFURV9TVE9QUElORxAEEhAKDFNUQVRFX1BBVVNFRBAFEhMKD1NUQVRFX1NVQ0NFRURFRBAGEhAKDFNUQVRFX0ZBSUxFRBAHEhMKD1NUQVRFX0NBTkNFTExFRBAIKqMBCg1Qcmlvcml0eUNsYXNzEh4KGlBSSU9SSVRZX0NMQVNTX1VOU1BFQ0lGSUVEEAASGAoUUFJJT1JJVFlfQ0xBU1NfQkFUQ0gQARIZChVQUklPUklUWV9DTEFTU19TRUFSQ0gQAhIeChpQUklPUklUWV9DTEFTU19JTlRFUkFDVElWRRADEh0KGVBSSU9SSVRZX0NMQVNTX1BST0RVQ1RJT04QBCprCgpTcGVjaWFsaXN0EhoKFlNQRUNJQUxJU1RfVU5TUEVDSUZJRUQQABITCg9TUEVDSUFMSVNUX0JVTEwQARITCg9TUEVDSUFMSVNUX0JFQVIQAhIXChNTUEVDSUFMSVNUX1NJREVXQVlTEAMqhgEKBlJld2FyZBIWChJSRVdBUkRfVU5TUEVDSUZJRUQQABIRCg1SRVdBUkRfU0hBUlBFEAESHgoaUkVXQVJEX0RJRkZFUkVOVElBTF9TSEFSUEUQAhIXChNSRVdBUkRfVE9UQUxfUkVUVVJOEAMSGAoUUkVXQVJEX1JJU0tfQURKVVNURUQQBCq7AwoMRmFpbHVyZUNsYXNzEh0KGUZBSUxVUkVfQ0xBU1NfVU5TUEVDSUZJRUQQABIgChxGQUlMVVJFX0NMQVNTX0RFVklDRV9PT01fT1dOEAESJgoiRkFJTFVSRV9DTEFTU19ERVZJQ0VfT09NX05FSUdIQk9VUhACEhoKFkZBSUxVUkVfQ0xBU1NfSE9TVF9PT00QAxIXChNGQUlMVVJFX0NMQVNTX0NSQVNIEAQSGQoVRkFJTFVSRV9DTEFTU19ORVRXT1JLEAUSIgoeRkFJTFVSRV9DTEFTU19EQVRBX1VOQVZBSUxBQkxFEAYSHAoYRkFJTFVSRV9DTEFTU19BR0VOVF9MT1NUEAcSGwoXRkFJTFVSRV9DTEFTU19QUkVFTVBURUQQCBIZChVGQUlMVVJFX0NMQVNTX0RSQUlORUQQCRIaChZGQUlMVVJFX0NMQVNTX0RJVkVSR0VEEAoSIwofRkFJTFVSRV9DTEFTU19CQURfQ09ORklHVVJBVElPThALEhkKFUZBSUxVUkVfQ0xBU1NfU1RBTExFRBAMEhwKGEZBSUxVUkVfQ0xBU1NfVElNRV9MSU1JVBANQs0BChRjb20udHJhaW55YXJkLmpvYi52MUIISm9iUHJvdG9QAVpJZ2l0aHViLmNvbS91bHRyYXRoaW5rLXBpbG90L3RyYWlueWFyZC9wcm90by9nZW4vZ28vdHJhaW55YXJkL2pvYi92MTtqb2J2MaICA1RKWKoCEFRyYWlueWFyZC5Kb2IuVjHKAhBUcmFpbnlhcmRcSm9iXFYx4gIcVHJhaW55YXJkXEpvYlxWMVxHUEJNZXRhZGF0YeoCElRyYWlueWFyZDo6Sm9iOjpWMWIGcHJvdG8z", [file_buf_validate_validate, file_google_protobuf_duration, file_google_protobuf_timestamp]);
+  fileDesc("Chp0cmFpbnlhcmQvam9iL3YxL2pvYi5wcm90bxIQdHJhaW55YXJkLmpvYi52MSLaAQoMRGV2aWNlRGVtYW5kEhYKBWNvdW50GAEgASgNQge6SAQqAhhAEhYKBGtpbmQYAiABKAlCCLpIBXIDGIABEiUKDG1lbW9yeV9ieXRlcxgDIAEoA0IPukgMIgoYgICAgICAECgAEkQKBmxhYmVscxgEIAMoCzIqLnRyYWlueWFyZC5qb2IudjEuRGV2aWNlRGVtYW5kLkxhYmVsc0VudHJ5Qgi6SAWaAQIQIBotCgtMYWJlbHNFbnRyeRILCgNrZXkYASABKAkSDQoFdmFsdWUYAiABKAk6AjgBIpMBCglSZXNvdXJjZXMSOQoHZGV2aWNlcxgBIAMoCzIeLnRyYWlueWFyZC5qb2IudjEuRGV2aWNlRGVtYW5kQgi6SAWSAQIQEBIfCgpjcHVfbWlsbGlzGAIgASgDQgu6SAgiBhiAwD4oABIqChFob3N0X21lbW9yeV9ieXRlcxgDIAEoA0IPukgMIgoYgICAgICAECgAInIKDFRyYWRpbmdDb3N0cxIxCg5jb21taXNzaW9uX2JwcxgBIAEoAUIZukgWEhRAARkAAAAAAECPQCkAAAAAAAAAABIvCgxzbGlwcGFnZV9icHMYAiABKAFCGbpIFhIUQAEZAAAAAABAj0ApAAAAAAAAAAAirgYKC0xlYXJuZXJTcGVjEjAKDWxlYXJuaW5nX3JhdGUYASABKAFCGbpIFhIUQAEZAAAAAAAA8D8pAAAAAAAAAAASKwoIZGlzY291bnQYAiABKAFCGbpIFhIUQAEZAAAAAAAA8D8pAAAAAAAAAAASLQoKZ2FlX2xhbWJkYRgDIAEoAUIZukgWEhRAARkAAAAAAADwPykAAAAAAAAAABItCgpjbGlwX3JhbmdlGAQgASgBQhm6SBYSFEABGQAAAAAAAPA/KQAAAAAAAAAAEjYKE2VudHJvcHlfY29lZmZpY2llbnQYBSABKAFCGbpIFhIUQAEZAAAAAAAA8D8pAAAAAAAAAAASNAoRdmFsdWVfY29lZmZpY2llbnQYBiABKAFCGbpIFhIUQAEZAAAAAAAAJEApAAAAAAAAAAASNAoRbWF4X2dyYWRpZW50X25vcm0YByABKAFCGbpIFhIUQAEZAAAAAABAj0ApAAAAAAAAAAASHgoMZW52aXJvbm1lbnRzGAggASgNQgi6SAUqAxiAIBIgCg1yb2xsb3V0X3N0ZXBzGAkgASgNQgm6SAYqBBiAgAQSHgoNdXBkYXRlX2Vwb2NocxgKIAEoDUIHukgEKgIYZBInCgxoaWRkZW5fc2l6ZXMYCyADKA1CEbpIDpIBCxAIIgcqBRiAICgBEjEKCHRlbXBvcmFsGAwgASgLMh8udHJhaW55YXJkLmpvYi52MS5UZW1wb3JhbFRydW5rEkIKCHNjaGVkdWxlGA0gASgOMiYudHJhaW55YXJkLmpvYi52MS5MZWFybmVyU3BlYy5TY2hlZHVsZUIIukgFggECEAESIAoNd2FybXVwX2Vwb2NocxgOIAEoDUIJukgGKgQYoI0GEjMKEGZpbmFsX3JhdGVfc2hhcmUYDyABKAFCGbpIFhIUQAEZAAAAAAAA8D8pAAAAAAAAAAAiZQoIU2NoZWR1bGUSGAoUU0NIRURVTEVfVU5TUEVDSUZJRUQQABIVChFTQ0hFRFVMRV9DT05TVEFOVBABEhMKD1NDSEVEVUxFX0xJTkVBUhACEhMKD1NDSEVEVUxFX0NPU0lORRADInYKDVRlbXBvcmFsVHJ1bmsSFgoEYmFycxgBIAEoDUIIukgFKgMYgAISFwoFd2lkdGgYAiABKA1CCLpIBSoDGIACEhgKBnN0cmlkZRgDIAEoDUIIukgFKgMYgAISGgoIY2hhbm5lbHMYBCABKA1CCLpIBSoDGIAIIkIKCVdhcm1TdGFydBIfCg1jaGVja3BvaW50X2lkGAEgASgJQgi6SAVyA7ABARIUCgxmcmVlemVfdHJ1bmsYAiABKAgitwMKCk5hdGl2ZVNwZWMSPAoKc3BlY2lhbGlzdBgBIAEoDjIcLnRyYWlueWFyZC5qb2IudjEuU3BlY2lhbGlzdEIKukgHggEEEAEgABItCgZzeW1ib2wYAiABKAlCHbpIGnIYMhZeW0EtWmEtejAtOS5fLV17MSwzMn0kEi4KCXRpbWVmcmFtZRgDIAEoCUIbukgYchYyFF5bMC05XXsxLDN9W3NtaGR3TV0kEjIKBnJld2FyZBgEIAEoDjIYLnRyYWlueWFyZC5qb2IudjEuUmV3YXJkQgi6SAWCAQIQARIMCgRzZWVkGAUgASgDEh0KCm1heF9lcG9jaHMYBiABKA1CCbpIBioEGMCEPRIbCghwYXRpZW5jZRgHIAEoDUIJukgGKgQYwIQ9Ei0KBWNvc3RzGAggASgLMh4udHJhaW55YXJkLmpvYi52MS5UcmFkaW5nQ29zdHMSLgoHbGVhcm5lchgJIAEoCzIdLnRyYWlueWFyZC5qb2IudjEuTGVhcm5lclNwZWMSLwoKd2FybV9zdGFydBgKIAEoCzIbLnRyYWlueWFyZC5qb2IudjEuV2FybVN0YXJ0IugBCgtDb21tYW5kU3BlYxIiCgRhcmd2GAEgAygJQhS6SBGSAQ4IARCAAiIHcgUQARiAIBJkCgNlbnYYAiADKAsyJi50cmFpbnlhcmQuam9iLnYxLkNvbW1hbmRTcGVjLkVudkVudHJ5Qi+6SCyaASkQgAIiHHIaMhheW0EtWmEtel9dW0EtWmEtejAtOV9dKiQqBnIEGICAAhIjChF3b3JraW5nX2RpcmVjdG9yeRgDIAEoCUIIukgFcgMYgAgaKgoIRW52RW50cnkSCwoDa2V5GAEgASgJEg0KBXZhbHVlGAIgASgJOgI4ASKTAQoLUmV0cnlQb2xpY3kSHAoLbWF4X2NyYXNoZXMYASABKA1CB7pIBCoCGGQSHgoNbWF4X2hvc3Rfb29tcxgCIAEoDUIHukgEKgIYZBIjChJtYXhfbmV0d29ya19lcnJvcnMYAyABKA1CB7pIBCoCGGQSIQoObWluX2JhdGNoX3NpemUYBCABKA1CCbpIBioEGICAQCKpBgoHSm9iU3BlYxIgCgxkaXNwbGF5X25hbWUYASABKAlCCrpIB3IFEAEYyAESPwoKZXhwZXJpbWVudBgCIAEoCUIrukgociYyJF5bQS1aYS16MC05XVtBLVphLXowLTkgLl8vLV17MCwyNDl9JBIXCgZ0ZW5hbnQYAyABKAlCB7pIBHICGGQSQQoOcHJpb3JpdHlfY2xhc3MYBCABKA4yHy50cmFpbnlhcmQuam9iLnYxLlByaW9yaXR5Q2xhc3NCCLpIBYIBAhABEi4KCXJlc291cmNlcxgFIAEoCzIbLnRyYWlueWFyZC5qb2IudjEuUmVzb3VyY2VzEi4KBm5hdGl2ZRgGIAEoCzIcLnRyYWlueWFyZC5qb2IudjEuTmF0aXZlU3BlY0gAEjAKB2NvbW1hbmQYByABKAsyHS50cmFpbnlhcmQuam9iLnYxLkNvbW1hbmRTcGVjSAASHQoKYmF0Y2hfc2l6ZRgIIAEoDUIJukgGKgQYgIBAEigKFWdyYWRpZW50X2FjY3VtdWxhdGlvbhgJIAEoDUIJukgGKgQYgIBAEj8KCm1vZGVsX25hbWUYCiABKAlCK7pIKHImMiReKFtBLVphLXowLTldW0EtWmEtejAtOS5fLV17MCw5OX0pPyQSNwoKdGltZV9saW1pdBgLIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbkIIukgFqgECKgASOAoLc3RhbGxfbGltaXQYDCABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb25CCLpIBaoBAioAEjMKDHJldHJ5X3BvbGljeRgNIAEoCzIdLnRyYWlueWFyZC5qb2IudjEuUmV0cnlQb2xpY3kSGQoRd2FpdF9mb3JfY2FwYWNpdHkYDiABKAgSPwoGbGFiZWxzGA8gAygLMiUudHJhaW55YXJkLmpvYi52MS5Kb2JTcGVjLkxhYmVsc0VudHJ5Qgi6SAWaAQIQQBotCgtMYWJlbHNFbnRyeRILCgNrZXkYASABKAkSDQoFdmFsdWUYAiABKAk6AjgBQhAKB3J1bnRpbWUSBbpIAggBIqsCCghQcm9ncmVzcxINCgVlcG9jaBgBIAEoDRIUCgx0b3RhbF9lcG9jaHMYAiABKA0SDAoEc3RlcBgDIAEoAxIOCgZyZXdhcmQYBCABKAESEQoJb2JqZWN0aXZlGAUgASgBEhgKEHN0ZXBzX3Blcl9zZWNvbmQYBiABKAESLAoJcmVtYWluaW5nGAcgASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uEiAKGHBlYWtfZGV2aWNlX21lbW9yeV9ieXRlcxgIIAEoAxIXCg9jaGVja3BvaW50X3N0ZXAYCSABKAMSFQoNY2hlY2twb2ludF9pZBgKIAEoCRIvCgtyZXBvcnRfdGltZRgLIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXAigwEKCEV2aWRlbmNlEhEKCWV4aXRfY29kZRgBIAEoBRIOCgZzaWduYWwYAiABKAkSDwoHbWVzc2FnZRgDIAEoCRIQCghwcm9ibGVtcxgEIAMoCRITCgtzdGRlcnJfdGFpbBgFIAEoCRIcChRtZW1vcnlfc2FtcGxlc19ieXRlcxgGIAMoAyLHBAoHQXR0ZW1wdBIPCgdhdHRlbXB0GAEgASgNEg0KBWZlbmNlGAIgASgEEi4KBXN0YXRlGAMgASgOMh8udHJhaW55YXJkLmpvYi52MS5BdHRlbXB0LlN0YXRlEhIKCmFnZW50X25hbWUYBCABKAkSEgoKZGV2aWNlX2lkcxgFIAMoCRISCgpiYXRjaF9zaXplGAYgASgNEh0KFWdyYWRpZW50X2FjY3VtdWxhdGlvbhgHIAEoDRIeChZyZXN0b3JlZF9jaGVja3BvaW50X2lkGAggASgJEjUKDWZhaWx1cmVfY2xhc3MYCSABKA4yHi50cmFpbnlhcmQuam9iLnYxLkZhaWx1cmVDbGFzcxIsCghldmlkZW5jZRgKIAEoCzIaLnRyYWlueWFyZC5qb2IudjEuRXZpZGVuY2USLwoLY3JlYXRlX3RpbWUYCyABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEi4KCnN0YXJ0X3RpbWUYDCABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEiwKCGVuZF90aW1lGA0gASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIRCglpc29sYXRpb24YDiABKAkiagoFU3RhdGUSFQoRU1RBVEVfVU5TUEVDSUZJRUQQABISCg5TVEFURV9TVEFSVElORxABEhEKDVNUQVRFX1JVTk5JTkcQAhISCg5TVEFURV9TVE9QUElORxADEg8KC1NUQVRFX0VOREVEEAQi0QUKA0pvYhIOCgZqb2JfaWQYASABKAkSJwoEc3BlYxgCIAEoCzIZLnRyYWlueWFyZC5qb2IudjEuSm9iU3BlYxIqCgVzdGF0ZRgDIAEoDjIbLnRyYWlueWFyZC5qb2IudjEuSm9iLlN0YXRlEhQKDHN0YXRlX3JlYXNvbhgEIAEoCRIsCghwcm9ncmVzcxgFIAEoCzIaLnRyYWlueWFyZC5qb2IudjEuUHJvZ3Jlc3MSKwoIYXR0ZW1wdHMYBiADKAsyGS50cmFpbnlhcmQuam9iLnYxLkF0dGVtcHQSEgoKYmF0Y2hfc2l6ZRgHIAEoDRIdChVncmFkaWVudF9hY2N1bXVsYXRpb24YCCABKA0SEQoJc3VibWl0dGVyGAkgASgJEi8KC2NyZWF0ZV90aW1lGAogASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIuCgpzdGFydF90aW1lGAsgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIsCghlbmRfdGltZRgMIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASEwoLdHJhY2VwYXJlbnQYDSABKAkSDAoEZXRhZxgOIAEoCRIQCghyZXZpc2lvbhgPIAEoAxIuCgpub3RfYmVmb3JlGBAgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcCK5AQoFU3RhdGUSFQoRU1RBVEVfVU5TUEVDSUZJRUQQABIQCgxTVEFURV9RVUVVRUQQARISCg5TVEFURV9TVEFSVElORxACEhEKDVNUQVRFX1JVTk5JTkcQAxISCg5TVEFURV9TVE9QUElORxAEEhAKDFNUQVRFX1BBVVNFRBAFEhMKD1NUQVRFX1NVQ0NFRURFRBAGEhAKDFNUQVRFX0ZBSUxFRBAHEhMKD1NUQVRFX0NBTkNFTExFRBAIKqMBCg1Qcmlvcml0eUNsYXNzEh4KGlBSSU9SSVRZX0NMQVNTX1VOU1BFQ0lGSUVEEAASGAoUUFJJT1JJVFlfQ0xBU1NfQkFUQ0gQARIZChVQUklPUklUWV9DTEFTU19TRUFSQ0gQAhIeChpQUklPUklUWV9DTEFTU19JTlRFUkFDVElWRRADEh0KGVBSSU9SSVRZX0NMQVNTX1BST0RVQ1RJT04QBCprCgpTcGVjaWFsaXN0EhoKFlNQRUNJQUxJU1RfVU5TUEVDSUZJRUQQABITCg9TUEVDSUFMSVNUX0JVTEwQARITCg9TUEVDSUFMSVNUX0JFQVIQAhIXChNTUEVDSUFMSVNUX1NJREVXQVlTEAMqhgEKBlJld2FyZBIWChJSRVdBUkRfVU5TUEVDSUZJRUQQABIRCg1SRVdBUkRfU0hBUlBFEAESHgoaUkVXQVJEX0RJRkZFUkVOVElBTF9TSEFSUEUQAhIXChNSRVdBUkRfVE9UQUxfUkVUVVJOEAMSGAoUUkVXQVJEX1JJU0tfQURKVVNURUQQBCq7AwoMRmFpbHVyZUNsYXNzEh0KGUZBSUxVUkVfQ0xBU1NfVU5TUEVDSUZJRUQQABIgChxGQUlMVVJFX0NMQVNTX0RFVklDRV9PT01fT1dOEAESJgoiRkFJTFVSRV9DTEFTU19ERVZJQ0VfT09NX05FSUdIQk9VUhACEhoKFkZBSUxVUkVfQ0xBU1NfSE9TVF9PT00QAxIXChNGQUlMVVJFX0NMQVNTX0NSQVNIEAQSGQoVRkFJTFVSRV9DTEFTU19ORVRXT1JLEAUSIgoeRkFJTFVSRV9DTEFTU19EQVRBX1VOQVZBSUxBQkxFEAYSHAoYRkFJTFVSRV9DTEFTU19BR0VOVF9MT1NUEAcSGwoXRkFJTFVSRV9DTEFTU19QUkVFTVBURUQQCBIZChVGQUlMVVJFX0NMQVNTX0RSQUlORUQQCRIaChZGQUlMVVJFX0NMQVNTX0RJVkVSR0VEEAoSIwofRkFJTFVSRV9DTEFTU19CQURfQ09ORklHVVJBVElPThALEhkKFUZBSUxVUkVfQ0xBU1NfU1RBTExFRBAMEhwKGEZBSUxVUkVfQ0xBU1NfVElNRV9MSU1JVBANQs0BChRjb20udHJhaW55YXJkLmpvYi52MUIISm9iUHJvdG9QAVpJZ2l0aHViLmNvbS91bHRyYXRoaW5rLXBpbG90L3RyYWlueWFyZC9wcm90by9nZW4vZ28vdHJhaW55YXJkL2pvYi92MTtqb2J2MaICA1RKWKoCEFRyYWlueWFyZC5Kb2IuVjHKAhBUcmFpbnlhcmRcSm9iXFYx4gIcVHJhaW55YXJkXEpvYlxWMVxHUEJNZXRhZGF0YeoCElRyYWlueWFyZDo6Sm9iOjpWMWIGcHJvdG8z", [file_buf_validate_validate, file_google_protobuf_duration, file_google_protobuf_timestamp]);
 
 /**
  * DeviceDemand asks for devices of one kind on one host.
@@ -206,6 +206,34 @@ export type LearnerSpec = Message<"trainyard.job.v1.LearnerSpec"> & {
    * @generated from field: repeated uint32 hidden_sizes = 11;
    */
   hiddenSizes: number[];
+
+  /**
+   * A 1-D convolution over the last bars beside the observation; unset means none.
+   *
+   * @generated from field: trainyard.job.v1.TemporalTrunk temporal = 12;
+   */
+  temporal?: TemporalTrunk | undefined;
+
+  /**
+   * How the learning rate and the entropy bonus fall; unspecified means linear.
+   *
+   * @generated from field: trainyard.job.v1.LearnerSpec.Schedule schedule = 13;
+   */
+  schedule: LearnerSpec_Schedule;
+
+  /**
+   * Epochs in which the learning rate rises from zero to its full size.
+   *
+   * @generated from field: uint32 warmup_epochs = 14;
+   */
+  warmupEpochs: number;
+
+  /**
+   * Share of the learning rate that is left at the end; 0 means the default, a tenth.
+   *
+   * @generated from field: double final_rate_share = 15;
+   */
+  finalRateShare: number;
 };
 
 /**
@@ -214,6 +242,118 @@ export type LearnerSpec = Message<"trainyard.job.v1.LearnerSpec"> & {
  */
 export const LearnerSpecSchema: GenMessage<LearnerSpec> = /*@__PURE__*/
   messageDesc(file_trainyard_job_v1_job, 3);
+
+/**
+ * Schedule is the shape of the fall over max_epochs, after the warm-up.
+ *
+ * @generated from enum trainyard.job.v1.LearnerSpec.Schedule
+ */
+export enum LearnerSpec_Schedule {
+  /**
+   * Linear.
+   *
+   * @generated from enum value: SCHEDULE_UNSPECIFIED = 0;
+   */
+  UNSPECIFIED = 0,
+
+  /**
+   * No fall.
+   *
+   * @generated from enum value: SCHEDULE_CONSTANT = 1;
+   */
+  CONSTANT = 1,
+
+  /**
+   * A straight line.
+   *
+   * @generated from enum value: SCHEDULE_LINEAR = 2;
+   */
+  LINEAR = 2,
+
+  /**
+   * Half a cosine.
+   *
+   * @generated from enum value: SCHEDULE_COSINE = 3;
+   */
+  COSINE = 3,
+}
+
+/**
+ * Describes the enum trainyard.job.v1.LearnerSpec.Schedule.
+ */
+export const LearnerSpec_ScheduleSchema: GenEnum<LearnerSpec_Schedule> = /*@__PURE__*/
+  enumDesc(file_trainyard_job_v1_job, 3, 0);
+
+/**
+ * TemporalTrunk convolves the features of the last bars along time; its channels join the observation before the hidden
+ * layers. The filters start at every stride-th bar; a zero means the trainer's default.
+ *
+ * @generated from message trainyard.job.v1.TemporalTrunk
+ */
+export type TemporalTrunk = Message<"trainyard.job.v1.TemporalTrunk"> & {
+  /**
+   * Bars that it sees, the present one included; 0 means 16.
+   *
+   * @generated from field: uint32 bars = 1;
+   */
+  bars: number;
+
+  /**
+   * Bars under one filter; 0 means 4.
+   *
+   * @generated from field: uint32 width = 2;
+   */
+  width: number;
+
+  /**
+   * Bars between two filter positions; 0 means 4.
+   *
+   * @generated from field: uint32 stride = 3;
+   */
+  stride: number;
+
+  /**
+   * Filters; 0 means 16.
+   *
+   * @generated from field: uint32 channels = 4;
+   */
+  channels: number;
+};
+
+/**
+ * Describes the message trainyard.job.v1.TemporalTrunk.
+ * Use `create(TemporalTrunkSchema)` to create a new message.
+ */
+export const TemporalTrunkSchema: GenMessage<TemporalTrunk> = /*@__PURE__*/
+  messageDesc(file_trainyard_job_v1_job, 4);
+
+/**
+ * WarmStart takes the trunk from another specialist's checkpoint. Policy and value start fresh.
+ *
+ * @generated from message trainyard.job.v1.WarmStart
+ */
+export type WarmStart = Message<"trainyard.job.v1.WarmStart"> & {
+  /**
+   * The checkpoint, of any run; its feature schema and trunk must be this job's.
+   *
+   * @generated from field: string checkpoint_id = 1;
+   */
+  checkpointId: string;
+
+  /**
+   * Keep the trunk as it is and train policy and value alone.
+   *
+   * @generated from field: bool freeze_trunk = 2;
+   */
+  freezeTrunk: boolean;
+};
+
+/**
+ * Describes the message trainyard.job.v1.WarmStart.
+ * Use `create(WarmStartSchema)` to create a new message.
+ */
+export const WarmStartSchema: GenMessage<WarmStart> = /*@__PURE__*/
+  messageDesc(file_trainyard_job_v1_job, 5);
 
 /**
  * NativeSpec runs the built-in learner.
@@ -283,6 +423,13 @@ export type NativeSpec = Message<"trainyard.job.v1.NativeSpec"> & {
    * @generated from field: trainyard.job.v1.LearnerSpec learner = 9;
    */
   learner?: LearnerSpec | undefined;
+
+  /**
+   * Another specialist's trunk to start from; unset means fresh weights.
+   *
+   * @generated from field: trainyard.job.v1.WarmStart warm_start = 10;
+   */
+  warmStart?: WarmStart | undefined;
 };
 
 /**
@@ -290,7 +437,7 @@ export type NativeSpec = Message<"trainyard.job.v1.NativeSpec"> & {
  * Use `create(NativeSpecSchema)` to create a new message.
  */
 export const NativeSpecSchema: GenMessage<NativeSpec> = /*@__PURE__*/
-  messageDesc(file_trainyard_job_v1_job, 4);
+  messageDesc(file_trainyard_job_v1_job, 6);
 
 /**
  * CommandSpec runs any program, unchanged. No shell is involved.
@@ -325,7 +472,7 @@ export type CommandSpec = Message<"trainyard.job.v1.CommandSpec"> & {
  * Use `create(CommandSpecSchema)` to create a new message.
  */
 export const CommandSpecSchema: GenMessage<CommandSpec> = /*@__PURE__*/
-  messageDesc(file_trainyard_job_v1_job, 5);
+  messageDesc(file_trainyard_job_v1_job, 7);
 
 /**
  * RetryPolicy bounds retries. A zero budget means the default (3 crashes, 3 host OOMs, 5 network errors, 6 batch halvings).
@@ -367,7 +514,7 @@ export type RetryPolicy = Message<"trainyard.job.v1.RetryPolicy"> & {
  * Use `create(RetryPolicySchema)` to create a new message.
  */
 export const RetryPolicySchema: GenMessage<RetryPolicy> = /*@__PURE__*/
-  messageDesc(file_trainyard_job_v1_job, 6);
+  messageDesc(file_trainyard_job_v1_job, 8);
 
 /**
  * JobSpec is what a person asks for. It never changes after submit.
@@ -495,7 +642,7 @@ export type JobSpec = Message<"trainyard.job.v1.JobSpec"> & {
  * Use `create(JobSpecSchema)` to create a new message.
  */
 export const JobSpecSchema: GenMessage<JobSpec> = /*@__PURE__*/
-  messageDesc(file_trainyard_job_v1_job, 7);
+  messageDesc(file_trainyard_job_v1_job, 9);
 
 /**
  * Progress is an attempt's latest report. It is not a metric history: that is the registry's.
@@ -586,7 +733,7 @@ export type Progress = Message<"trainyard.job.v1.Progress"> & {
  * Use `create(ProgressSchema)` to create a new message.
  */
 export const ProgressSchema: GenMessage<Progress> = /*@__PURE__*/
-  messageDesc(file_trainyard_job_v1_job, 8);
+  messageDesc(file_trainyard_job_v1_job, 10);
 
 /**
  * Evidence is what a failure class was decided from.
@@ -642,7 +789,7 @@ export type Evidence = Message<"trainyard.job.v1.Evidence"> & {
  * Use `create(EvidenceSchema)` to create a new message.
  */
 export const EvidenceSchema: GenMessage<Evidence> = /*@__PURE__*/
-  messageDesc(file_trainyard_job_v1_job, 9);
+  messageDesc(file_trainyard_job_v1_job, 11);
 
 /**
  * Attempt is one run of a job under one fence.
@@ -754,7 +901,7 @@ export type Attempt = Message<"trainyard.job.v1.Attempt"> & {
  * Use `create(AttemptSchema)` to create a new message.
  */
 export const AttemptSchema: GenMessage<Attempt> = /*@__PURE__*/
-  messageDesc(file_trainyard_job_v1_job, 10);
+  messageDesc(file_trainyard_job_v1_job, 12);
 
 /**
  * State of an attempt.
@@ -802,7 +949,7 @@ export enum Attempt_State {
  * Describes the enum trainyard.job.v1.Attempt.State.
  */
 export const Attempt_StateSchema: GenEnum<Attempt_State> = /*@__PURE__*/
-  enumDesc(file_trainyard_job_v1_job, 10, 0);
+  enumDesc(file_trainyard_job_v1_job, 12, 0);
 
 /**
  * Job is one accepted JobSpec and everything that became of it.
@@ -928,7 +1075,7 @@ export type Job = Message<"trainyard.job.v1.Job"> & {
  * Use `create(JobSchema)` to create a new message.
  */
 export const JobSchema: GenMessage<Job> = /*@__PURE__*/
-  messageDesc(file_trainyard_job_v1_job, 11);
+  messageDesc(file_trainyard_job_v1_job, 13);
 
 /**
  * State of a job. Legal moves: QUEUED -> STARTING -> RUNNING -> SUCCEEDED | FAILED | CANCELLED; STARTING, RUNNING ->
@@ -1005,7 +1152,7 @@ export enum Job_State {
  * Describes the enum trainyard.job.v1.Job.State.
  */
 export const Job_StateSchema: GenEnum<Job_State> = /*@__PURE__*/
-  enumDesc(file_trainyard_job_v1_job, 11, 0);
+  enumDesc(file_trainyard_job_v1_job, 13, 0);
 
 /**
  * PriorityClass orders jobs before everything else: production > interactive > search > batch.
