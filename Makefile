@@ -125,9 +125,10 @@ check-contracts: ## contracts are clean, break nobody, and the SDKs are what the
 	@tools/dev/gen-diff
 
 .PHONY: check-sdks
-check-sdks: ## the Python SDK imports, the TypeScript SDK compiles
+check-sdks: ## the Python SDK imports and works, the TypeScript SDK compiles
 	$(need) contracts
 	@$(PYTHON) -B proto/gen/python/check.py
+	@$(PYTHON) -B -m unittest discover --quiet -s proto/python/tests
 	@tools/dev/check-ts
 
 .PHONY: check-modules
