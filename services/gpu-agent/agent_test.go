@@ -392,11 +392,20 @@ func TestPoisonedCheckpoint(t *testing.T) {
 	})
 }
 
-// Who uses more memory than reserved is evicted, within a second, and the
-// neighbour on the same lane goes on.
+// Who uses more memory than reserved is stopped, by the kernel where it can and
+// by the watchdog elsewhere, and the neighbour on the same lane goes on.
 func TestOverUse(t *testing.T) {
 	t.Parallel()
-	b := newBench(t)
+	for _, limits := range []string{"auto", "watch"} {
+		t.Run(limits, func(t *testing.T) {
+			t.Parallel()
+			overUse(t, newBench(t, "--host-limits="+limits))
+		})
+	}
+}
+
+func overUse(t *testing.T, b *bench) {
+	t.Helper()
 	b.assign(1, 0, "steps=100000 every=5ms")
 	b.assign(2, 0, "grow=300")
 	exit := b.awaitExit(2)

@@ -36,11 +36,17 @@ type Config struct {
 	DeviceSource  string       `conf:"device-source" default:"auto" usage:"nvml, cpu, or auto (nvml where there is a driver, else cpu)"`
 	CPULanes      int          `conf:"cpu-lanes" default:"1" usage:"CPU lanes to offer"`
 	CPULaneMemory config.Bytes `conf:"cpu-lane-memory" default:"0" usage:"memory of one lane; 0 means an equal share of three quarters of the host's"`
+	HostLimits    string       `conf:"host-limits" default:"auto" usage:"what holds trainers to their host memory: cgroup, watch, or auto (cgroup where this process may make groups, else watch)"`
+	MPSPipe       string       `conf:"mps-pipe-directory" default:"/tmp/nvidia-mps" usage:"pipe directory of the host's MPS server; shared GPUs get its memory limit while the server runs"`
+
+	MLflowURL    string `conf:"mlflow-url" usage:"base URL of the registry's MLflow API, for clients inside jobs; empty means that there is none"`
+	MLflowListen string `conf:"mlflow-listen" default:"127.0.0.1:0" usage:"loopback host:port of the proxy that jobs reach it by"`
 
 	OrphanTimeout time.Duration `conf:"orphan-timeout" default:"10m" usage:"trainers end when no agent lived for this long"`
 	SettleTime    time.Duration `conf:"settle-time" default:"5s" usage:"how long the end of an attempt waits for its last uploads before it is reported"`
 	SpoolSize     config.Bytes  `conf:"spool-size" default:"256MiB" usage:"bound of one attempt's metric spool"`
 	StagingSize   config.Bytes  `conf:"staging-size" default:"16GiB" usage:"bound of one attempt's staged checkpoints"`
+	WorkSize      config.Bytes  `conf:"work-size" default:"64GiB" usage:"quota of one attempt's work directory; who goes over it is evicted"`
 	TierSize      config.Bytes  `conf:"tier-size" default:"16GiB" usage:"bound of the newest checkpoints kept on the host"`
 	LogSize       config.Bytes  `conf:"log-size" default:"8MiB" usage:"bound of each of a trainer's two output files"`
 	KeepEnded     int           `conf:"keep-ended" default:"200" usage:"ended attempts whose output is kept"`
@@ -68,6 +74,20 @@ func (c *Config) Validate() []string {
 	case "auto", "nvml", "cpu":
 	default:
 		add("device-source: %q is none of auto, nvml, cpu", c.DeviceSource)
+	}
+	switch c.HostLimits {
+	case "auto", "cgroup", "watch":
+	default:
+		add("host-limits: %q is none of auto, cgroup, watch", c.HostLimits)
+	}
+	if u, err := url.Parse(c.MLflowURL); c.MLflowURL != "" && (err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "") {
+		add("mlflow-url: %q is not an http or https URL", c.MLflowURL)
+	}
+	if h, _, err := net.SplitHostPort(c.MLflowListen); err != nil || !net.ParseIP(h).IsLoopback() {
+		add("mlflow-listen: %q is not a loopback host:port, such as 127.0.0.1:0", c.MLflowListen)
+	}
+	if c.WorkSize < 1<<20 {
+		add("work-size: %s is less than 1MiB", c.WorkSize)
 	}
 	if c.CPULanes < 1 || c.CPULanes > 256 {
 		add("cpu-lanes: %d is not between 1 and 256", c.CPULanes)

@@ -12,6 +12,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/ultrathink-pilot/trainyard/services/gpu-agent/internal/cgroup"
 	"github.com/ultrathink-pilot/trainyard/services/gpu-agent/internal/cpusource"
 	"github.com/ultrathink-pilot/trainyard/services/gpu-agent/internal/device"
 	"github.com/ultrathink-pilot/trainyard/services/gpu-agent/internal/host"
@@ -21,9 +22,9 @@ import (
 
 // openSource opens the configured source and says which. "nvml" never falls
 // back: a host that lost its driver must not quietly offer its CPU instead.
-func openSource(cfg Config, log *zap.Logger) (device.Source, error) {
+func openSource(cfg Config, lanes device.Isolation, log *zap.Logger) (device.Source, error) {
 	if cfg.DeviceSource != "cpu" {
-		source, err := nvmlsource.Open()
+		source, err := nvmlsource.Open(cfg.MPSPipe)
 		if err == nil {
 			log.Info("devices come from NVML", zap.String("device_source", cfg.DeviceSource))
 			return source, nil
@@ -36,12 +37,33 @@ func openSource(cfg Config, log *zap.Logger) (device.Source, error) {
 		}
 		log.Info("no NVIDIA driver; devices are CPU lanes", zap.String("device_source", "auto"), zap.NamedError("nvml", err))
 	}
-	source, err := cpusource.Open(cfg.CPULanes, int64(cfg.CPULaneMemory))
+	source, err := cpusource.Open(cfg.CPULanes, int64(cfg.CPULaneMemory), lanes)
 	if err != nil {
 		return nil, fmt.Errorf("device-source cpu: %w", err)
 	}
 	log.Info("devices are CPU lanes", zap.Int("cpu_lanes", cfg.CPULanes))
 	return source, nil
+}
+
+// openGroups finds what holds trainers to their host memory, and how hard that
+// is. Groups that an earlier agent's killed supervisors left are removed.
+func openGroups(cfg Config, log *zap.Logger) (host.Groups, device.Isolation, error) {
+	if cfg.HostLimits == "watch" {
+		return nil, device.Watched, nil
+	}
+	groups, err := cgroup.Detect("/proc", cfg.StateDir)
+	if err != nil {
+		if cfg.HostLimits == "cgroup" {
+			return nil, "", fmt.Errorf("host-limits cgroup: %w; run the agent in a delegated control group, or set host-limits to watch", err)
+		}
+		log.Info("no control groups: trainers' host memory is only watched", zap.NamedError("cgroup", err))
+		return nil, device.Watched, nil
+	}
+	if err := groups.Sweep(); err != nil {
+		log.Warn("old control groups stay", zap.Error(err))
+	}
+	log.Info("control groups hold trainers to their host memory")
+	return groups, device.Cgroup, nil
 }
 
 // processes gives launch's processes the interface that the host declares.

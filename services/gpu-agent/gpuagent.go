@@ -100,7 +100,11 @@ func (a *agent) build() error {
 	if err != nil {
 		return err
 	}
-	source, err := openSource(a.cfg, a.tel.Log)
+	groups, lanes, err := openGroups(a.cfg, a.tel.Log)
+	if err != nil {
+		return err
+	}
+	source, err := openSource(a.cfg, lanes, a.tel.Log)
 	if err != nil {
 		return err
 	}
@@ -109,7 +113,7 @@ func (a *agent) build() error {
 	if err != nil {
 		return err
 	}
-	counters, err := metrics.New(a.tel.Metrics)
+	counters, err := metrics.New(a.tel.Metrics, a.cfg.AgentName)
 	if err != nil {
 		return err
 	}
@@ -146,6 +150,10 @@ func (a *agent) build() error {
 	}
 	registry := registryclient.New(registryConn, transfers, a.cfg.AgentName, a.tel.Log)
 
+	proxy, err := a.trackProxy(files, counters)
+	if err != nil {
+		return err
+	}
 	program, err := os.Executable()
 	if err != nil {
 		return err
@@ -153,16 +161,18 @@ func (a *agent) build() error {
 	h := host.New(host.Settings{
 		StateDir: a.cfg.StateDir, Socket: a.cfg.Socket, TrainerBinary: a.cfg.TrainerBinary, AgentLock: lockPath,
 		TrainerEnv: a.trainerEnv(), OrphanTimeout: a.cfg.OrphanTimeout, LogBytes: int64(a.cfg.LogSize),
-		SpoolBytes: int64(a.cfg.SpoolSize), StagingBytes: int64(a.cfg.StagingSize), SettleTime: a.cfg.SettleTime, KeepEnded: a.cfg.KeepEnded,
+		SpoolBytes: int64(a.cfg.SpoolSize), StagingBytes: int64(a.cfg.StagingSize), WorkBytes: int64(a.cfg.WorkSize),
+		SettleTime: a.cfg.SettleTime, KeepEnded: a.cfg.KeepEnded, MPSPipe: a.cfg.MPSPipe, TrackingURL: proxy.url(),
 	}, host.Deps{
 		Journal: exits, Launcher: processes{&launch.Launcher{Supervisor: []string{program, SuperviseCommand}}},
-		Registry: registry, Tier: tier, Attribution: dog, Counters: counters, Log: a.tel.Log,
+		Registry: registry, Tier: tier, Attribution: dog, Groups: groups, Counters: counters, Log: a.tel.Log,
 		Restorer: &restore.Restorer{Registry: registry, Tier: tier, Log: a.tel.Log, Patience: 10 * time.Second, Corrupt: counters.CheckpointCorrupt},
 	})
+	proxy.host.Store(h)
 	dog.ReadDevices(h)
 	counters.Watch(h.Snapshot)
 
-	trainers, err := a.trainServer(h)
+	trainers, err := a.trainServer(h, counters)
 	if err != nil {
 		return err
 	}
@@ -182,8 +192,12 @@ func (a *agent) build() error {
 	}, h, counters.Contacted, a.tel.Log)
 
 	a.group.Add("host", h.Run)
+	a.group.Add("accounts", counters.Run)
 	a.group.Add("watchdog", func(ctx context.Context) error { return dog.Run(ctx, h) })
 	a.group.Add("trainers", after(h.Recovered(), trainers.Run))
+	if proxy.Proxy != nil {
+		a.group.Add("mlflow proxy", after(h.Recovered(), proxy.Run))
+	}
 	a.group.Add("reach", reachable.Run)
 	a.group.Add("people", people.Run)
 	a.group.Add("session", after(h.Recovered(), synchronize.Run))
@@ -261,7 +275,7 @@ func otlpURL(endpoint string) string {
 	return "http://" + endpoint
 }
 
-func (a *agent) trainServer(h *host.Host) (*rpcserver.Server, error) {
+func (a *agent) trainServer(h *host.Host, counters *metrics.Metrics) (*rpcserver.Server, error) {
 	listener, err := trainapi.Listen(a.cfg.Socket)
 	if err != nil {
 		return nil, fmt.Errorf("the trainers' socket: %w", err)
@@ -276,7 +290,7 @@ func (a *agent) trainServer(h *host.Host) (*rpcserver.Server, error) {
 	}
 	trainv1.RegisterTrainServiceServer(server.GRPC(), trainapi.New(trainapi.Settings{
 		DataServiceURL: a.cfg.DataServiceURL, CacheDir: a.cfg.CacheDir, OrphanTimeout: a.cfg.OrphanTimeout,
-	}, h, a.tel.Log))
+	}, h, counters.TrainRefused, a.tel.Log))
 	return server, nil
 }
 

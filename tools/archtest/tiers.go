@@ -24,8 +24,8 @@ var Trainyard = Tiers{
 	"services/gpu-agent": {
 		Pure: []string{"reconcile", "device", "lease", "memwatch"},
 		Shell: []string{
-			"cpusource", "disk", "host", "journal", "launch", "logapi", "metrics", "nvmlsource", "procfs", "reach",
-			"registryclient", "restore", "session", "spool", "staging", "trainapi", "upload", "watchdog", "wire",
+			"cgroup", "cpusource", "disk", "host", "journal", "launch", "logapi", "metrics", "nvmlsource", "procfs", "reach",
+			"registryclient", "restore", "session", "spool", "staging", "trackproxy", "trainapi", "upload", "watchdog", "wire",
 		},
 		API: []string{"registryclient", "wire", "session", "trainapi", "logapi"},
 	},

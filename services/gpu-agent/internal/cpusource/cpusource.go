@@ -14,8 +14,9 @@ import (
 
 // Source implements device.Source; safe for concurrent use.
 type Source struct {
-	lanes  int
-	memory int64
+	lanes     int
+	memory    int64
+	isolation device.Isolation
 
 	mu          sync.Mutex
 	busy, total uint64
@@ -24,7 +25,8 @@ type Source struct {
 
 // Open returns lanes of laneMemory bytes each; 0 means an equal share of three
 // quarters of the host's memory, the rest being the system's and the agent's.
-func Open(lanes int, laneMemory int64) (*Source, error) {
+// isolation is how the host will hold a trainer to its share.
+func Open(lanes int, laneMemory int64, isolation device.Isolation) (*Source, error) {
 	if lanes < 1 {
 		return nil, errors.New("at least one CPU lane is needed")
 	}
@@ -38,7 +40,7 @@ func Open(lanes int, laneMemory int64) (*Source, error) {
 	if laneMemory*int64(lanes) > total {
 		return nil, fmt.Errorf("%d lanes of %d bytes are more than the host's %d bytes of memory", lanes, laneMemory, total)
 	}
-	return &Source{lanes: lanes, memory: laneMemory}, nil
+	return &Source{lanes: lanes, memory: laneMemory, isolation: isolation}, nil
 }
 
 // Name implements device.Source.
@@ -49,7 +51,8 @@ func (s *Source) Inventory() ([]device.Device, error) {
 	devices := make([]device.Device, s.lanes)
 	for i := range devices {
 		devices[i] = device.Device{
-			ID: fmt.Sprintf("cpu:%d", i), Kind: device.CPULane, MemoryBytes: s.memory, Isolation: device.Watched, HostMemory: true,
+			ID: fmt.Sprintf("cpu:%d", i), Kind: device.CPULane, MemoryBytes: s.memory, Isolation: s.isolation, HostMemory: true,
+			NUMANode: -1, Index: i,
 		}
 	}
 	return devices, nil

@@ -3,7 +3,11 @@
 // NVML and /proc live.
 package device
 
-import "fmt"
+import (
+	"fmt"
+	"maps"
+	"slices"
+)
 
 // Isolation names how hard a reservation is enforced, softest first.
 type Isolation string
@@ -15,6 +19,12 @@ const (
 	Cgroup  Isolation = "CGROUP"
 	MIG     Isolation = "MIG"
 )
+
+// Softer says whether i is easier to break than other.
+func (i Isolation) Softer(other Isolation) bool {
+	order := []Isolation{Watched, MPS, Cgroup, MIG}
+	return slices.Index(order, i) < slices.Index(order, other)
+}
 
 // CPULane is the kind of a lane that computes on the host's CPU.
 const CPULane = "cpu-lane"
@@ -31,6 +41,13 @@ type Device struct {
 	Isolation                                 Isolation
 	// LinkGroup names the fast link that its devices share; empty means none.
 	LinkGroup string
+	// ParentID is the GPU of a MIG instance, MIGProfile its shape ("1g.10gb").
+	ParentID, MIGProfile string
+	// NUMANode next to which the device sits; -1 means unknown.
+	NUMANode int
+	// Index is the driver's number of the GPU, PCIBusID its address; for people.
+	Index    int
+	PCIBusID string
 	// HostMemory is true when the device's memory is the host's: use is then
 	// the resident memory of the processes, not a driver's figure.
 	HostMemory bool
@@ -44,10 +61,15 @@ type Reading struct {
 	// Utilization and MemoryUtilization are 0 to 1.
 	Utilization, MemoryUtilization float64
 	TemperatureCelsius             float64
-	PowerWatts                     float64
-	SMClockMHz, MemoryClockMHz     float64
-	// UncorrectableECC counts volatile double-bit errors.
-	UncorrectableECC uint64
+	// PowerWatts drawn, and the limit that the board is held to.
+	PowerWatts, PowerLimitWatts float64
+	SMClockMHz, MemoryClockMHz  float64
+	// Throttle are the driver's reasons for lower clocks, a bit mask; see Slowed.
+	Throttle uint64
+	// UncorrectableECC and CorrectableECC count volatile errors.
+	UncorrectableECC, CorrectableECC uint64
+	// RemappedRows were replaced after uncorrectable errors.
+	RemappedRows int
 	// RowRemapPending and RowRemapFailed tell the state of memory repair.
 	RowRemapPending, RowRemapFailed bool
 	// XIDs are the driver's error codes since the source was opened.
@@ -68,7 +90,8 @@ type Use struct {
 type Source interface {
 	// Name is "cpu", "nvml" or the name of a test's source.
 	Name() string
-	// Inventory lists every device, leasable or not.
+	// Inventory lists every device that is there now, leasable or not. It is cheap:
+	// Read finds out what came and went.
 	Inventory() ([]Device, error)
 	// Read samples every device of the inventory.
 	Read() ([]Reading, error)
@@ -85,15 +108,22 @@ type Health struct {
 
 // fatalXIDs are driver errors after which a device is not trusted before a
 // person or a reset looked at it. 13, 31, 43 and 45 are the application's own
-// faults and are not here.
+// faults, 63 a repair that worked, 92 and 119 have milder forms: not here.
 var fatalXIDs = map[uint64]string{
-	48: "double-bit ECC error",
-	64: "row remapper failure",
-	74: "NVLink error",
-	79: "the GPU fell off the bus",
-	92: "high single-bit ECC error rate",
-	94: "contained ECC error",
-	95: "uncontained ECC error",
+	46:  "the GPU stopped processing",
+	48:  "double-bit ECC error",
+	62:  "internal micro-controller halt",
+	64:  "row remapper failure",
+	74:  "NVLink error",
+	79:  "the GPU fell off the bus",
+	92:  "high single-bit ECC error rate",
+	94:  "contained ECC error",
+	95:  "uncontained ECC error",
+	109: "context switch timeout",
+	119: "the GPU's system processor does not answer",
+	120: "the GPU's system processor failed",
+	121: "chip-to-chip link error",
+	140: "unrecovered ECC error",
 }
 
 // Judge applies the health rules to one reading.
@@ -108,11 +138,57 @@ func Judge(r Reading) Health {
 	}
 	for _, xid := range r.XIDs {
 		if what, ok := fatalXIDs[xid]; ok {
-			return Health{Reason: fmt.Sprintf("XID %d: %s", xid, what)}
+			return Health{Reason: fmt.Sprintf("XID %d: %s: reset the GPU", xid, what)}
 		}
 	}
 	if r.RowRemapPending {
 		return Health{Reason: "row remapping is pending: reset the GPU"}
 	}
 	return Health{OK: true}
+}
+
+// throttles are the bits of Throttle that mean trouble; idling and a person's
+// own settings lower the clocks too.
+var throttles = []struct {
+	bit  uint64
+	what string
+}{
+	{0x4, "power cap"},
+	{0x8, "hardware slowdown"},
+	{0x20, "software thermal slowdown"},
+	{0x40, "hardware thermal slowdown"},
+	{0x80, "power brake"},
+}
+
+// Slowed returns why a device runs below its clocks, or nothing.
+func Slowed(throttle uint64) []string {
+	var out []string
+	for _, t := range throttles {
+		if throttle&t.bit != 0 {
+			out = append(out, t.what)
+		}
+	}
+	return out
+}
+
+// LinkGroups names the groups of devices that are joined by fast links, given
+// for each device the devices that it reaches directly. A device without a link
+// is in no group.
+func LinkGroups(links map[string][]string) map[string]string {
+	groups := map[string]string{}
+	ids := slices.Sorted(maps.Keys(links))
+	for _, id := range ids {
+		if groups[id] != "" || len(links[id]) == 0 {
+			continue
+		}
+		name := "nvlink:" + id
+		for queue := []string{id}; len(queue) > 0; queue = queue[1:] {
+			if groups[queue[0]] != "" {
+				continue
+			}
+			groups[queue[0]] = name
+			queue = append(queue, links[queue[0]]...)
+		}
+	}
+	return groups
 }

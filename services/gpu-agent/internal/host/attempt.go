@@ -2,6 +2,7 @@ package host
 
 import (
 	"context"
+	"crypto/rand"
 	"crypto/sha256"
 	"crypto/subtle"
 	"encoding/json"
@@ -48,12 +49,14 @@ type Attempt struct {
 	mu          sync.Mutex
 	process     Process
 	stop        *reconcile.Stopping
+	detail      string // of the stop, for people
 	finished    *lease.Finished
 	oom         *lease.OOM
 	progress    *lease.Progress
 	savedAt     time.Time
 	lastStep    time.Time
 	dataOutage  time.Time
+	memory      int64 // used now, on its fullest device
 	restored    *lease.Restored
 	orders      []Order
 	ordered     chan struct{} // closed and replaced with every order
@@ -159,15 +162,40 @@ func (a *Attempt) endLease(exit lease.Exit) {
 	span.End(trace.WithTimestamp(exit.EndTime))
 }
 
-// owns says whether a token is this attempt's, in constant time.
-func (a *Attempt) owns(token []byte) bool {
+// matches compares a token with a stored hash, in constant time.
+func matches(token, stored []byte) bool {
 	hash := sha256.Sum256(token)
-	return len(a.lease.TokenHash) == len(hash) && subtle.ConstantTimeCompare(hash[:], a.lease.TokenHash) == 1
+	return len(stored) == len(hash) && subtle.ConstantTimeCompare(hash[:], stored) == 1
 }
 
-// Authenticate returns the live attempt that a token belongs to, or nil.
+// Authenticate returns the live attempt that a lease token belongs to, or nil.
 func (h *Host) Authenticate(token []byte) *Attempt {
-	return h.find(func(a *Attempt) bool { return a.owns(token) })
+	return h.find(func(a *Attempt) bool { return matches(token, a.lease.TokenHash) })
+}
+
+// AuthenticateTracking is Authenticate for the token of the MLflow proxy.
+func (h *Host) AuthenticateTracking(token []byte) *Attempt {
+	return h.find(func(a *Attempt) bool { return matches(token, a.lease.TrackingHash) })
+}
+
+// secrets are what a trainer proves itself with: the lease token, which only an
+// open descriptor tells it, and the MLflow proxy's, which has to be in its
+// environment because that is where MLflow's clients look.
+type secrets struct{ lease, tracking []byte }
+
+func newSecrets() (secrets, error) {
+	s := secrets{lease: make([]byte, 32), tracking: make([]byte, 32)}
+	_, err := rand.Read(s.lease)
+	if err == nil {
+		_, err = rand.Read(s.tracking)
+	}
+	return s, err
+}
+
+// seal puts the secrets' hashes into a lease.
+func (s secrets) seal(l *journal.Lease) {
+	token, tracking := sha256.Sum256(s.lease), sha256.Sum256(s.tracking)
+	l.TokenHash, l.TrackingHash = token[:], tracking[:]
 }
 
 func (a *Attempt) held() reconcile.Held {
@@ -186,7 +214,7 @@ func (a *Attempt) state() LeaseState {
 	defer a.mu.Unlock()
 	s := LeaseState{
 		Key: a.Key, Claims: a.lease.Claims, HostMemoryBytes: a.lease.HostMemoryBytes, Phase: Starting, Isolation: a.lease.Isolation,
-		LastStep: a.lastStep, DataOutage: a.dataOutage,
+		MemoryBytes: a.memory, LastStep: a.lastStep, DataOutage: a.dataOutage, WorkDir: a.WorkDir(), WorkBytes: a.host.WorkBytes,
 	}
 	if a.process != nil {
 		s.Phase, s.StartTime, s.Supervisor = Running, a.process.StartTime(), a.process.Supervisor()
@@ -259,6 +287,7 @@ func (a *Attempt) changeProgress(urgent bool, change func(*lease.Progress)) {
 func (a *Attempt) observeMemory(bytes int64) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	a.memory = bytes
 	if a.progress == nil {
 		a.progress = &lease.Progress{}
 	}
@@ -291,6 +320,20 @@ func (a *Attempt) cancelStart() {
 	cancel := a.cancel
 	a.mu.Unlock()
 	cancel()
+}
+
+// leaving says whether a stop is under way.
+func (a *Attempt) leaving() bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.stop != nil
+}
+
+// note keeps what the verdict should say beside the reason of a stop.
+func (a *Attempt) note(detail string) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.detail = detail
 }
 
 func (a *Attempt) evict(oom lease.OOM) {

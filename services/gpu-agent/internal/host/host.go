@@ -18,6 +18,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/ultrathink-pilot/trainyard/services/gpu-agent/internal/cgroup"
 	"github.com/ultrathink-pilot/trainyard/services/gpu-agent/internal/device"
 	"github.com/ultrathink-pilot/trainyard/services/gpu-agent/internal/disk"
 	"github.com/ultrathink-pilot/trainyard/services/gpu-agent/internal/journal"
@@ -65,10 +66,14 @@ type Settings struct {
 	AgentLock string
 	// TrainerEnv is added to every trainer's environment.
 	TrainerEnv []string
+	// TrackingURL is the host's MLflow proxy; empty means that there is none.
+	TrackingURL string
+	// MPSPipe is the pipe directory of the host's MPS server.
+	MPSPipe string
 	// OrphanTimeout after which trainers without an agent end.
 	OrphanTimeout time.Duration
-	// Bounds in bytes: of one log file, one spool, one staging area.
-	LogBytes, SpoolBytes, StagingBytes int64
+	// Bounds in bytes: of one log file, one spool, one staging area, one work directory.
+	LogBytes, SpoolBytes, StagingBytes, WorkBytes int64
 	// SettleTime is how long an attempt's end waits for its last uploads before it
 	// is reported.
 	SettleTime time.Duration
@@ -93,6 +98,11 @@ type Attribution interface {
 	Attribute(key lease.Key, report lease.OOM) lease.OOM
 }
 
+// Groups makes control groups.
+type Groups interface {
+	Create(name string, memory int64) (*cgroup.Group, error)
+}
+
 // Deps are the parts a host works with.
 type Deps struct {
 	Journal     *journal.Journal
@@ -101,8 +111,10 @@ type Deps struct {
 	Restorer    *restore.Restorer
 	Tier        *restore.Tier
 	Attribution Attribution
-	Counters    Counters
-	Log         *zap.Logger
+	// Groups holds trainers to their host memory; nil where the host lets us not.
+	Groups   Groups
+	Counters Counters
+	Log      *zap.Logger
 }
 
 // DeviceState is a device as last read.
@@ -315,6 +327,11 @@ type LeaseState struct {
 	DataOutage time.Time
 	// Supervisor is the pid above the trainer's tree; 0 before it runs.
 	Supervisor int
+	// MemoryBytes is what it uses now, on its fullest device.
+	MemoryBytes int64
+	// WorkDir is the trainer's private directory, WorkBytes its quota.
+	WorkDir   string
+	WorkBytes int64
 }
 
 // Phase of a lease.
@@ -409,6 +426,20 @@ func (h *Host) Evict(key lease.Key, oom lease.OOM) {
 	}
 	a.evict(oom)
 	h.poke()
+}
+
+// OverQuota ends an attempt whose work directory holds too much.
+func (h *Host) OverQuota(key lease.Key, bytes int64) {
+	a := h.Attempt(key)
+	if a == nil || a.leaving() {
+		return
+	}
+	h.deps.Log.Warn("evicting an attempt for its work directory", append(a.fields(), zap.Int64("bytes", bytes), zap.Int64("quota", h.WorkBytes))...)
+	a.note(fmt.Sprintf("its work directory held %d bytes, the quota is %d", bytes, h.WorkBytes))
+	now := time.Now()
+	if err := h.stopAttempt(a, lease.StopQuota, now, now); err != nil {
+		h.deps.Log.Error("a stop was not journaled", append(a.fields(), zap.Error(err))...)
+	}
 }
 
 // removeAll is os.RemoveAll with a log line.

@@ -2,14 +2,13 @@ package host
 
 import (
 	"context"
-	"crypto/rand"
-	"crypto/sha256"
 	"fmt"
 	"path/filepath"
 	"time"
 
 	"go.uber.org/zap"
 
+	"github.com/ultrathink-pilot/trainyard/services/gpu-agent/internal/device"
 	"github.com/ultrathink-pilot/trainyard/services/gpu-agent/internal/journal"
 	"github.com/ultrathink-pilot/trainyard/services/gpu-agent/internal/lease"
 	"github.com/ultrathink-pilot/trainyard/services/gpu-agent/internal/reconcile"
@@ -148,14 +147,12 @@ func (h *Host) stopAttempt(a *Attempt, reason lease.StopReason, termAt, killAt t
 
 // grant journals the lease, then starts the attempt.
 func (h *Host) grant(ctx context.Context, assignment lease.Assignment) error {
-	token := make([]byte, 32)
-	if _, err := rand.Read(token); err != nil {
+	tokens, err := newSecrets()
+	if err != nil {
 		return err
 	}
-	hash := sha256.Sum256(token)
-	granted := journal.Lease{
-		Assignment: assignment, GrantedAt: time.Now(), TokenHash: hash[:], Isolation: h.isolation(assignment),
-	}
+	granted := journal.Lease{Assignment: assignment, GrantedAt: time.Now(), Isolation: string(h.isolation(assignment))}
+	tokens.seal(&granted)
 	a, err := h.newAttempt(granted)
 	if err != nil {
 		return err
@@ -170,22 +167,23 @@ func (h *Host) grant(ctx context.Context, assignment lease.Assignment) error {
 	h.attempts[a.Key] = a
 	h.notify()
 	h.mu.Unlock()
-	h.wg.Go(func() { a.run(ctx, token) })
+	h.wg.Go(func() { a.run(ctx, tokens) })
 	return nil
 }
 
-// isolation is the softest of the devices of an assignment.
-func (h *Host) isolation(assignment lease.Assignment) string {
+// isolation is the softest among the devices of an assignment.
+func (h *Host) isolation(assignment lease.Assignment) device.Isolation {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	var softest device.Isolation
 	for _, c := range assignment.Claims {
 		for _, d := range h.devices {
-			if d.ID == c.Device {
-				return string(d.Isolation)
+			if d.ID == c.Device && (softest == "" || d.Isolation.Softer(softest)) {
+				softest = d.Isolation
 			}
 		}
 	}
-	return ""
+	return softest
 }
 
 // end journals an exit and releases the lease.

@@ -2,10 +2,9 @@ package host
 
 import (
 	"context"
-	"crypto/rand"
-	"crypto/sha256"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"math"
 	mathrand "math/rand/v2"
 	"os"
@@ -16,10 +15,13 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/ultrathink-pilot/trainyard/libs/telemetry"
+	"github.com/ultrathink-pilot/trainyard/services/gpu-agent/internal/cgroup"
+	"github.com/ultrathink-pilot/trainyard/services/gpu-agent/internal/device"
 	"github.com/ultrathink-pilot/trainyard/services/gpu-agent/internal/disk"
 	"github.com/ultrathink-pilot/trainyard/services/gpu-agent/internal/journal"
 	"github.com/ultrathink-pilot/trainyard/services/gpu-agent/internal/launch"
 	"github.com/ultrathink-pilot/trainyard/services/gpu-agent/internal/lease"
+	"github.com/ultrathink-pilot/trainyard/services/gpu-agent/internal/memwatch"
 	"github.com/ultrathink-pilot/trainyard/services/gpu-agent/internal/spool"
 )
 
@@ -29,7 +31,7 @@ import (
 const closedSource = math.MaxUint64
 
 // run carries a granted lease from its start to its end.
-func (a *Attempt) run(ctx context.Context, token []byte) {
+func (a *Attempt) run(ctx context.Context, tokens secrets) {
 	a.deliver(ctx)
 	starting, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -40,7 +42,7 @@ func (a *Attempt) run(ctx context.Context, token []byte) {
 	if stopped {
 		cancel()
 	}
-	process, err := a.start(starting, token)
+	process, err := a.start(starting, tokens)
 	switch {
 	case process != nil:
 		a.mu.Lock()
@@ -92,19 +94,18 @@ func (a *Attempt) adopt(ctx context.Context) {
 	if over && !exit.Started && exit.Error == "" && !stopped && !a.has(endedFile) && a.spool.Source() == 0 && a.host.leaseLives() {
 		// The earlier agent went between the journal and the fork. After power
 		// loss the lease is over instead: whether a trainer ran is then unknown.
-		token := make([]byte, 32)
-		if _, err := rand.Read(token); err == nil {
-			hash := sha256.Sum256(token)
-			a.lease.TokenHash = hash[:]
+		tokens, err := newSecrets()
+		if err == nil {
+			tokens.seal(&a.lease)
 			err = a.host.deps.Journal.Update(func(s *journal.State) {
 				if l := s.Lease(a.Key); l != nil {
-					l.TokenHash = hash[:]
+					tokens.seal(l)
 				}
 			})
-			if err == nil {
-				a.run(ctx, token)
-				return
-			}
+		}
+		if err == nil {
+			a.run(ctx, tokens)
+			return
 		}
 	}
 	if !over {
@@ -120,7 +121,7 @@ func (a *Attempt) adopt(ctx context.Context) {
 }
 
 // start prepares everything and launches the trainer.
-func (a *Attempt) start(ctx context.Context, token []byte) (Process, error) {
+func (a *Attempt) start(ctx context.Context, tokens secrets) (Process, error) {
 	if err := a.writeFile("assignment", a.lease); err != nil {
 		return nil, err
 	}
@@ -136,7 +137,7 @@ func (a *Attempt) start(ctx context.Context, token []byte) (Process, error) {
 		a.restored = restored
 		a.mu.Unlock()
 	}
-	if a.spool.Sequence() == 0 {
+	if a.spool.Sequence() == 0 && a.lease.Member() == 0 {
 		id := ""
 		if restored := a.Restored(); restored != nil {
 			id = restored.ID
@@ -153,9 +154,49 @@ func (a *Attempt) start(ctx context.Context, token []byte) (Process, error) {
 		return nil, err
 	}
 	return a.host.deps.Launcher.Start(ctx, a.dir, launch.Spec{
-		Argv: []string{a.host.TrainerBinary}, Env: a.environment(), LogBytes: a.host.LogBytes,
-		AgentLock: a.host.AgentLock, OrphanTimeout: a.host.OrphanTimeout,
-	}, token)
+		Argv: []string{a.host.TrainerBinary}, Env: a.environment(tokens), LogBytes: a.host.LogBytes,
+		AgentLock: a.host.AgentLock, OrphanTimeout: a.host.OrphanTimeout, Group: a.group(),
+	}, tokens.lease)
+}
+
+// group makes the control group that holds the trainer to its host memory; nil
+// when the lease bounds none, or the host cannot.
+func (a *Attempt) group() *cgroup.Group {
+	limit := a.hostLimit()
+	if a.host.deps.Groups == nil || limit == 0 {
+		return nil
+	}
+	// The kernel counts more than the watchdog: page tables, socket buffers, the
+	// newest file pages. What was reserved must all be usable.
+	g, err := a.host.deps.Groups.Create(a.Key.Directory(), limit+limit/16+8<<20)
+	if err != nil {
+		a.host.deps.Log.Warn("no control group: the attempt's memory is only watched", append(a.fields(), zap.Error(err))...)
+		a.mu.Lock()
+		a.lease.Isolation = string(device.Watched)
+		a.mu.Unlock()
+	}
+	return g
+}
+
+// hostLimit is what the attempt may use of the host's memory; 0 means no bound.
+func (a *Attempt) hostLimit() int64 {
+	a.host.mu.Lock()
+	defer a.host.mu.Unlock()
+	var lanes int64
+	for _, c := range a.lease.Claims {
+		for _, d := range a.host.devices {
+			if d.ID == c.Device && d.HostMemory {
+				if c.Bytes == 0 {
+					c.Bytes = d.MemoryBytes - d.HeadroomBytes
+				}
+				lanes += c.Bytes
+			}
+		}
+	}
+	if lanes > 0 {
+		return lanes
+	}
+	return a.lease.HostMemoryBytes
 }
 
 // follow waits for the process and concludes; when the agent stops first, the
@@ -170,12 +211,37 @@ func (a *Attempt) follow(ctx context.Context, process Process) {
 	a.awaitStream(ctx, 5*time.Second)
 	ended := lease.Ended{
 		Key: a.Key, Started: exit.Started, Known: exit.Known, ExitCode: exit.ExitCode, Signal: exit.Signal,
-		HostOOMKills: exit.OOMKills, StderrTail: exit.StderrTail,
+		HostOOMKills: exit.OOMKills, Orphaned: exit.Orphaned, StderrTail: exit.StderrTail,
+	}
+	if exit.LimitKills > 0 {
+		a.overLimit(exit)
 	}
 	if !exit.Started {
 		ended.LaunchError = exit.Error
 	}
 	a.conclude(ctx, ended)
+}
+
+// overLimit takes what the kernel did at the attempt's own limit for an
+// out-of-memory of its own fault, with what was seen before it.
+func (a *Attempt) overLimit(exit launch.Exit) {
+	class, where := lease.ClassHostOOM, memwatch.HostDevice
+	a.host.mu.Lock()
+	for _, d := range a.host.devices {
+		if len(a.lease.Claims) > 0 && d.ID == a.lease.Claims[0].Device && d.HostMemory {
+			class, where = lease.ClassOwnOOM, d.ID
+		}
+	}
+	a.host.mu.Unlock()
+	oom := a.host.deps.Attribution.Attribute(a.Key, lease.OOM{Device: where, At: exit.Time})
+	oom.Class = class
+	oom.Message = fmt.Sprintf("the kernel killed %d process(es) of the attempt at its limit of %d bytes", exit.LimitKills, exit.LimitBytes)
+	oom.Samples = append(oom.Samples, exit.LimitBytes)
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.oom == nil {
+		a.oom = &oom
+	}
 }
 
 // conclude decides how the attempt ended, makes that durable, and releases the
@@ -190,7 +256,7 @@ func (a *Attempt) conclude(ctx context.Context, ended lease.Ended) {
 		a.mu.Lock()
 		ended.Finished, ended.OOM, ended.Progress = a.finished, a.oom, a.progress
 		if a.stop != nil && ended.StopReason == "" {
-			ended.StopReason = a.stop.Reason
+			ended.StopReason, ended.StopDetail = a.stop.Reason, a.detail
 		}
 		a.mu.Unlock()
 		exit = lease.Verdict(ended, time.Now())
@@ -298,7 +364,7 @@ func (a *Attempt) tail(ctx context.Context) {
 		a.finishDelivery(false)
 		return
 	}
-	if a.spool.Source() != closedSource && a.spool.Sequence() > 0 {
+	if a.lease.Member() == 0 && a.spool.Source() != closedSource && a.spool.Sequence() > 0 {
 		exit, err := a.readEnded()
 		if err == nil {
 			var closed []byte

@@ -168,7 +168,11 @@ func (a *Attempt) WaitDurable(ctx context.Context, after uint64) (uint64, error)
 }
 
 // Batch spools an encoded batch for the registry under the trainer's sequence.
+// Of a gang only the first member's batches go there: sequences are the run's.
 func (a *Attempt) Batch(ctx context.Context, sequence uint64, payload []byte) error {
+	if a.lease.Member() > 0 {
+		return a.Mark(ctx, sequence)
+	}
 	_, err := a.spool.Append(ctx, sequence, spool.Batch, payload)
 	return err
 }
@@ -203,6 +207,12 @@ func (a *Attempt) DataOutage(active bool) {
 
 // Submit takes a checkpoint or artifact over; it is durable on return.
 func (a *Attempt) Submit(item upload.Item) error {
+	if a.lease.Member() > 0 && item.Ready != nil {
+		a.order(Order{Rejected: &Rejected{Step: item.Step, Problems: []string{"only the first member of a gang commits checkpoints"}}})
+	}
+	if a.lease.Member() > 0 {
+		return nil
+	}
 	if restored := a.Restored(); restored != nil {
 		item.Parent = restored.ID
 	}

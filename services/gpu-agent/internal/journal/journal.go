@@ -41,6 +41,8 @@ type Lease struct {
 	GrantedAt time.Time `json:"granted_at"`
 	// TokenHash is SHA-256 of the trainer's bearer token.
 	TokenHash []byte `json:"token_hash"`
+	// TrackingHash is SHA-256 of the token for the MLflow proxy.
+	TrackingHash []byte `json:"tracking_hash,omitempty"`
 	// LeaseTraceParent is the lease's span, the parent of the trainer's.
 	LeaseTraceParent string          `json:"lease_traceparent"`
 	Isolation        string          `json:"isolation"`

@@ -5,6 +5,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/ultrathink-pilot/trainyard/services/gpu-agent/internal/cgroup"
 	"github.com/ultrathink-pilot/trainyard/services/gpu-agent/internal/disk"
 	"github.com/ultrathink-pilot/trainyard/services/gpu-agent/internal/procfs"
 )
@@ -41,6 +42,9 @@ type Spec struct {
 	// for OrphanTimeout the supervisor ends the trainer.
 	AgentLock     string        `json:"agent_lock"`
 	OrphanTimeout time.Duration `json:"orphan_timeout"`
+	// Group holds the trainer to its memory; nil means that nothing does. The
+	// supervisor removes it in the end.
+	Group *cgroup.Group `json:"group,omitempty"`
 }
 
 // started is written once the trainer runs. It and the specification are not
@@ -62,7 +66,12 @@ type Exit struct {
 	Error    string `json:"error,omitempty"`
 	// OOMKills counts the kernel's kills for memory while the trainer ran, when
 	// the trainer died of SIGKILL.
-	OOMKills   int       `json:"oom_kills,omitempty"`
+	OOMKills int `json:"oom_kills,omitempty"`
+	// LimitKills counts the kernel's kills at the trainer's own limit of LimitBytes.
+	LimitKills int   `json:"limit_kills,omitempty"`
+	LimitBytes int64 `json:"limit_bytes,omitempty"`
+	// Orphaned says that no agent had lived for the orphan timeout.
+	Orphaned   bool      `json:"orphaned,omitempty"`
 	PeakRSS    int64     `json:"peak_rss"`
 	StderrTail string    `json:"stderr_tail,omitempty"`
 	Time       time.Time `json:"time"`

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"os/exec"
 	"os/signal"
@@ -18,6 +19,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/ultrathink-pilot/trainyard/services/gpu-agent/internal/cgroup"
 	"github.com/ultrathink-pilot/trainyard/services/gpu-agent/internal/launch"
 	"github.com/ultrathink-pilot/trainyard/services/gpu-agent/internal/procfs"
 )
@@ -68,6 +70,14 @@ func trainer(args []string) {
 			panic(err)
 		}
 		os.Exit(0)
+	case "grow":
+		for held := [][]byte{}; ; {
+			page := make([]byte, 1<<20)
+			for i := 0; i < len(page); i += 4096 {
+				page[i] = 1
+			}
+			held = append(held, page)
+		}
 	case "sleep":
 		time.Sleep(time.Hour)
 	case "until": // exits with a code when a file appears
@@ -343,8 +353,50 @@ func TestOrphanTimeout(t *testing.T) {
 	if err := lock.Close(); err != nil {
 		t.Fatal(err)
 	}
-	if exit := await(t, p); exit.Signal != "SIGTERM" {
+	if exit := await(t, p); exit.Signal != "SIGTERM" || !exit.Orphaned {
 		t.Fatalf("exit %+v", exit)
+	}
+}
+
+// A trainer that counts the orphan timeout for itself and goes first is an
+// orphan too; one that ends soon after its agent is not.
+func TestOrphanEndsByItself(t *testing.T) {
+	t.Parallel()
+	for name, timeout := range map[string]time.Duration{"at its timeout": time.Second, "long before": time.Hour} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			b := newBench(t)
+			end := filepath.Join(t.TempDir(), "end")
+			p := b.start(t, launch.Spec{AgentLock: filepath.Join(t.TempDir(), "none"), OrphanTimeout: timeout}, "until", end, "1")
+			time.Sleep(900 * time.Millisecond)
+			if err := os.WriteFile(end, nil, 0o600); err != nil {
+				t.Fatal(err)
+			}
+			if exit := await(t, p); exit.ExitCode != 1 || exit.Orphaned != (timeout == time.Second) {
+				t.Fatalf("exit %+v", exit)
+			}
+		})
+	}
+}
+
+// The kernel's kill at the trainer's own limit is in the record, and its group is gone.
+func TestLimit(t *testing.T) {
+	t.Parallel()
+	b := newBench(t)
+	groups, err := cgroup.Detect("/proc", b.dir)
+	if err != nil {
+		t.Skipf("this host lets us make no control group: %v", err)
+	}
+	group, err := groups.Create("test", 48<<20)
+	if err != nil {
+		t.Fatal(err)
+	}
+	exit := await(t, b.start(t, launch.Spec{Group: group}, "grow"))
+	if exit.Signal != "SIGKILL" || exit.LimitKills == 0 || exit.LimitBytes != 48<<20 || exit.Error != "" {
+		t.Fatalf("exit %+v", exit)
+	}
+	if _, err := os.Stat(group.Dir); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("the group stayed: %v", err)
 	}
 }
 

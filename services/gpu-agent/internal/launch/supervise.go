@@ -3,6 +3,7 @@ package launch
 import (
 	"errors"
 	"fmt"
+	"math"
 	"os"
 	"os/signal"
 	"path/filepath"
@@ -28,8 +29,11 @@ import (
 func Supervise(dir string) error {
 	// Pdeathsig and no_new_privs belong to the thread that forks.
 	runtime.LockOSThread()
-	for _, fd := range []int{tokenFD, readyFD, lockFD} {
-		unix.CloseOnExec(fd)
+	// Whatever the agent was given by its own parent ends here too.
+	if err := unix.CloseRange(tokenFD, math.MaxUint32, unix.CLOSE_RANGE_CLOEXEC); err != nil {
+		for _, fd := range []int{tokenFD, readyFD, lockFD} { // a kernel before 5.11
+			unix.CloseOnExec(fd)
+		}
 	}
 	var spec Spec
 	if err := readRecord(filepath.Join(dir, specFile), &spec); err != nil {
@@ -46,8 +50,9 @@ type supervisor struct {
 	spec      Spec
 	oomBefore int
 
-	mu    sync.Mutex
-	group int // 0 when the trainer was reaped: its number may be in use again
+	mu     sync.Mutex
+	group  int       // 0 when the trainer was reaped: its number may be in use again
+	absent time.Time // since when no agent lives; zero while one does
 }
 
 func (s *supervisor) run() Exit {
@@ -66,19 +71,40 @@ func (s *supervisor) run() Exit {
 	}
 	pid, copies, err := s.start(out)
 	if err != nil {
-		return Exit{Error: errors.Join(err, out.close()).Error()}
+		return Exit{Error: errors.Join(err, out.close(), s.disband(&Exit{})).Error()}
 	}
 	stop := make(chan struct{})
 	go s.obey(signals, stop)
 	go s.guard(stop)
 	exit := s.wait(pid)
+	exit.Orphaned = s.orphaned()
 	close(stop)
 	copies.Wait()
 	exit.StderrTail = out.stderrTail()
-	if err := out.close(); err != nil {
+	if err := errors.Join(s.disband(&exit), out.close()); err != nil {
 		exit.Error = err.Error()
 	}
 	return exit
+}
+
+// disband notes what the kernel did at the group's limit and removes the group.
+func (s *supervisor) disband(exit *Exit) error {
+	g := s.spec.Group
+	if g == nil {
+		return nil
+	}
+	if exit.LimitKills = g.Kills(); exit.LimitKills > 0 {
+		exit.LimitBytes = g.Limit()
+	}
+	// The last process of it was reaped a moment ago; the kernel may lag.
+	var err error
+	for range 50 {
+		if err = g.Remove(); !errors.Is(err, unix.EBUSY) {
+			return err
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	return err
 }
 
 // start forks the trainer in its own session and says so.
@@ -96,11 +122,19 @@ func (s *supervisor) start(out *output) (int, *sync.WaitGroup, error) {
 		return 0, nil, err
 	}
 	token := os.NewFile(tokenFD, "token")
-	process, err := os.StartProcess(s.spec.Argv[0], s.spec.Argv, &os.ProcAttr{
-		Dir: filepath.Join(s.dir, WorkDir), Env: s.spec.Env,
-		Files: []*os.File{null, stdoutW, stderrW, token},
-		Sys:   &syscall.SysProcAttr{Setsid: true, Pdeathsig: syscall.SIGKILL},
-	})
+	var process *os.Process
+	fork := func(attr *syscall.SysProcAttr) error {
+		attr.Setsid, attr.Pdeathsig = true, syscall.SIGKILL
+		process, err = os.StartProcess(s.spec.Argv[0], s.spec.Argv, &os.ProcAttr{
+			Dir: filepath.Join(s.dir, WorkDir), Env: s.spec.Env, Files: []*os.File{null, stdoutW, stderrW, token}, Sys: attr,
+		})
+		return err
+	}
+	if s.spec.Group != nil {
+		err = s.spec.Group.Fork(fork)
+	} else {
+		err = fork(&syscall.SysProcAttr{})
+	}
 	err = errors.Join(err, null.Close(), stdoutW.Close(), stderrW.Close(), token.Close())
 	if err != nil && process == nil {
 		return 0, nil, err
@@ -167,26 +201,43 @@ func (s *supervisor) guard(stop <-chan struct{}) {
 		return
 	}
 	const grace = 10 * time.Second
-	ticker := time.NewTicker(min(time.Second, s.spec.OrphanTimeout/4))
+	ticker := time.NewTicker(s.look())
 	defer ticker.Stop()
-	var since time.Time
 	for {
 		select {
 		case <-stop:
 			return
 		case <-ticker.C:
 		}
+		lives := agentLives(s.spec.AgentLock)
+		s.mu.Lock()
 		switch {
-		case agentLives(s.spec.AgentLock):
-			since = time.Time{}
+		case lives:
+			s.absent = time.Time{}
+		case s.absent.IsZero():
+			s.absent = time.Now()
+		}
+		since := s.absent
+		s.mu.Unlock()
+		switch {
 		case since.IsZero():
-			since = time.Now()
 		case time.Since(since) > s.spec.OrphanTimeout+grace:
 			s.signal(unix.SIGKILL)
 		case time.Since(since) > s.spec.OrphanTimeout:
 			s.signal(unix.SIGTERM)
 		}
 	}
+}
+
+// look is the pause between two looks for the agent.
+func (s *supervisor) look() time.Duration { return min(time.Second, s.spec.OrphanTimeout/4) }
+
+// orphaned says whether no agent had lived for the orphan timeout. A trainer that
+// counts for itself began up to two looks before this supervisor noticed.
+func (s *supervisor) orphaned() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return !s.absent.IsZero() && time.Since(s.absent) > s.spec.OrphanTimeout-2*s.look()
 }
 
 func agentLives(path string) bool {

@@ -39,11 +39,34 @@ type Assignment struct {
 	HostMemoryBytes int64 `json:"host_memory_bytes"`
 	// Resume asks for the job's newest good checkpoint.
 	Resume bool `json:"resume"`
+	// Experiment that the job belongs to.
+	Experiment string `json:"experiment,omitempty"`
+	// Rendezvous of a gang over several hosts, or of one host's processes; nil means none.
+	Rendezvous *Rendezvous `json:"rendezvous,omitempty"`
 	// TraceParent is the W3C parent of all that the attempt does.
 	TraceParent string `json:"traceparent"`
 	// Payload is the assignment in its wire form, kept opaque here; it is
 	// read again where the trainer is told what to run.
 	Payload []byte `json:"payload"`
+}
+
+// Member is this host's place in a gang; 0 for the first and for a job on one
+// host. Only that one speaks for the run: the others compute.
+func (a *Assignment) Member() uint32 {
+	if a.Rendezvous == nil {
+		return 0
+	}
+	return a.Rendezvous.NodeRank
+}
+
+// Rendezvous is where the parts of a gang meet.
+type Rendezvous struct {
+	Address string `json:"address"`
+	Port    uint32 `json:"port"`
+	// NodeRank of this host among NodeCount hosts with Processes in all.
+	NodeRank  uint32 `json:"node_rank"`
+	NodeCount uint32 `json:"node_count"`
+	Processes uint32 `json:"processes"`
 }
 
 // StopReason says why an attempt must not run any longer.
@@ -62,6 +85,7 @@ const (
 	StopStalled         StopReason = "stalled"
 	StopDataUnavailable StopReason = "data unavailable"
 	StopOverUse         StopReason = "memory over-use"
+	StopQuota           StopReason = "its work directory is over its quota"
 )
 
 // Outcome of an attempt.

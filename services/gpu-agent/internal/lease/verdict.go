@@ -18,11 +18,15 @@ type Ended struct {
 	Signal   string
 	// StopReason is set when the agent stopped the attempt.
 	StopReason StopReason
+	// StopDetail adds to it, for people.
+	StopDetail string
 	Finished   *Finished
 	OOM        *OOM
 	// HostOOMKills counts kernel OOM kills in the attempt's process tree.
 	HostOOMKills int
-	StderrTail   string
+	// Orphaned: the trainer ended because no agent had lived for the orphan timeout.
+	Orphaned   bool
+	StderrTail string
 	// LaunchError says why no process could be started.
 	LaunchError string
 	Progress    *Progress
@@ -59,6 +63,10 @@ func Verdict(e Ended, now time.Time) Exit {
 	case e.HostOOMKills > 0:
 		x.Class = ClassHostOOM
 		x.Evidence.Message = fmt.Sprintf("the kernel killed %d process(es) of the attempt for memory", e.HostOOMKills)
+	case e.Orphaned && (e.Finished == nil || e.Finished.Outcome != Failed):
+		// Nobody's fault in the job: no retry is spent on it.
+		x.Class = ClassAgentLost
+		x.Evidence.Message = "no agent lived on the host for the orphan timeout; the trainer ended"
 	case e.Finished != nil:
 		x.Outcome, x.Class = e.Finished.Outcome, e.Finished.Class
 		x.Evidence.Message, x.Evidence.Problems = e.Finished.Message, e.Finished.Problems
@@ -86,6 +94,9 @@ func Verdict(e Ended, now time.Time) Exit {
 
 func stopped(e Ended) (Outcome, Class, string) {
 	message := "stopped: " + string(e.StopReason)
+	if e.StopDetail != "" {
+		message += ": " + e.StopDetail
+	}
 	if e.Finished != nil && e.Finished.Message != "" {
 		message += "; " + e.Finished.Message
 	}
@@ -105,6 +116,8 @@ func stopped(e Ended) (Outcome, Class, string) {
 		class = ClassDataUnavailable
 	case StopOverUse:
 		return Failed, ClassOwnOOM, message
+	case StopQuota:
+		return Failed, ClassCrash, message
 	case StopCancelled, StopPaused:
 	}
 	return Stopped, class, message

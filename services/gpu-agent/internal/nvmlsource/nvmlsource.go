@@ -7,18 +7,14 @@ package nvmlsource
 import (
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 	"sync"
+	"time"
 
 	"github.com/NVIDIA/go-nvml/pkg/nvml"
 
 	"github.com/ultrathink-pilot/trainyard/services/gpu-agent/internal/device"
-)
-
-// Memory figures of a GPU that no reservation may use. The context size is
-// NVIDIA's usual 300-600 MB; learned peaks make it irrelevant over time.
-const (
-	headroom = 512 << 20
-	overhead = 512 << 20
 )
 
 // ErrNoDriver says that the host has no usable NVIDIA driver.
@@ -27,33 +23,47 @@ var ErrNoDriver = errors.New("no NVIDIA driver: libnvidia-ml.so.1 was not found 
 // Source implements device.Source; safe for concurrent use.
 type Source struct {
 	lib nvml.Interface
+	// sysfs is "/sys", where a device's NUMA node is found.
+	sysfs   string
+	mpsPipe string
+	// relistEvery is the pause between two attempts to list the devices again.
+	relistEvery time.Duration
 
 	mu      sync.Mutex
 	handles []handle
+	gpus    int // that the driver counted when they were listed
 	xids    map[string][]uint64
 	events  nvml.EventSet
+	// down is why the driver does not answer; empty means that it does. stale says
+	// that a device was lost since the list was made.
+	down   string
+	stale  bool
+	listed time.Time
 	// supported are the optional calls that this driver has. Calling one that it
 	// lacks would end the process in the dynamic linker.
 	supported map[string]bool
 }
 
-// optional calls are newer than the oldest drivers in use.
+// optional calls are newer than the oldest drivers in use, or not on every product.
 var optional = []string{
 	"nvmlDeviceGetMigMode", "nvmlEventSetCreate", "nvmlDeviceGetClockInfo", "nvmlDeviceGetTotalEccErrors", "nvmlDeviceGetRemappedRows",
-}
-
-type handle struct {
-	id     string
-	device nvml.Device
-	info   device.Device
-	mig    bool
+	"nvmlDeviceGetPciInfo_v3", "nvmlDeviceGetNvLinkState", "nvmlDeviceGetNvLinkRemotePciInfo_v2", "nvmlDeviceGetNvLinkRemoteDeviceType",
+	"nvmlDeviceGetCurrentClocksThrottleReasons", "nvmlDeviceGetPowerManagementLimit", "nvmlDeviceGetMPSComputeRunningProcesses_v3",
+	"nvmlDeviceGetGpuInstanceId",
 }
 
 // Open initialises NVML and lists every GPU, and instead of a GPU in MIG mode
-// its instances. Without a driver the error wraps ErrNoDriver.
-func Open() (device.Source, error) { return open(nvml.New()) }
+// its instances. mpsPipe is the pipe directory of the host's MPS server, if one
+// runs. Without a driver the error wraps ErrNoDriver.
+func Open(mpsPipe string) (device.Source, error) {
+	s, err := open(nvml.New(), "/sys", mpsPipe, 5*time.Second)
+	if err != nil {
+		return nil, err
+	}
+	return s, nil
+}
 
-func open(lib nvml.Interface) (device.Source, error) {
+func open(lib nvml.Interface, sysfs, mpsPipe string, relistEvery time.Duration) (*Source, error) {
 	switch ret := lib.Init(); ret {
 	case nvml.SUCCESS:
 	case nvml.ERROR_LIBRARY_NOT_FOUND, nvml.ERROR_DRIVER_NOT_LOADED:
@@ -61,14 +71,13 @@ func open(lib nvml.Interface) (device.Source, error) {
 	default:
 		return nil, fmt.Errorf("NVML did not start: code %d", int32(ret))
 	}
-	s := &Source{lib: lib, xids: map[string][]uint64{}, supported: map[string]bool{}}
+	s := &Source{lib: lib, sysfs: sysfs, mpsPipe: mpsPipe, relistEvery: relistEvery, supported: map[string]bool{}}
 	for _, symbol := range optional {
 		s.supported[symbol] = lib.Extensions().LookupSymbol(symbol) == nil
 	}
 	if err := s.list(); err != nil {
 		return nil, errors.Join(err, s.Close())
 	}
-	s.watch()
 	return s, nil
 }
 
@@ -79,95 +88,6 @@ func check(what string, ret nvml.Return) error {
 	return fmt.Errorf("NVML %s: code %d", what, int32(ret))
 }
 
-func (s *Source) list() error {
-	count, ret := s.lib.DeviceGetCount()
-	if err := check("device count", ret); err != nil {
-		return err
-	}
-	for i := range count {
-		d, ret := s.lib.DeviceGetHandleByIndex(i)
-		if err := check("device handle", ret); err != nil {
-			return err
-		}
-		if s.supported["nvmlDeviceGetMigMode"] {
-			if current, _, ret := d.GetMigMode(); ret == nvml.SUCCESS && current == nvml.DEVICE_MIG_ENABLE {
-				if err := s.instances(d); err != nil {
-					return err
-				}
-				continue
-			}
-		}
-		h, err := describe(d)
-		if err != nil {
-			return err
-		}
-		s.handles = append(s.handles, h)
-	}
-	return nil
-}
-
-// instances lists a GPU's MIG slices; each is a device of its own, isolated by
-// the hardware.
-func (s *Source) instances(parent nvml.Device) error {
-	count, ret := parent.GetMaxMigDeviceCount()
-	if err := check("MIG device count", ret); err != nil {
-		return err
-	}
-	for i := range count {
-		d, ret := parent.GetMigDeviceHandleByIndex(i)
-		if ret == nvml.ERROR_NOT_FOUND {
-			continue // slots need not be filled
-		}
-		if err := check("MIG device handle", ret); err != nil {
-			return err
-		}
-		h, err := describe(d)
-		if err != nil {
-			return err
-		}
-		h.mig, h.info.Isolation = true, device.MIG
-		s.handles = append(s.handles, h)
-	}
-	return nil
-}
-
-func describe(d nvml.Device) (handle, error) {
-	uuid, ret := d.GetUUID()
-	if err := check("UUID", ret); err != nil {
-		return handle{}, err
-	}
-	name, ret := d.GetName()
-	if err := check("name", ret); err != nil {
-		return handle{}, err
-	}
-	memory, ret := d.GetMemoryInfo()
-	if err := check("memory", ret); err != nil {
-		return handle{}, err
-	}
-	return handle{id: uuid, device: d, info: device.Device{
-		ID: uuid, Kind: name, MemoryBytes: int64(memory.Total), HeadroomBytes: headroom, OverheadBytes: overhead,
-		Isolation: device.Watched,
-	}}, nil
-}
-
-// watch subscribes to critical errors; a driver that has no events is read
-// without them.
-func (s *Source) watch() {
-	if !s.supported["nvmlEventSetCreate"] {
-		return
-	}
-	set, ret := s.lib.EventSetCreate()
-	if ret != nvml.SUCCESS {
-		return
-	}
-	s.events = set
-	for _, h := range s.handles {
-		if !h.mig {
-			_ = h.device.RegisterEvents(nvml.EventTypeXidCriticalError, set) // not on every product
-		}
-	}
-}
-
 // Name implements device.Source.
 func (s *Source) Name() string { return "nvml" }
 
@@ -176,28 +96,23 @@ func (s *Source) Inventory() ([]device.Device, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	out := make([]device.Device, len(s.handles))
+	mps := s.mpsRuns()
 	for i, h := range s.handles {
 		out[i] = h.info
+		if mps && h.info.Isolation == device.Watched {
+			out[i].Isolation = device.MPS
+		}
 	}
 	return out, nil
 }
 
-// collectEvents takes what the driver has reported since the last call.
-func (s *Source) collectEvents() {
-	if s.events == nil {
-		return
+// mpsRuns says whether an MPS server takes clients: it makes this pipe.
+func (s *Source) mpsRuns() bool {
+	if s.mpsPipe == "" {
+		return false
 	}
-	for range 64 {
-		event, ret := s.events.Wait(0)
-		if ret != nvml.SUCCESS {
-			return
-		}
-		if uuid, ret := event.Device.GetUUID(); ret == nvml.SUCCESS && event.EventType == nvml.EventTypeXidCriticalError {
-			if list := s.xids[uuid]; len(list) < 64 {
-				s.xids[uuid] = append(list, event.EventData)
-			}
-		}
-	}
+	_, err := os.Stat(filepath.Join(s.mpsPipe, "control"))
+	return err == nil
 }
 
 // Read implements device.Source. A figure that a product does not have stays
@@ -205,70 +120,107 @@ func (s *Source) collectEvents() {
 func (s *Source) Read() ([]device.Reading, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.refresh()
 	s.collectEvents()
 	out := make([]device.Reading, len(s.handles))
 	for i, h := range s.handles {
+		if s.down != "" {
+			out[i] = device.Reading{ID: h.info.ID, Lost: s.down}
+			continue
+		}
 		out[i] = s.read(h)
-		out[i].XIDs = append([]uint64(nil), s.xids[h.id]...)
+		s.stale = s.stale || out[i].Lost != ""
+		out[i].XIDs = append([]uint64(nil), s.xids[h.info.ID]...)
 	}
 	return out, nil
 }
 
 func (s *Source) read(h handle) device.Reading {
-	r := device.Reading{ID: h.id}
+	r := device.Reading{ID: h.info.ID}
 	memory, ret := h.device.GetMemoryInfo()
 	if ret != nvml.SUCCESS {
 		r.Lost = fmt.Sprintf("NVML code %d", int32(ret))
 		return r
 	}
 	r.MemoryUsedBytes = int64(memory.Used)
-	if h.mig {
-		return r // the rest is the parent's
-	}
-	if u, ret := h.device.GetUtilizationRates(); ret == nvml.SUCCESS {
-		r.Utilization, r.MemoryUtilization = float64(u.Gpu)/100, float64(u.Memory)/100
-	}
-	if t, ret := h.device.GetTemperature(nvml.TEMPERATURE_GPU); ret == nvml.SUCCESS {
-		r.TemperatureCelsius = float64(t)
-	}
-	if p, ret := h.device.GetPowerUsage(); ret == nvml.SUCCESS {
-		r.PowerWatts = float64(p) / 1000
-	}
-	if s.supported["nvmlDeviceGetClockInfo"] {
-		if c, ret := h.device.GetClockInfo(nvml.CLOCK_SM); ret == nvml.SUCCESS {
-			r.SMClockMHz = float64(c)
-		}
-		if c, ret := h.device.GetClockInfo(nvml.CLOCK_MEM); ret == nvml.SUCCESS {
-			r.MemoryClockMHz = float64(c)
+	// A MIG instance has no engine counters in NVML; the rest is its board's.
+	if h.info.ParentID == "" {
+		if u, ret := h.device.GetUtilizationRates(); ret == nvml.SUCCESS {
+			r.Utilization, r.MemoryUtilization = float64(u.Gpu)/100, float64(u.Memory)/100
 		}
 	}
-	if s.supported["nvmlDeviceGetTotalEccErrors"] {
-		if n, ret := h.device.GetTotalEccErrors(nvml.MEMORY_ERROR_TYPE_UNCORRECTED, nvml.VOLATILE_ECC); ret == nvml.SUCCESS {
-			r.UncorrectableECC = n
-		}
-	}
-	if s.supported["nvmlDeviceGetRemappedRows"] {
-		if _, _, pending, failed, ret := h.device.GetRemappedRows(); ret == nvml.SUCCESS {
-			r.RowRemapPending, r.RowRemapFailed = pending, failed
-		}
-	}
+	s.readBoard(h.board, &r)
 	return r
 }
 
-// Uses implements device.Source.
+// readBoard reads what belongs to the whole GPU.
+func (s *Source) readBoard(d nvml.Device, r *device.Reading) {
+	if t, ret := d.GetTemperature(nvml.TEMPERATURE_GPU); ret == nvml.SUCCESS {
+		r.TemperatureCelsius = float64(t)
+	}
+	if p, ret := d.GetPowerUsage(); ret == nvml.SUCCESS {
+		r.PowerWatts = float64(p) / 1000
+	}
+	if s.supported["nvmlDeviceGetPowerManagementLimit"] {
+		if p, ret := d.GetPowerManagementLimit(); ret == nvml.SUCCESS {
+			r.PowerLimitWatts = float64(p) / 1000
+		}
+	}
+	if s.supported["nvmlDeviceGetClockInfo"] {
+		if c, ret := d.GetClockInfo(nvml.CLOCK_SM); ret == nvml.SUCCESS {
+			r.SMClockMHz = float64(c)
+		}
+		if c, ret := d.GetClockInfo(nvml.CLOCK_MEM); ret == nvml.SUCCESS {
+			r.MemoryClockMHz = float64(c)
+		}
+	}
+	if s.supported["nvmlDeviceGetCurrentClocksThrottleReasons"] {
+		if mask, ret := d.GetCurrentClocksThrottleReasons(); ret == nvml.SUCCESS {
+			r.Throttle = mask
+		}
+	}
+	if s.supported["nvmlDeviceGetTotalEccErrors"] {
+		if n, ret := d.GetTotalEccErrors(nvml.MEMORY_ERROR_TYPE_UNCORRECTED, nvml.VOLATILE_ECC); ret == nvml.SUCCESS {
+			r.UncorrectableECC = n
+		}
+		if n, ret := d.GetTotalEccErrors(nvml.MEMORY_ERROR_TYPE_CORRECTED, nvml.VOLATILE_ECC); ret == nvml.SUCCESS {
+			r.CorrectableECC = n
+		}
+	}
+	if s.supported["nvmlDeviceGetRemappedRows"] {
+		if _, uncorrectable, pending, failed, ret := d.GetRemappedRows(); ret == nvml.SUCCESS {
+			r.RemappedRows, r.RowRemapPending, r.RowRemapFailed = uncorrectable, pending, failed
+		}
+	}
+}
+
+// Uses implements device.Source. A client of MPS is listed apart from programs
+// that use the GPU alone; some drivers list it in both.
 func (s *Source) Uses() ([]device.Use, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.down != "" {
+		return nil, nil // Read reports it
+	}
 	var out []device.Use
 	for _, h := range s.handles {
-		processes, ret := h.device.GetComputeRunningProcesses()
-		if ret != nvml.SUCCESS {
-			continue // Read reports a lost device
-		}
-		for _, p := range processes {
-			if p.UsedGpuMemory != ^uint64(0) { // NVML_VALUE_NOT_AVAILABLE
-				out = append(out, device.Use{Device: h.id, PID: int(p.Pid), Bytes: int64(p.UsedGpuMemory)})
+		held := map[int]int64{}
+		add := func(processes []nvml.ProcessInfo, ret nvml.Return) {
+			if ret != nvml.SUCCESS {
+				return // Read reports a lost device
 			}
+			for _, p := range processes {
+				if p.UsedGpuMemory != ^uint64(0) { // NVML_VALUE_NOT_AVAILABLE
+					held[int(p.Pid)] = max(held[int(p.Pid)], int64(p.UsedGpuMemory))
+				}
+			}
+		}
+		add(h.device.GetComputeRunningProcesses())
+		if s.supported["nvmlDeviceGetMPSComputeRunningProcesses_v3"] {
+			add(h.device.GetMPSComputeRunningProcesses())
+		}
+		for pid, bytes := range held {
+			out = append(out, device.Use{Device: h.info.ID, PID: pid, Bytes: bytes})
 		}
 	}
 	return out, nil
@@ -276,9 +228,16 @@ func (s *Source) Uses() ([]device.Use, error) {
 
 // Close implements device.Source.
 func (s *Source) Close() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.shutdown()
+}
+
+func (s *Source) shutdown() error {
 	var errs []error
 	if s.events != nil {
 		errs = append(errs, check("event set", s.events.Free()))
+		s.events = nil
 	}
 	return errors.Join(append(errs, check("shutdown", s.lib.Shutdown()))...)
 }

@@ -14,4 +14,4 @@ import (
 var ErrNoDriver = errors.New("this program was built without cgo and cannot use NVML")
 
 // Open always fails.
-func Open() (device.Source, error) { return nil, ErrNoDriver }
+func Open(string) (device.Source, error) { return nil, ErrNoDriver }

@@ -9,10 +9,12 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"strings"
 	"time"
 
 	"go.uber.org/zap"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/durationpb"
 
@@ -49,12 +51,25 @@ type Server struct {
 	trainv1.UnsafeTrainServiceServer
 	settings Settings
 	host     *host.Host
+	refused  func(method, reason string)
 	log      *zap.Logger
 }
 
-// New returns a server over a host.
-func New(settings Settings, h *host.Host, log *zap.Logger) *Server {
-	return &Server{settings: settings, host: h, log: log}
+// New returns a server over a host. refused counts the calls that end with a reason.
+func New(settings Settings, h *host.Host, refused func(method, reason string), log *zap.Logger) *Server {
+	return &Server{settings: settings, host: h, refused: refused, log: log}
+}
+
+// refuse gives every refusal a reason and counts it. A broken connection is none.
+func (s *Server) refuse(method string, err error) error {
+	if status.Code(err) == codes.ResourceExhausted && rpcerr.ReasonOf(err) == errorv1.Reason_REASON_UNSPECIFIED {
+		// The transport itself refused the frame, before it was all in memory.
+		err = rpcerr.New(codes.ResourceExhausted, errorv1.Reason_REASON_CAP_EXCEEDED, "a frame is over the limit of 4 MiB").WithCause(err)
+	}
+	if reason := rpcerr.ReasonOf(err); err != nil && reason != errorv1.Reason_REASON_UNSPECIFIED {
+		s.refused(method, strings.TrimPrefix(reason.String(), "REASON_"))
+	}
+	return err
 }
 
 var errUnknownToken = rpcerr.New(codes.Unauthenticated, errorv1.Reason_REASON_UNAUTHENTICATED,
@@ -62,6 +77,10 @@ var errUnknownToken = rpcerr.New(codes.Unauthenticated, errorv1.Reason_REASON_UN
 
 // Train serves an attempt's stream.
 func (s *Server) Train(stream trainv1.TrainService_TrainServer) error {
+	return s.refuse("Train", s.train(stream))
+}
+
+func (s *Server) train(stream trainv1.TrainService_TrainServer) error {
 	first, err := stream.Recv()
 	if err != nil {
 		return err
@@ -329,6 +348,10 @@ func staged(files ...*trainv1.StagedFile) []lease.File {
 
 // PushArtifact receives one file into staging.
 func (s *Server) PushArtifact(stream trainv1.TrainService_PushArtifactServer) error {
+	return s.refuse("PushArtifact", s.push(stream))
+}
+
+func (s *Server) push(stream trainv1.TrainService_PushArtifactServer) error {
 	first, err := stream.Recv()
 	if err != nil {
 		return err

@@ -5,6 +5,7 @@ package watchdog
 
 import (
 	"context"
+	"errors"
 	"sync"
 	"time"
 
@@ -23,12 +24,15 @@ type Host interface {
 	SetDevices(devices []host.DeviceState)
 	ObserveMemory(key lease.Key, bytes int64)
 	Evict(key lease.Key, oom lease.OOM)
+	// OverQuota ends an attempt whose work directory holds too much.
+	OverQuota(key lease.Key, bytes int64)
 }
 
 // Pace of the two loops.
 const (
 	Interval       = 200 * time.Millisecond
 	deviceInterval = time.Second
+	quotaInterval  = 5 * time.Second
 )
 
 // Watchdog is safe for concurrent use.
@@ -40,23 +44,38 @@ type Watchdog struct {
 	watch *memwatch.Watch
 	used  map[string]int64 // by device, of all leases
 	total map[string]int64 // by device, of anyone, as the driver last said
-	// inventory by id
+	// inventory by id of every device seen since the start: one that vanishes may
+	// still be leased, and the scheduler must hear why it is gone.
 	inventory map[string]device.Device
 	order     []string
+	health    map[string]device.Health
 }
 
 // New lists the source's devices.
 func New(source device.Source, log *zap.Logger) (*Watchdog, error) {
+	w := &Watchdog{
+		source: source, log: log, watch: memwatch.New(), used: map[string]int64{}, total: map[string]int64{},
+		inventory: map[string]device.Device{}, health: map[string]device.Health{},
+	}
 	devices, err := source.Inventory()
 	if err != nil {
 		return nil, err
 	}
-	w := &Watchdog{source: source, log: log, watch: memwatch.New(), used: map[string]int64{}, total: map[string]int64{}, inventory: map[string]device.Device{}}
-	for _, d := range devices {
-		w.inventory[d.ID] = d
-		w.order = append(w.order, d.ID)
-	}
+	w.meet(devices)
 	return w, nil
+}
+
+// meet adds new devices and takes what changed of known ones; it returns who is here.
+func (w *Watchdog) meet(devices []device.Device) map[string]bool {
+	here := map[string]bool{}
+	for _, d := range devices {
+		here[d.ID] = true
+		if _, known := w.inventory[d.ID]; !known {
+			w.order = append(w.order, d.ID)
+		}
+		w.inventory[d.ID] = d
+	}
+	return here
 }
 
 // Attribute implements host.Attribution.
@@ -73,15 +92,24 @@ func (w *Watchdog) ReadDevices(h Host) {
 	for _, r := range readings {
 		byID[r.ID] = r
 	}
-	states := make([]host.DeviceState, 0, len(w.order))
+	devices, listErr := w.source.Inventory() // after Read, which finds what came and went
+	err = errors.Join(err, listErr)
 	w.mu.Lock()
+	here := w.meet(devices)
+	states := make([]host.DeviceState, 0, len(w.order))
 	for _, id := range w.order {
 		d := w.inventory[id]
 		r, ok := byID[id]
 		health := device.Judge(r)
-		if err != nil || !ok {
+		switch {
+		case err != nil:
+			health = device.Health{Reason: "cannot be read"}
+		case !here[id]:
+			health = device.Health{Reason: "removed: the driver does not list it any more"}
+		case !ok:
 			health = device.Health{Reason: "cannot be read"}
 		}
+		w.note(d, health, r)
 		if d.HostMemory {
 			r.MemoryUsedBytes = w.used[id]
 		}
@@ -95,12 +123,28 @@ func (w *Watchdog) ReadDevices(h Host) {
 	h.SetDevices(states)
 }
 
+// note logs a device that falls ill or recovers, once.
+func (w *Watchdog) note(d device.Device, health device.Health, r device.Reading) {
+	before, known := w.health[d.ID]
+	w.health[d.ID] = health
+	switch {
+	case !health.OK && (!known || before != health):
+		w.log.Error("a device is quarantined", zap.String("device_uuid", d.ID), zap.String("kind", d.Kind), zap.String("reason", health.Reason), zap.Uint64s("xids", r.XIDs))
+	case health.OK && known && !before.OK:
+		w.log.Info("a device takes work again", zap.String("device_uuid", d.ID), zap.String("was", before.Reason))
+	}
+}
+
 // Run watches until ctx ends.
 func (w *Watchdog) Run(ctx context.Context, h Host) error {
 	memory := time.NewTicker(Interval)
 	defer memory.Stop()
 	devices := time.NewTicker(deviceInterval)
 	defer devices.Stop()
+	// A large tree takes its time: the memory must be looked at meanwhile.
+	var quota sync.WaitGroup
+	defer quota.Wait()
+	quota.Go(func() { w.watchQuotas(ctx, h) })
 	for {
 		select {
 		case <-ctx.Done():
