@@ -15,7 +15,7 @@ import (
 )
 
 // wrap names the object and gives the error its kind.
-func (s *Store) wrap(what, key string, err error) error {
+func (s *s3) wrap(what, key string, err error) error {
 	if err == nil {
 		return nil
 	}
@@ -35,7 +35,7 @@ func classify(err error) error {
 	}
 	resp := minio.ToErrorResponse(err)
 	switch resp.Code {
-	case "NoSuchKey", "NoSuchBucket":
+	case "NoSuchKey", "NoSuchBucket", "NoSuchUpload":
 		return ErrNotFound
 	case "BadDigest", "XAmzContentSHA256Mismatch", "InvalidDigest", "XAmzContentChecksumMismatch":
 		return ErrDigestMismatch
@@ -58,21 +58,17 @@ func classify(err error) error {
 
 // verifier hashes what is read and judges at the end.
 type verifier struct {
-	store *Store
-	key   string
-	want  string
-	body  io.ReadCloser
-	sum   hash.Hash
+	key  string
+	want string
+	body io.ReadCloser
+	sum  hash.Hash
 }
 
 func (v *verifier) Read(b []byte) (int, error) {
 	n, err := v.body.Read(b)
 	v.sum.Write(b[:n])
-	switch {
-	case err == nil:
-		return n, nil
-	case !errors.Is(err, io.EOF):
-		return n, v.store.wrap("get", v.key, err)
+	if !errors.Is(err, io.EOF) {
+		return n, err
 	}
 	if got := hex.EncodeToString(v.sum.Sum(nil)); v.want != "" && got != v.want {
 		return n, fmt.Errorf("get %s: %w: sha256 %s is stored, %s was promised", v.key, ErrDigestMismatch, got, v.want)

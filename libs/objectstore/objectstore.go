@@ -1,14 +1,16 @@
 // Package objectstore keeps bytes in one bucket of an S3 server and never trusts them:
 // every upload, also one by a presigned URL, is bound to its sha256, which the server
 // checks, and every download can be checked again. Digests are lowercase hex.
+//
+// A service that stands alone may keep its objects in a directory instead (OpenDirectory).
+// A directory cannot be reached by URL: what needs a presigned request returns
+// ErrUnsupported there.
 package objectstore
 
 import (
 	"bytes"
 	"context"
 	"crypto/sha256"
-	"crypto/tls"
-	"crypto/x509"
 	"encoding/base64"
 	"encoding/hex"
 	"errors"
@@ -17,13 +19,9 @@ import (
 	"iter"
 	"net/http"
 	"net/url"
-	"os"
 	"strconv"
 	"strings"
 	"time"
-
-	"github.com/minio/minio-go/v7"
-	"github.com/minio/minio-go/v7/pkg/credentials"
 )
 
 // Config says where the bucket is.
@@ -67,98 +65,48 @@ var (
 	ErrDigestMismatch = errors.New("object digest mismatch")
 	// ErrUnavailable: the server is away or overloaded; try again.
 	ErrUnavailable = errors.New("object store unavailable")
+	// ErrUnsupported: this kind of store cannot do that.
+	ErrUnsupported = errors.New("not supported by this artifact store")
 )
 
 const (
 	checksumHeader = "X-Amz-Checksum-Sha256"
 	defaultRegion  = "us-east-1"
-	// maxSingle is S3's bound for one PUT. Checkpoints are far below; multipart would
-	// replace the object's sha256 by one of its parts' checksums.
+	// maxSingle is S3's bound for one PUT. Larger objects go up in parts, whose checksums
+	// replace the object's sha256: Verify reads those.
 	maxSingle = 5 << 30
 )
 
-// Store is one bucket.
+// Store is one bucket, or one directory.
 type Store struct {
-	client *minio.Client
-	bucket string
-	region string
+	backend backend
+	name    string
 }
 
-// Open makes a client; it does not connect. Call EnsureBucket to learn whether the
-// server is there.
-func Open(cfg Config) (*Store, error) {
-	host, secure, err := endpoint(cfg)
-	if err != nil {
-		return nil, err
-	}
-	if cfg.Bucket == "" || cfg.AccessKey == "" || cfg.SecretKey == "" {
-		return nil, errors.New("object store: s3-bucket, s3-access-key and s3-secret-key are all needed")
-	}
-	if cfg.Region == "" {
-		cfg.Region = defaultRegion
-	}
-	transport, err := minio.DefaultTransport(secure)
-	if err != nil {
-		return nil, fmt.Errorf("object store: %w", err)
-	}
-	if cfg.CA != "" && secure {
-		raw, err := os.ReadFile(cfg.CA)
-		if err != nil {
-			return nil, fmt.Errorf("s3-ca: %w", err)
-		}
-		pool := x509.NewCertPool()
-		if !pool.AppendCertsFromPEM(raw) {
-			return nil, fmt.Errorf("s3-ca: %s holds no certificate", cfg.CA)
-		}
-		transport.TLSClientConfig = &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: pool}
-	}
-	client, err := minio.New(host, &minio.Options{
-		Creds:        credentials.NewStaticV4(cfg.AccessKey, cfg.SecretKey, ""),
-		Secure:       secure,
-		Region:       cfg.Region, // without it the client asks the server before its first call
-		Transport:    transport,
-		BucketLookup: minio.BucketLookupPath,
-		MaxRetries:   5,
-	})
-	if err != nil {
-		return nil, fmt.Errorf("s3-endpoint %q: %w", cfg.Endpoint, err)
-	}
-	return &Store{client: client, bucket: cfg.Bucket, region: cfg.Region}, nil
+// backend is where the bytes are. Its errors are this package's kinds, with the object's
+// name in them.
+type backend interface {
+	ensure(ctx context.Context) error
+	presign(ctx context.Context, method, key string, ttl time.Duration, query url.Values, headers http.Header) (Request, error)
+	put(ctx context.Context, key string, r io.Reader, size int64, digest string) (Object, error)
+	stat(ctx context.Context, key string) (Object, error)
+	// get reads length bytes from offset on; a negative length means to the end.
+	get(ctx context.Context, key string, offset, length int64) (io.ReadCloser, error)
+	list(ctx context.Context, prefix string) iter.Seq2[Object, error]
+	remove(ctx context.Context, key string) error
+
+	begin(ctx context.Context, key string, checked bool) (string, error)
+	pending(ctx context.Context, key string) ([]string, error)
+	parts(ctx context.Context, key, upload string) ([]Part, error)
+	complete(ctx context.Context, key, upload string, parts []Part) error
+	abort(ctx context.Context, key, upload string) error
 }
 
-func endpoint(cfg Config) (host string, secure bool, err error) {
-	if !strings.Contains(cfg.Endpoint, "://") {
-		return cfg.Endpoint, !cfg.Insecure, nil
-	}
-	u, err := url.Parse(cfg.Endpoint)
-	if err != nil || u.Host == "" || strings.Trim(u.Path, "/") != "" || (u.Scheme != "http" && u.Scheme != "https") {
-		return "", false, fmt.Errorf("s3-endpoint %q must be host:port, or an http:// or https:// URL without a path", cfg.Endpoint)
-	}
-	if u.Scheme == "http" && !cfg.Insecure {
-		return "", false, fmt.Errorf("s3-endpoint %q is not encrypted; use https://, or set Insecure for a trusted network", cfg.Endpoint)
-	}
-	return u.Host, u.Scheme == "https", nil
-}
-
-// Bucket is the bucket's name.
-func (s *Store) Bucket() string { return s.bucket }
+// Bucket is the bucket's name, or the directory's path.
+func (s *Store) Bucket() string { return s.name }
 
 // EnsureBucket makes the bucket when it is missing.
-func (s *Store) EnsureBucket(ctx context.Context) error {
-	exists, err := s.client.BucketExists(ctx, s.bucket)
-	if err != nil {
-		return s.wrap("look for", "", err)
-	}
-	if exists {
-		return nil
-	}
-	err = s.client.MakeBucket(ctx, s.bucket, minio.MakeBucketOptions{Region: s.region})
-	switch minio.ToErrorResponse(err).Code {
-	case "BucketAlreadyOwnedByYou", "BucketAlreadyExists":
-		return nil
-	}
-	return s.wrap("make", "", err)
-}
+func (s *Store) EnsureBucket(ctx context.Context) error { return s.backend.ensure(ctx) }
 
 // PresignPut returns a request that stores exactly the bytes with this digest and size
 // under key: the digest is a signed header, so whoever holds the URL can neither send
@@ -174,46 +122,24 @@ func (s *Store) PresignPut(ctx context.Context, key, digest string, size int64, 
 	headers := http.Header{}
 	headers.Set(checksumHeader, sum)
 	headers.Set("Content-Length", strconv.FormatInt(size, 10))
-	return s.presign(ctx, http.MethodPut, key, ttl, headers)
+	return s.backend.presign(ctx, http.MethodPut, key, ttl, nil, headers)
 }
 
 // PresignGet returns a request that reads key.
 func (s *Store) PresignGet(ctx context.Context, key string, ttl time.Duration) (Request, error) {
-	return s.presign(ctx, http.MethodGet, key, ttl, nil)
-}
-
-func (s *Store) presign(ctx context.Context, method, key string, ttl time.Duration, headers http.Header) (Request, error) {
-	expires := time.Now().Add(ttl)
-	u, err := s.client.PresignHeader(ctx, method, s.bucket, key, ttl, nil, headers)
-	if err != nil {
-		return Request{}, s.wrap("presign", key, err)
-	}
-	r := Request{Method: method, URL: u.String(), Headers: map[string]string{}, Expires: expires}
-	for k := range headers {
-		r.Headers[k] = headers.Get(k)
-	}
-	return r, nil
+	return s.backend.presign(ctx, http.MethodGet, key, ttl, nil, nil)
 }
 
 // Put stores size bytes of r under key. Bytes that do not have the digest are refused by
 // the server and nothing is stored.
 func (s *Store) Put(ctx context.Context, key string, r io.Reader, size int64, digest string) (Object, error) {
-	sum, err := wireDigest(digest)
-	if err != nil {
+	if _, err := wireDigest(digest); err != nil {
 		return Object{}, err
 	}
 	if size < 0 || size > maxSingle {
 		return Object{}, fmt.Errorf("put %s: %d bytes is outside of 0 to %d", key, size, int64(maxSingle))
 	}
-	info, err := s.client.PutObject(ctx, s.bucket, key, r, size, minio.PutObjectOptions{
-		ContentType:      "application/octet-stream",
-		DisableMultipart: true,
-		UserMetadata:     map[string]string{checksumHeader: sum},
-	})
-	if err != nil {
-		return Object{}, s.wrap("put", key, err)
-	}
-	return Object{Key: key, Size: info.Size, SHA256: digest, ModTime: info.LastModified}, nil
+	return s.backend.put(ctx, key, r, size, digest)
 }
 
 // PutBytes is Put for bytes in memory.
@@ -221,13 +147,9 @@ func (s *Store) PutBytes(ctx context.Context, key string, b []byte) (Object, err
 	return s.Put(ctx, key, bytes.NewReader(b), int64(len(b)), Digest(b))
 }
 
-// Stat says what the server has under key.
+// Stat says what the store has under key.
 func (s *Store) Stat(ctx context.Context, key string) (Object, error) {
-	info, err := s.client.StatObject(ctx, s.bucket, key, minio.StatObjectOptions{Checksum: true})
-	if err != nil {
-		return Object{}, s.wrap("stat", key, err)
-	}
-	return object(info), nil
+	return s.backend.stat(ctx, key)
 }
 
 // Verify checks that key holds size bytes with this digest. It takes the server's own
@@ -263,13 +185,24 @@ func (s *Store) Get(ctx context.Context, key, digest string) (io.ReadCloser, err
 			return nil, err
 		}
 	}
-	// The low-level call: the client's Object reads ahead in a goroutine of its own.
-	core := minio.Core{Client: s.client}
-	body, _, _, err := core.GetObject(ctx, s.bucket, key, minio.GetObjectOptions{})
+	body, err := s.backend.get(ctx, key, 0, -1)
 	if err != nil {
-		return nil, s.wrap("get", key, err)
+		return nil, err
 	}
-	return &verifier{store: s, key: key, want: digest, body: body, sum: sha256.New()}, nil
+	return &verifier{key: key, want: digest, body: body, sum: sha256.New()}, nil
+}
+
+// GetRange reads length bytes of key from offset on; a negative length means to the end. A
+// part of an object has no digest of its own, so the bytes are not checked: whoever must
+// be sure reads the whole.
+func (s *Store) GetRange(ctx context.Context, key string, offset, length int64) (io.ReadCloser, error) {
+	if offset < 0 {
+		return nil, fmt.Errorf("get %s: offset %d is negative", key, offset)
+	}
+	if length == 0 {
+		return io.NopCloser(strings.NewReader("")), nil
+	}
+	return s.backend.get(ctx, key, offset, length)
 }
 
 // GetBytes is Get for small objects: it reads at most limit bytes and checks the digest.
@@ -291,22 +224,12 @@ func (s *Store) GetBytes(ctx context.Context, key, digest string, limit int64) (
 // List yields the objects whose key begins with prefix, in key order. It ends after the
 // first error. The digests are not filled in.
 func (s *Store) List(ctx context.Context, prefix string) iter.Seq2[Object, error] {
-	return func(yield func(Object, error) bool) {
-		for info := range s.client.ListObjectsIter(ctx, s.bucket, minio.ListObjectsOptions{Prefix: prefix, Recursive: true}) {
-			if info.Err != nil {
-				yield(Object{}, s.wrap("list", prefix, info.Err))
-				return
-			}
-			if !yield(object(info), nil) {
-				return
-			}
-		}
-	}
+	return s.backend.list(ctx, prefix)
 }
 
 // Delete removes key. Removing what is not there is no error: a sweep repeats.
 func (s *Store) Delete(ctx context.Context, key string) error {
-	err := s.wrap("delete", key, s.client.RemoveObject(ctx, s.bucket, key, minio.RemoveObjectOptions{}))
+	err := s.backend.remove(ctx, key)
 	if errors.Is(err, ErrNotFound) {
 		return nil
 	}
@@ -326,13 +249,4 @@ func wireDigest(digest string) (string, error) {
 		return "", fmt.Errorf("%q is not a sha256 in lowercase hex", digest)
 	}
 	return base64.StdEncoding.EncodeToString(raw), nil
-}
-
-func object(info minio.ObjectInfo) Object {
-	o := Object{Key: info.Key, Size: info.Size, ModTime: info.LastModified}
-	// A checksum of parts ends in "-<count>" and is not the object's.
-	if raw, err := base64.StdEncoding.DecodeString(info.ChecksumSHA256); err == nil && len(raw) == sha256.Size {
-		o.SHA256 = hex.EncodeToString(raw)
-	}
-	return o
 }

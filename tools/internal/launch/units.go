@@ -101,7 +101,7 @@ func (l *launcher) registry() *unit {
 	return l.service("registry", identity.RoleRegistry, func() ([]string, []string) {
 		args, env := l.storeSettings("REGISTRY")
 		// Open: the address is loopback, and who can reach it on this machine has the state directory's certificates too.
-		args = append(args, "--listen="+l.address["registry"], "--mlflow-listen="+l.address["mlflow"], "--mlflow-open")
+		args = append(args, "--listen="+l.address["registry"], "--mlflow-listen="+l.address["mlflow"], "--mlflow-insecure")
 		return args, append(env, "TRAINYARD_REGISTRY_DSN="+l.dsn)
 	})
 }

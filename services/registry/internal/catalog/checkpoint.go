@@ -71,6 +71,7 @@ type Checkpoint struct {
 	Metrics       map[string]float64
 	FeatureSchema string
 	DataVersion   string
+	CodeVersion   string
 	Experiment    string
 	Pinned        bool
 	// EvaluationWindow and Trades describe the evaluation behind Metrics.

@@ -128,6 +128,7 @@ type CommitCheckpoint struct {
 	Resumable        bool
 	FeatureSchema    string
 	DataVersion      string
+	CodeVersion      string
 	EvaluationWindow string
 	Trades           int64
 	ParentID         string
@@ -176,10 +177,10 @@ func (t *Tx) CommitCheckpoint(ctx context.Context, in CommitCheckpoint) (catalog
 		stored = &sharpe
 	}
 	_, err = t.tx.Exec(ctx, `UPDATE checkpoints SET state = 'LIVE', metrics = $2, sharpe = $3, sharpe_valid = $4, resumable = $5,
-		feature_schema = $6, data_version = $7, evaluation_window = $8, trades = $9, trace_parent = $10, commit_time = $11,
+		feature_schema = $6, data_version = $7, evaluation_window = $8, trades = $9, trace_parent = $10, commit_time = $11, code_version = $13,
 		parent_id = (SELECT p.checkpoint_id FROM checkpoints p WHERE p.checkpoint_id = $12 AND p.checkpoint_id <> $1) WHERE checkpoint_id = $1`,
 		in.ID, metrics, stored, valid, in.Resumable, in.FeatureSchema, in.DataVersion, in.EvaluationWindow, in.Trades,
-		in.TraceParent, t.now, in.ParentID)
+		in.TraceParent, t.now, in.ParentID, in.CodeVersion)
 	if err != nil {
 		return catalog.Checkpoint{}, fmt.Errorf("commit checkpoint: %w", err)
 	}
@@ -340,7 +341,7 @@ func (s *Store) ListCheckpoints(ctx context.Context, f CheckpointFilter) ([]cata
 
 func readCheckpoints(ctx context.Context, q querier, where string, args ...any) ([]catalog.Checkpoint, error) {
 	rows, err := q.Query(ctx, `SELECT c.checkpoint_id, c.run_id, e.name, c.attempt, c.fence, c.step, c.state, c.corrupt, c.detail,
-		COALESCE(c.parent_id, ''), c.manifest_sha256, c.total_bytes, c.metrics, c.resumable, c.feature_schema, c.data_version,
+		COALESCE(c.parent_id, ''), c.manifest_sha256, c.total_bytes, c.metrics, c.resumable, c.feature_schema, c.data_version, c.code_version,
 		c.evaluation_window, c.trades, c.trace_parent, c.create_time, c.commit_time, c.tombstone_time,
 		EXISTS (SELECT 1 FROM checkpoint_pins p WHERE p.checkpoint_id = c.checkpoint_id)
 		FROM checkpoints c JOIN runs r USING (run_id) JOIN experiments e USING (experiment_id) `+where, args...)
@@ -355,7 +356,7 @@ func readCheckpoints(ctx context.Context, q querier, where string, args ...any) 
 			commit, buried *time.Time
 		)
 		err := row.Scan(&c.ID, &c.RunID, &c.Experiment, &c.Attempt, &fence, &c.Step, &c.State, &c.Corrupt, &c.Detail,
-			&c.ParentID, &c.Digest, &c.Bytes, &raw, &c.Resumable, &c.FeatureSchema, &c.DataVersion,
+			&c.ParentID, &c.Digest, &c.Bytes, &raw, &c.Resumable, &c.FeatureSchema, &c.DataVersion, &c.CodeVersion,
 			&c.EvaluationWindow, &c.Trades, &c.TraceParent, &c.Create, &commit, &buried, &c.Pinned)
 		if err != nil {
 			return c, err

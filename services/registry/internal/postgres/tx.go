@@ -40,14 +40,20 @@ func (s *Store) Do(ctx context.Context, now time.Time, fn func(*Tx) error) error
 // refused request leaves no row: sent again later, it is judged again. The messages are
 // opaque here, they only pass through to the ledger.
 func Once[R proto.Message](ctx context.Context, s *Store, requestID, method string, payload proto.Message, now time.Time, fn func(*Tx) (R, error)) (R, error) {
-	var response R
+	var (
+		response R
+		fresh    map[seriesName]int64
+	)
 	err := s.inTx(ctx, func(tx pgx.Tx) error {
+		t := &Tx{tx: tx, now: now, series: &s.series, fresh: map[seriesName]int64{}}
+		fresh = t.fresh
 		var err error
-		response, _, err = idempotency.Run(ctx, tx, requestID, method, payload, now, func() (R, error) {
-			return fn(&Tx{tx: tx, now: now})
-		})
+		response, _, err = idempotency.Run(ctx, tx, requestID, method, payload, now, func() (R, error) { return fn(t) })
 		return err
 	})
+	if err == nil {
+		s.series.put(fresh)
+	}
 	return response, err
 }
 

@@ -1,4 +1,4 @@
-// Package registryapi is the registry's gRPC edge: four services split by caller. It
+// Package registryapi is the registry's gRPC edge: five services split by caller. It
 // converts between protobuf and the catalogue, proves objects in the object store before
 // the catalogue believes in them, presigns transfers, and maps refusals to statuses. It
 // holds no SQL and takes no decision.
@@ -33,15 +33,16 @@ type Deps struct {
 	Metrics   prometheus.Registerer
 }
 
-// api is shared by the four services.
+// api is shared by the services.
 type api struct {
 	Deps
 	fenced *prometheus.CounterVec
+	proofs proofs
 }
 
-// Register puts the four services on a server.
+// Register puts the services on a server.
 func Register(s grpc.ServiceRegistrar, deps Deps) error {
-	a := &api{Deps: deps, fenced: prometheus.NewCounterVec(prometheus.CounterOpts{
+	a := &api{Deps: deps, proofs: proofs{objects: deps.Objects}, fenced: prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "trainyard_stale_fence_rejected_total", Help: "Writes refused because their fence was stale."}, []string{"rpc"})}
 	if err := deps.Metrics.Register(a.fenced); err != nil {
 		return err
@@ -49,6 +50,7 @@ func Register(s grpc.ServiceRegistrar, deps Deps) error {
 	registryv1.RegisterIngestServiceServer(s, &ingestServer{api: a})
 	registryv1.RegisterRunServiceServer(s, &runServer{api: a})
 	registryv1.RegisterModelServiceServer(s, &modelServer{api: a})
+	registryv1.RegisterImportServiceServer(s, &importServer{api: a})
 	registryv1.RegisterRetentionServiceServer(s, &retentionServer{api: a})
 	return nil
 }
@@ -58,6 +60,8 @@ func Allow() rpcserver.AllowTable {
 	people := []identity.Role{identity.RolePerson}
 	readers := []identity.Role{identity.RolePerson, identity.RoleInference, identity.RoleJanitor, identity.RoleScheduler}
 	servers := []identity.Role{identity.RolePerson, identity.RoleInference}
+	// The scheduler waits for promotions: a job may come after one.
+	followers := []identity.Role{identity.RolePerson, identity.RoleInference, identity.RoleScheduler}
 	janitor := []identity.Role{identity.RoleJanitor}
 	agents := []identity.Role{identity.RoleAgent}
 	table := rpcserver.AllowTable{
@@ -65,11 +69,14 @@ func Allow() rpcserver.AllowTable {
 		registryv1.ModelService_CreateModelVersion_FullMethodName:  people,
 		registryv1.ModelService_PromoteModelVersion_FullMethodName: people,
 		registryv1.ModelService_RollbackModel_FullMethodName:       people,
+		registryv1.ImportService_BeginImport_FullMethodName:        people,
+		registryv1.ImportService_CommitImport_FullMethodName:       people,
 	}
 	for roles, methods := range map[*[]identity.Role][]string{
 		&agents: {
 			registryv1.IngestService_Ingest_FullMethodName,
 			registryv1.IngestService_BeginCheckpoint_FullMethodName,
+			registryv1.IngestService_PrepareParts_FullMethodName,
 			registryv1.IngestService_CommitCheckpoint_FullMethodName,
 			registryv1.IngestService_ResolveCheckpoint_FullMethodName,
 			registryv1.IngestService_ReportCorruptCheckpoint_FullMethodName,
@@ -90,6 +97,8 @@ func Allow() rpcserver.AllowTable {
 			registryv1.ModelService_ListModels_FullMethodName,
 			registryv1.ModelService_GetModel_FullMethodName,
 			registryv1.ModelService_ResolveModel_FullMethodName,
+		},
+		&followers: {
 			registryv1.ModelService_WatchModel_FullMethodName,
 			registryv1.ModelService_ListModelHistory_FullMethodName,
 		},

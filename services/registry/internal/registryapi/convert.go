@@ -43,7 +43,7 @@ func checkpoint(c catalog.Checkpoint) *registryv1.Checkpoint {
 		ManifestSha256: rawDigest(c.Digest), SizeBytes: c.Bytes, Metrics: c.Metrics, Resumable: c.Resumable,
 		FeatureSchema: c.FeatureSchema, DataVersion: c.DataVersion, EvaluationWindow: c.EvaluationWindow, Trades: c.Trades,
 		ParentCheckpointId: c.ParentID, State: checkpointState(c.State, c.Corrupt), Pinned: c.Pinned,
-		CreateTime: stamp(c.Commit), TombstoneTime: stamp(c.Tombstone),
+		CreateTime: stamp(c.Commit), TombstoneTime: stamp(c.Tombstone), CodeVersion: c.CodeVersion,
 	}
 	for _, f := range c.Files {
 		out.Files = append(out.Files, &registryv1.CheckpointFile{Path: f.Name, Sha256: rawDigest(f.SHA256), SizeBytes: f.Size})

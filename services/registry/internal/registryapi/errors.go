@@ -34,6 +34,8 @@ func wire(err error) error {
 		return refusal(e)
 	case errors.Is(err, objectstore.ErrUnavailable):
 		return rpcerr.Unavailable("the object store is away; try again").WithCause(err)
+	case errors.Is(err, objectstore.ErrUnsupported):
+		return rpcerr.IllegalTransition("artifact store", "this registry keeps its artifacts in a directory, which cannot do that; set artifact-root to an S3 bucket").WithCause(err)
 	case errors.Is(err, objectstore.ErrNotFound), errors.Is(err, objectstore.ErrDigestMismatch):
 		return mismatch("%v", err)
 	case errors.Is(err, ingest.ErrStopped):

@@ -203,13 +203,9 @@ func (a *api) fencedCount(rpc string, err error) error {
 
 func (s *ingestServer) BeginCheckpoint(ctx context.Context, r *registryv1.BeginCheckpointRequest) (*registryv1.BeginCheckpointResponse, error) {
 	in := postgres.BeginCheckpoint{ID: uuid.Must(uuid.NewV7()).String(), RunID: r.GetJobId(), Attempt: int32(r.GetAttempt()), Fence: r.GetFence(), Step: r.GetStep()}
-	seen := map[string]bool{}
-	for i, f := range r.GetFiles() {
-		if seen[f.GetPath()] {
-			return nil, rpcerr.Invalid(rpcerr.Violation{Field: fmt.Sprintf("files[%d].path", i), Description: fmt.Sprintf("%q is named twice", f.GetPath())})
-		}
-		seen[f.GetPath()] = true
-		in.Files = append(in.Files, file(f))
+	var err error
+	if in.Files, err = files(r.GetFiles()); err != nil {
+		return nil, err
 	}
 	response, err := postgres.Once(ctx, s.Store, r.GetRequestId(), registryv1.IngestService_BeginCheckpoint_FullMethodName, r, time.Now(),
 		func(t *postgres.Tx) (*registryv1.BeginCheckpointResponse, error) {
@@ -237,14 +233,14 @@ func (s *ingestServer) CommitCheckpoint(ctx context.Context, r *registryv1.Commi
 		if err := s.Store.Do(ctx, time.Now(), func(t *postgres.Tx) error { return t.CheckWriter(ctx, staged.RunID, r.GetFence()) }); err != nil {
 			return nil, s.fencedCount("CommitCheckpoint", err)
 		}
-		if err := s.prove(ctx, "checkpoints/"+staged.ID, staged.Files); err != nil {
+		if err := s.prove(ctx, "checkpoints/"+staged.ID, staged.Files, s.proofs.verify); err != nil {
 			return nil, wire(err)
 		}
 	}
 	in := postgres.CommitCheckpoint{
 		ID: r.GetCheckpointId(), Fence: r.GetFence(), Metrics: r.GetMetrics(), Resumable: r.GetResumable(), FeatureSchema: r.GetFeatureSchema(),
 		DataVersion: r.GetDataVersion(), EvaluationWindow: r.GetEvaluationWindow(), Trades: r.GetTrades(),
-		ParentID: r.GetParentCheckpointId(), TraceParent: r.GetTraceparent(),
+		ParentID: r.GetParentCheckpointId(), TraceParent: r.GetTraceparent(), CodeVersion: r.GetCodeVersion(),
 	}
 	var c catalog.Checkpoint
 	err = s.Store.Do(ctx, time.Now(), func(t *postgres.Tx) error {
@@ -322,7 +318,7 @@ func (s *ingestServer) CommitArtifact(ctx context.Context, r *registryv1.CommitA
 		return nil, s.fencedCount("CommitArtifact", err)
 	}
 	f.ObjectKey = staged.ObjectKey
-	if err := s.prove(ctx, "runs/"+r.GetJobId()+"/artifacts/"+f.Name, []catalog.File{f}); err != nil {
+	if err := s.prove(ctx, "runs/"+r.GetJobId()+"/artifacts/"+f.Name, []catalog.File{f}, s.proofs.verify); err != nil {
 		return nil, wire(err)
 	}
 	contentType := r.GetContentType()

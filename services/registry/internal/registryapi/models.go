@@ -135,7 +135,8 @@ func (s *modelServer) proveVersion(ctx context.Context, v catalog.Version) error
 	if err != nil {
 		return err
 	}
-	return s.prove(ctx, catalog.VersionSubject(v.Model, v.Version), c.Files)
+	// Read now, not remembered: what was good at the commit may be gone.
+	return s.prove(ctx, catalog.VersionSubject(v.Model, v.Version), c.Files, s.Objects.Verify)
 }
 
 // promoted records the stage move in the trace of the job that made the version.

@@ -62,9 +62,12 @@ func transfers(files []catalog.File, sign func(catalog.File) (objectstore.Reques
 	return out, nil
 }
 
+// verifier proves one object; Store.Verify, or proofs.verify where a proof may be shared.
+type verifier func(ctx context.Context, key, digest string, size int64) error
+
 // prove checks that every file is in the object store with its size and digest, and names
 // all that are not at once.
-func (a *api) prove(ctx context.Context, subject string, files []catalog.File) error {
+func (a *api) prove(ctx context.Context, subject string, files []catalog.File, verify verifier) error {
 	var (
 		mu   sync.Mutex
 		bad  []string
@@ -76,7 +79,7 @@ func (a *api) prove(ctx context.Context, subject string, files []catalog.File) e
 		slots <- struct{}{}
 		wg.Go(func() {
 			defer func() { <-slots }()
-			err := a.Objects.Verify(ctx, f.ObjectKey, f.SHA256, f.Size)
+			err := verify(ctx, f.ObjectKey, f.SHA256, f.Size)
 			mu.Lock()
 			defer mu.Unlock()
 			switch {

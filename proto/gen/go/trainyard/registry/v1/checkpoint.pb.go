@@ -199,6 +199,8 @@ type Checkpoint struct {
 	CreateTime *timestamppb.Timestamp `protobuf:"bytes,19,opt,name=create_time,json=createTime,proto3" json:"create_time,omitempty"`
 	// When it was tombstoned; unset otherwise.
 	TombstoneTime *timestamppb.Timestamp `protobuf:"bytes,20,opt,name=tombstone_time,json=tombstoneTime,proto3" json:"tombstone_time,omitempty"`
+	// Version of the training code, such as a commit or an image digest; empty means unknown.
+	CodeVersion   string `protobuf:"bytes,21,opt,name=code_version,json=codeVersion,proto3" json:"code_version,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -373,6 +375,13 @@ func (x *Checkpoint) GetTombstoneTime() *timestamppb.Timestamp {
 	return nil
 }
 
+func (x *Checkpoint) GetCodeVersion() string {
+	if x != nil {
+		return x.CodeVersion
+	}
+	return ""
+}
+
 // TransferURL is a presigned request: send it as it is, with all headers.
 type TransferURL struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -483,7 +492,7 @@ const file_trainyard_registry_v1_checkpoint_proto_rawDesc = "" +
 	"\x06sha256\x18\x02 \x01(\fB\a\xbaH\x04z\x02h R\x06sha256\x12.\n" +
 	"\n" +
 	"size_bytes\x18\x03 \x01(\x03B\x0f\xbaH\f\"\n" +
-	"\x18\x80\x80\x80\x80\x80\xa0\x01(\x00R\tsizeBytes\"\x80\b\n" +
+	"\x18\x80\x80\x80\x80\x80\xa0\x01(\x00R\tsizeBytes\"\xa3\b\n" +
 	"\n" +
 	"Checkpoint\x12#\n" +
 	"\rcheckpoint_id\x18\x01 \x01(\tR\fcheckpointId\x12\x15\n" +
@@ -510,7 +519,8 @@ const file_trainyard_registry_v1_checkpoint_proto_rawDesc = "" +
 	"\x06pinned\x18\x12 \x01(\bR\x06pinned\x12;\n" +
 	"\vcreate_time\x18\x13 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
 	"createTime\x12A\n" +
-	"\x0etombstone_time\x18\x14 \x01(\v2\x1a.google.protobuf.TimestampR\rtombstoneTime\x1a:\n" +
+	"\x0etombstone_time\x18\x14 \x01(\v2\x1a.google.protobuf.TimestampR\rtombstoneTime\x12!\n" +
+	"\fcode_version\x18\x15 \x01(\tR\vcodeVersion\x1a:\n" +
 	"\fMetricsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\x01R\x05value:\x028\x01\"\x90\x01\n" +

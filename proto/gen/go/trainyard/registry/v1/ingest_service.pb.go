@@ -670,7 +670,9 @@ type CommitCheckpointRequest struct {
 	// Checkpoint that the attempt restored from; empty means none.
 	ParentCheckpointId string `protobuf:"bytes,9,opt,name=parent_checkpoint_id,json=parentCheckpointId,proto3" json:"parent_checkpoint_id,omitempty"`
 	// W3C traceparent of the save.
-	Traceparent   string `protobuf:"bytes,10,opt,name=traceparent,proto3" json:"traceparent,omitempty"`
+	Traceparent string `protobuf:"bytes,10,opt,name=traceparent,proto3" json:"traceparent,omitempty"`
+	// Version of the training code, such as a commit or an image digest; empty means unknown.
+	CodeVersion   string `protobuf:"bytes,11,opt,name=code_version,json=codeVersion,proto3" json:"code_version,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -771,6 +773,13 @@ func (x *CommitCheckpointRequest) GetParentCheckpointId() string {
 func (x *CommitCheckpointRequest) GetTraceparent() string {
 	if x != nil {
 		return x.Traceparent
+	}
+	return ""
+}
+
+func (x *CommitCheckpointRequest) GetCodeVersion() string {
+	if x != nil {
+		return x.CodeVersion
 	}
 	return ""
 }
@@ -1279,6 +1288,271 @@ func (x *CommitArtifactResponse) GetArtifact() *Artifact {
 	return nil
 }
 
+// PreparePartsRequest describes a file and its parts.
+type PreparePartsRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Job, and so run.
+	JobId string `protobuf:"bytes,1,opt,name=job_id,json=jobId,proto3" json:"job_id,omitempty"`
+	// Fence of the attempt.
+	Fence uint64 `protobuf:"varint,2,opt,name=fence,proto3" json:"fence,omitempty"`
+	// The file, as in BeginCheckpoint or BeginArtifact.
+	File *CheckpointFile `protobuf:"bytes,3,opt,name=file,proto3" json:"file,omitempty"`
+	// All parts in order; the same ones in every call for this file.
+	Parts         []*PreparePartsRequest_Part `protobuf:"bytes,4,rep,name=parts,proto3" json:"parts,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PreparePartsRequest) Reset() {
+	*x = PreparePartsRequest{}
+	mi := &file_trainyard_registry_v1_ingest_service_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PreparePartsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PreparePartsRequest) ProtoMessage() {}
+
+func (x *PreparePartsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_trainyard_registry_v1_ingest_service_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PreparePartsRequest.ProtoReflect.Descriptor instead.
+func (*PreparePartsRequest) Descriptor() ([]byte, []int) {
+	return file_trainyard_registry_v1_ingest_service_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *PreparePartsRequest) GetJobId() string {
+	if x != nil {
+		return x.JobId
+	}
+	return ""
+}
+
+func (x *PreparePartsRequest) GetFence() uint64 {
+	if x != nil {
+		return x.Fence
+	}
+	return 0
+}
+
+func (x *PreparePartsRequest) GetFile() *CheckpointFile {
+	if x != nil {
+		return x.File
+	}
+	return nil
+}
+
+func (x *PreparePartsRequest) GetParts() []*PreparePartsRequest_Part {
+	if x != nil {
+		return x.Parts
+	}
+	return nil
+}
+
+// PreparePartsResponse has the parts to send.
+type PreparePartsResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Parts that the store lacks, at most 1,000 a call, in order.
+	Missing []*PreparePartsResponse_PartURL `protobuf:"bytes,1,rep,name=missing,proto3" json:"missing,omitempty"`
+	// True when the store has the whole file.
+	Complete      bool `protobuf:"varint,2,opt,name=complete,proto3" json:"complete,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PreparePartsResponse) Reset() {
+	*x = PreparePartsResponse{}
+	mi := &file_trainyard_registry_v1_ingest_service_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PreparePartsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PreparePartsResponse) ProtoMessage() {}
+
+func (x *PreparePartsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_trainyard_registry_v1_ingest_service_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PreparePartsResponse.ProtoReflect.Descriptor instead.
+func (*PreparePartsResponse) Descriptor() ([]byte, []int) {
+	return file_trainyard_registry_v1_ingest_service_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *PreparePartsResponse) GetMissing() []*PreparePartsResponse_PartURL {
+	if x != nil {
+		return x.Missing
+	}
+	return nil
+}
+
+func (x *PreparePartsResponse) GetComplete() bool {
+	if x != nil {
+		return x.Complete
+	}
+	return false
+}
+
+// Part is one part of the file.
+type PreparePartsRequest_Part struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// 1, 2, ... without gaps.
+	Number uint32 `protobuf:"varint,1,opt,name=number,proto3" json:"number,omitempty"`
+	// Size in bytes. All but the last have one size of at least 5 MiB.
+	SizeBytes int64 `protobuf:"varint,2,opt,name=size_bytes,json=sizeBytes,proto3" json:"size_bytes,omitempty"`
+	// CRC-32C (Castagnoli) of the part.
+	Crc32C        uint32 `protobuf:"fixed32,3,opt,name=crc32c,proto3" json:"crc32c,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PreparePartsRequest_Part) Reset() {
+	*x = PreparePartsRequest_Part{}
+	mi := &file_trainyard_registry_v1_ingest_service_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PreparePartsRequest_Part) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PreparePartsRequest_Part) ProtoMessage() {}
+
+func (x *PreparePartsRequest_Part) ProtoReflect() protoreflect.Message {
+	mi := &file_trainyard_registry_v1_ingest_service_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PreparePartsRequest_Part.ProtoReflect.Descriptor instead.
+func (*PreparePartsRequest_Part) Descriptor() ([]byte, []int) {
+	return file_trainyard_registry_v1_ingest_service_proto_rawDescGZIP(), []int{16, 0}
+}
+
+func (x *PreparePartsRequest_Part) GetNumber() uint32 {
+	if x != nil {
+		return x.Number
+	}
+	return 0
+}
+
+func (x *PreparePartsRequest_Part) GetSizeBytes() int64 {
+	if x != nil {
+		return x.SizeBytes
+	}
+	return 0
+}
+
+func (x *PreparePartsRequest_Part) GetCrc32C() uint32 {
+	if x != nil {
+		return x.Crc32C
+	}
+	return 0
+}
+
+// PartURL is a presigned request for one part: send it as it is, with all headers.
+type PreparePartsResponse_PartURL struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Number of the part.
+	Number uint32 `protobuf:"varint,1,opt,name=number,proto3" json:"number,omitempty"`
+	// HTTP method.
+	Method string `protobuf:"bytes,2,opt,name=method,proto3" json:"method,omitempty"`
+	// URL; a secret while it is valid: never log it.
+	Url string `protobuf:"bytes,3,opt,name=url,proto3" json:"url,omitempty"`
+	// Headers that are part of the signature.
+	Headers       map[string]string `protobuf:"bytes,4,rep,name=headers,proto3" json:"headers,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PreparePartsResponse_PartURL) Reset() {
+	*x = PreparePartsResponse_PartURL{}
+	mi := &file_trainyard_registry_v1_ingest_service_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PreparePartsResponse_PartURL) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PreparePartsResponse_PartURL) ProtoMessage() {}
+
+func (x *PreparePartsResponse_PartURL) ProtoReflect() protoreflect.Message {
+	mi := &file_trainyard_registry_v1_ingest_service_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PreparePartsResponse_PartURL.ProtoReflect.Descriptor instead.
+func (*PreparePartsResponse_PartURL) Descriptor() ([]byte, []int) {
+	return file_trainyard_registry_v1_ingest_service_proto_rawDescGZIP(), []int{17, 0}
+}
+
+func (x *PreparePartsResponse_PartURL) GetNumber() uint32 {
+	if x != nil {
+		return x.Number
+	}
+	return 0
+}
+
+func (x *PreparePartsResponse_PartURL) GetMethod() string {
+	if x != nil {
+		return x.Method
+	}
+	return ""
+}
+
+func (x *PreparePartsResponse_PartURL) GetUrl() string {
+	if x != nil {
+		return x.Url
+	}
+	return ""
+}
+
+func (x *PreparePartsResponse_PartURL) GetHeaders() map[string]string {
+	if x != nil {
+		return x.Headers
+	}
+	return nil
+}
+
 var File_trainyard_registry_v1_ingest_service_proto protoreflect.FileDescriptor
 
 const file_trainyard_registry_v1_ingest_service_proto_rawDesc = "" +
@@ -1330,7 +1604,7 @@ const file_trainyard_registry_v1_ingest_service_proto_rawDesc = "" +
 	"\x05files\x18\x06 \x03(\v2%.trainyard.registry.v1.CheckpointFileB\v\xbaH\b\x92\x01\x05\b\x01\x10\x80\x02R\x05files\"|\n" +
 	"\x17BeginCheckpointResponse\x12#\n" +
 	"\rcheckpoint_id\x18\x01 \x01(\tR\fcheckpointId\x12<\n" +
-	"\auploads\x18\x02 \x03(\v2\".trainyard.registry.v1.TransferURLR\auploads\"\xbf\x04\n" +
+	"\auploads\x18\x02 \x03(\v2\".trainyard.registry.v1.TransferURLR\auploads\"\xec\x04\n" +
 	"\x17CommitCheckpointRequest\x12-\n" +
 	"\rcheckpoint_id\x18\x01 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\fcheckpointId\x12\x1d\n" +
 	"\x05fence\x18\x02 \x01(\x04B\a\xbaH\x042\x02(\x01R\x05fence\x12`\n" +
@@ -1342,7 +1616,8 @@ const file_trainyard_registry_v1_ingest_service_proto_rawDesc = "" +
 	"\x06trades\x18\b \x01(\x03B\a\xbaH\x04\"\x02(\x00R\x06trades\x129\n" +
 	"\x14parent_checkpoint_id\x18\t \x01(\tB\a\xbaH\x04r\x02\x18@R\x12parentCheckpointId\x12)\n" +
 	"\vtraceparent\x18\n" +
-	" \x01(\tB\a\xbaH\x04r\x02\x18@R\vtraceparent\x1a:\n" +
+	" \x01(\tB\a\xbaH\x04r\x02\x18@R\vtraceparent\x12+\n" +
+	"\fcode_version\x18\v \x01(\tB\b\xbaH\x05r\x03\x18\xc8\x01R\vcodeVersion\x1a:\n" +
 	"\fMetricsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\x01R\x05value:\x028\x01\"]\n" +
@@ -1379,10 +1654,34 @@ const file_trainyard_registry_v1_ingest_service_proto_rawDesc = "" +
 	"\x04file\x18\x03 \x01(\v2%.trainyard.registry.v1.CheckpointFileB\x06\xbaH\x03\xc8\x01\x01R\x04file\x12+\n" +
 	"\fcontent_type\x18\x04 \x01(\tB\b\xbaH\x05r\x03\x18\xc8\x01R\vcontentType\"U\n" +
 	"\x16CommitArtifactResponse\x12;\n" +
-	"\bartifact\x18\x01 \x01(\v2\x1f.trainyard.registry.v1.ArtifactR\bartifact2\xaf\x06\n" +
+	"\bartifact\x18\x01 \x01(\v2\x1f.trainyard.registry.v1.ArtifactR\bartifact\"\xde\x02\n" +
+	"\x13PreparePartsRequest\x12\x1f\n" +
+	"\x06job_id\x18\x01 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\x05jobId\x12\x1d\n" +
+	"\x05fence\x18\x02 \x01(\x04B\a\xbaH\x042\x02(\x01R\x05fence\x12A\n" +
+	"\x04file\x18\x03 \x01(\v2%.trainyard.registry.v1.CheckpointFileB\x06\xbaH\x03\xc8\x01\x01R\x04file\x12R\n" +
+	"\x05parts\x18\x04 \x03(\v2/.trainyard.registry.v1.PreparePartsRequest.PartB\v\xbaH\b\x92\x01\x05\b\x01\x10\x90NR\x05parts\x1ap\n" +
+	"\x04Part\x12\"\n" +
+	"\x06number\x18\x01 \x01(\rB\n" +
+	"\xbaH\a*\x05\x18\x90N(\x01R\x06number\x12,\n" +
+	"\n" +
+	"size_bytes\x18\x02 \x01(\x03B\r\xbaH\n" +
+	"\"\b\x18\x80\x80\x80\x80\x14(\x01R\tsizeBytes\x12\x16\n" +
+	"\x06crc32c\x18\x03 \x01(\aR\x06crc32c\"\xe7\x02\n" +
+	"\x14PreparePartsResponse\x12M\n" +
+	"\amissing\x18\x01 \x03(\v23.trainyard.registry.v1.PreparePartsResponse.PartURLR\amissing\x12\x1a\n" +
+	"\bcomplete\x18\x02 \x01(\bR\bcomplete\x1a\xe3\x01\n" +
+	"\aPartURL\x12\x16\n" +
+	"\x06number\x18\x01 \x01(\rR\x06number\x12\x16\n" +
+	"\x06method\x18\x02 \x01(\tR\x06method\x12\x10\n" +
+	"\x03url\x18\x03 \x01(\tR\x03url\x12Z\n" +
+	"\aheaders\x18\x04 \x03(\v2@.trainyard.registry.v1.PreparePartsResponse.PartURL.HeadersEntryR\aheaders\x1a:\n" +
+	"\fHeadersEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x012\x98\a\n" +
 	"\rIngestService\x12Y\n" +
 	"\x06Ingest\x12$.trainyard.registry.v1.IngestRequest\x1a%.trainyard.registry.v1.IngestResponse(\x010\x01\x12p\n" +
-	"\x0fBeginCheckpoint\x12-.trainyard.registry.v1.BeginCheckpointRequest\x1a..trainyard.registry.v1.BeginCheckpointResponse\x12s\n" +
+	"\x0fBeginCheckpoint\x12-.trainyard.registry.v1.BeginCheckpointRequest\x1a..trainyard.registry.v1.BeginCheckpointResponse\x12g\n" +
+	"\fPrepareParts\x12*.trainyard.registry.v1.PreparePartsRequest\x1a+.trainyard.registry.v1.PreparePartsResponse\x12s\n" +
 	"\x10CommitCheckpoint\x12..trainyard.registry.v1.CommitCheckpointRequest\x1a/.trainyard.registry.v1.CommitCheckpointResponse\x12v\n" +
 	"\x11ResolveCheckpoint\x12/.trainyard.registry.v1.ResolveCheckpointRequest\x1a0.trainyard.registry.v1.ResolveCheckpointResponse\x12\x88\x01\n" +
 	"\x17ReportCorruptCheckpoint\x125.trainyard.registry.v1.ReportCorruptCheckpointRequest\x1a6.trainyard.registry.v1.ReportCorruptCheckpointResponse\x12j\n" +
@@ -1403,7 +1702,7 @@ func file_trainyard_registry_v1_ingest_service_proto_rawDescGZIP() []byte {
 }
 
 var file_trainyard_registry_v1_ingest_service_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_trainyard_registry_v1_ingest_service_proto_msgTypes = make([]protoimpl.MessageInfo, 17)
+var file_trainyard_registry_v1_ingest_service_proto_msgTypes = make([]protoimpl.MessageInfo, 22)
 var file_trainyard_registry_v1_ingest_service_proto_goTypes = []any{
 	(IngestResponse_Result)(0),              // 0: trainyard.registry.v1.IngestResponse.Result
 	(*IngestRequest)(nil),                   // 1: trainyard.registry.v1.IngestRequest
@@ -1422,59 +1721,70 @@ var file_trainyard_registry_v1_ingest_service_proto_goTypes = []any{
 	(*BeginArtifactResponse)(nil),           // 14: trainyard.registry.v1.BeginArtifactResponse
 	(*CommitArtifactRequest)(nil),           // 15: trainyard.registry.v1.CommitArtifactRequest
 	(*CommitArtifactResponse)(nil),          // 16: trainyard.registry.v1.CommitArtifactResponse
-	nil,                                     // 17: trainyard.registry.v1.CommitCheckpointRequest.MetricsEntry
-	(*v1.MetricBatch)(nil),                  // 18: trainyard.train.v1.MetricBatch
-	(*v1.ParamBatch)(nil),                   // 19: trainyard.train.v1.ParamBatch
-	(*v11.JobSpec)(nil),                     // 20: trainyard.job.v1.JobSpec
-	(*timestamppb.Timestamp)(nil),           // 21: google.protobuf.Timestamp
-	(v12.Exit_Outcome)(0),                   // 22: trainyard.fleet.v1.Exit.Outcome
-	(v11.FailureClass)(0),                   // 23: trainyard.job.v1.FailureClass
-	(*CheckpointFile)(nil),                  // 24: trainyard.registry.v1.CheckpointFile
-	(*TransferURL)(nil),                     // 25: trainyard.registry.v1.TransferURL
-	(*Checkpoint)(nil),                      // 26: trainyard.registry.v1.Checkpoint
-	(*Artifact)(nil),                        // 27: trainyard.registry.v1.Artifact
+	(*PreparePartsRequest)(nil),             // 17: trainyard.registry.v1.PreparePartsRequest
+	(*PreparePartsResponse)(nil),            // 18: trainyard.registry.v1.PreparePartsResponse
+	nil,                                     // 19: trainyard.registry.v1.CommitCheckpointRequest.MetricsEntry
+	(*PreparePartsRequest_Part)(nil),        // 20: trainyard.registry.v1.PreparePartsRequest.Part
+	(*PreparePartsResponse_PartURL)(nil),    // 21: trainyard.registry.v1.PreparePartsResponse.PartURL
+	nil,                                     // 22: trainyard.registry.v1.PreparePartsResponse.PartURL.HeadersEntry
+	(*v1.MetricBatch)(nil),                  // 23: trainyard.train.v1.MetricBatch
+	(*v1.ParamBatch)(nil),                   // 24: trainyard.train.v1.ParamBatch
+	(*v11.JobSpec)(nil),                     // 25: trainyard.job.v1.JobSpec
+	(*timestamppb.Timestamp)(nil),           // 26: google.protobuf.Timestamp
+	(v12.Exit_Outcome)(0),                   // 27: trainyard.fleet.v1.Exit.Outcome
+	(v11.FailureClass)(0),                   // 28: trainyard.job.v1.FailureClass
+	(*CheckpointFile)(nil),                  // 29: trainyard.registry.v1.CheckpointFile
+	(*TransferURL)(nil),                     // 30: trainyard.registry.v1.TransferURL
+	(*Checkpoint)(nil),                      // 31: trainyard.registry.v1.Checkpoint
+	(*Artifact)(nil),                        // 32: trainyard.registry.v1.Artifact
 }
 var file_trainyard_registry_v1_ingest_service_proto_depIdxs = []int32{
 	2,  // 0: trainyard.registry.v1.IngestRequest.opened:type_name -> trainyard.registry.v1.RunOpened
-	18, // 1: trainyard.registry.v1.IngestRequest.metrics:type_name -> trainyard.train.v1.MetricBatch
-	19, // 2: trainyard.registry.v1.IngestRequest.params:type_name -> trainyard.train.v1.ParamBatch
+	23, // 1: trainyard.registry.v1.IngestRequest.metrics:type_name -> trainyard.train.v1.MetricBatch
+	24, // 2: trainyard.registry.v1.IngestRequest.params:type_name -> trainyard.train.v1.ParamBatch
 	3,  // 3: trainyard.registry.v1.IngestRequest.closed:type_name -> trainyard.registry.v1.RunClosed
-	20, // 4: trainyard.registry.v1.RunOpened.spec:type_name -> trainyard.job.v1.JobSpec
-	21, // 5: trainyard.registry.v1.RunOpened.time:type_name -> google.protobuf.Timestamp
-	22, // 6: trainyard.registry.v1.RunClosed.outcome:type_name -> trainyard.fleet.v1.Exit.Outcome
-	23, // 7: trainyard.registry.v1.RunClosed.failure_class:type_name -> trainyard.job.v1.FailureClass
-	21, // 8: trainyard.registry.v1.RunClosed.time:type_name -> google.protobuf.Timestamp
+	25, // 4: trainyard.registry.v1.RunOpened.spec:type_name -> trainyard.job.v1.JobSpec
+	26, // 5: trainyard.registry.v1.RunOpened.time:type_name -> google.protobuf.Timestamp
+	27, // 6: trainyard.registry.v1.RunClosed.outcome:type_name -> trainyard.fleet.v1.Exit.Outcome
+	28, // 7: trainyard.registry.v1.RunClosed.failure_class:type_name -> trainyard.job.v1.FailureClass
+	26, // 8: trainyard.registry.v1.RunClosed.time:type_name -> google.protobuf.Timestamp
 	0,  // 9: trainyard.registry.v1.IngestResponse.result:type_name -> trainyard.registry.v1.IngestResponse.Result
-	24, // 10: trainyard.registry.v1.BeginCheckpointRequest.files:type_name -> trainyard.registry.v1.CheckpointFile
-	25, // 11: trainyard.registry.v1.BeginCheckpointResponse.uploads:type_name -> trainyard.registry.v1.TransferURL
-	17, // 12: trainyard.registry.v1.CommitCheckpointRequest.metrics:type_name -> trainyard.registry.v1.CommitCheckpointRequest.MetricsEntry
-	26, // 13: trainyard.registry.v1.CommitCheckpointResponse.checkpoint:type_name -> trainyard.registry.v1.Checkpoint
-	26, // 14: trainyard.registry.v1.ResolveCheckpointResponse.checkpoint:type_name -> trainyard.registry.v1.Checkpoint
-	25, // 15: trainyard.registry.v1.ResolveCheckpointResponse.downloads:type_name -> trainyard.registry.v1.TransferURL
-	26, // 16: trainyard.registry.v1.ReportCorruptCheckpointResponse.checkpoint:type_name -> trainyard.registry.v1.Checkpoint
-	24, // 17: trainyard.registry.v1.BeginArtifactRequest.file:type_name -> trainyard.registry.v1.CheckpointFile
-	25, // 18: trainyard.registry.v1.BeginArtifactResponse.upload:type_name -> trainyard.registry.v1.TransferURL
-	24, // 19: trainyard.registry.v1.CommitArtifactRequest.file:type_name -> trainyard.registry.v1.CheckpointFile
-	27, // 20: trainyard.registry.v1.CommitArtifactResponse.artifact:type_name -> trainyard.registry.v1.Artifact
-	1,  // 21: trainyard.registry.v1.IngestService.Ingest:input_type -> trainyard.registry.v1.IngestRequest
-	5,  // 22: trainyard.registry.v1.IngestService.BeginCheckpoint:input_type -> trainyard.registry.v1.BeginCheckpointRequest
-	7,  // 23: trainyard.registry.v1.IngestService.CommitCheckpoint:input_type -> trainyard.registry.v1.CommitCheckpointRequest
-	9,  // 24: trainyard.registry.v1.IngestService.ResolveCheckpoint:input_type -> trainyard.registry.v1.ResolveCheckpointRequest
-	11, // 25: trainyard.registry.v1.IngestService.ReportCorruptCheckpoint:input_type -> trainyard.registry.v1.ReportCorruptCheckpointRequest
-	13, // 26: trainyard.registry.v1.IngestService.BeginArtifact:input_type -> trainyard.registry.v1.BeginArtifactRequest
-	15, // 27: trainyard.registry.v1.IngestService.CommitArtifact:input_type -> trainyard.registry.v1.CommitArtifactRequest
-	4,  // 28: trainyard.registry.v1.IngestService.Ingest:output_type -> trainyard.registry.v1.IngestResponse
-	6,  // 29: trainyard.registry.v1.IngestService.BeginCheckpoint:output_type -> trainyard.registry.v1.BeginCheckpointResponse
-	8,  // 30: trainyard.registry.v1.IngestService.CommitCheckpoint:output_type -> trainyard.registry.v1.CommitCheckpointResponse
-	10, // 31: trainyard.registry.v1.IngestService.ResolveCheckpoint:output_type -> trainyard.registry.v1.ResolveCheckpointResponse
-	12, // 32: trainyard.registry.v1.IngestService.ReportCorruptCheckpoint:output_type -> trainyard.registry.v1.ReportCorruptCheckpointResponse
-	14, // 33: trainyard.registry.v1.IngestService.BeginArtifact:output_type -> trainyard.registry.v1.BeginArtifactResponse
-	16, // 34: trainyard.registry.v1.IngestService.CommitArtifact:output_type -> trainyard.registry.v1.CommitArtifactResponse
-	28, // [28:35] is the sub-list for method output_type
-	21, // [21:28] is the sub-list for method input_type
-	21, // [21:21] is the sub-list for extension type_name
-	21, // [21:21] is the sub-list for extension extendee
-	0,  // [0:21] is the sub-list for field type_name
+	29, // 10: trainyard.registry.v1.BeginCheckpointRequest.files:type_name -> trainyard.registry.v1.CheckpointFile
+	30, // 11: trainyard.registry.v1.BeginCheckpointResponse.uploads:type_name -> trainyard.registry.v1.TransferURL
+	19, // 12: trainyard.registry.v1.CommitCheckpointRequest.metrics:type_name -> trainyard.registry.v1.CommitCheckpointRequest.MetricsEntry
+	31, // 13: trainyard.registry.v1.CommitCheckpointResponse.checkpoint:type_name -> trainyard.registry.v1.Checkpoint
+	31, // 14: trainyard.registry.v1.ResolveCheckpointResponse.checkpoint:type_name -> trainyard.registry.v1.Checkpoint
+	30, // 15: trainyard.registry.v1.ResolveCheckpointResponse.downloads:type_name -> trainyard.registry.v1.TransferURL
+	31, // 16: trainyard.registry.v1.ReportCorruptCheckpointResponse.checkpoint:type_name -> trainyard.registry.v1.Checkpoint
+	29, // 17: trainyard.registry.v1.BeginArtifactRequest.file:type_name -> trainyard.registry.v1.CheckpointFile
+	30, // 18: trainyard.registry.v1.BeginArtifactResponse.upload:type_name -> trainyard.registry.v1.TransferURL
+	29, // 19: trainyard.registry.v1.CommitArtifactRequest.file:type_name -> trainyard.registry.v1.CheckpointFile
+	32, // 20: trainyard.registry.v1.CommitArtifactResponse.artifact:type_name -> trainyard.registry.v1.Artifact
+	29, // 21: trainyard.registry.v1.PreparePartsRequest.file:type_name -> trainyard.registry.v1.CheckpointFile
+	20, // 22: trainyard.registry.v1.PreparePartsRequest.parts:type_name -> trainyard.registry.v1.PreparePartsRequest.Part
+	21, // 23: trainyard.registry.v1.PreparePartsResponse.missing:type_name -> trainyard.registry.v1.PreparePartsResponse.PartURL
+	22, // 24: trainyard.registry.v1.PreparePartsResponse.PartURL.headers:type_name -> trainyard.registry.v1.PreparePartsResponse.PartURL.HeadersEntry
+	1,  // 25: trainyard.registry.v1.IngestService.Ingest:input_type -> trainyard.registry.v1.IngestRequest
+	5,  // 26: trainyard.registry.v1.IngestService.BeginCheckpoint:input_type -> trainyard.registry.v1.BeginCheckpointRequest
+	17, // 27: trainyard.registry.v1.IngestService.PrepareParts:input_type -> trainyard.registry.v1.PreparePartsRequest
+	7,  // 28: trainyard.registry.v1.IngestService.CommitCheckpoint:input_type -> trainyard.registry.v1.CommitCheckpointRequest
+	9,  // 29: trainyard.registry.v1.IngestService.ResolveCheckpoint:input_type -> trainyard.registry.v1.ResolveCheckpointRequest
+	11, // 30: trainyard.registry.v1.IngestService.ReportCorruptCheckpoint:input_type -> trainyard.registry.v1.ReportCorruptCheckpointRequest
+	13, // 31: trainyard.registry.v1.IngestService.BeginArtifact:input_type -> trainyard.registry.v1.BeginArtifactRequest
+	15, // 32: trainyard.registry.v1.IngestService.CommitArtifact:input_type -> trainyard.registry.v1.CommitArtifactRequest
+	4,  // 33: trainyard.registry.v1.IngestService.Ingest:output_type -> trainyard.registry.v1.IngestResponse
+	6,  // 34: trainyard.registry.v1.IngestService.BeginCheckpoint:output_type -> trainyard.registry.v1.BeginCheckpointResponse
+	18, // 35: trainyard.registry.v1.IngestService.PrepareParts:output_type -> trainyard.registry.v1.PreparePartsResponse
+	8,  // 36: trainyard.registry.v1.IngestService.CommitCheckpoint:output_type -> trainyard.registry.v1.CommitCheckpointResponse
+	10, // 37: trainyard.registry.v1.IngestService.ResolveCheckpoint:output_type -> trainyard.registry.v1.ResolveCheckpointResponse
+	12, // 38: trainyard.registry.v1.IngestService.ReportCorruptCheckpoint:output_type -> trainyard.registry.v1.ReportCorruptCheckpointResponse
+	14, // 39: trainyard.registry.v1.IngestService.BeginArtifact:output_type -> trainyard.registry.v1.BeginArtifactResponse
+	16, // 40: trainyard.registry.v1.IngestService.CommitArtifact:output_type -> trainyard.registry.v1.CommitArtifactResponse
+	33, // [33:41] is the sub-list for method output_type
+	25, // [25:33] is the sub-list for method input_type
+	25, // [25:25] is the sub-list for extension type_name
+	25, // [25:25] is the sub-list for extension extendee
+	0,  // [0:25] is the sub-list for field type_name
 }
 
 func init() { file_trainyard_registry_v1_ingest_service_proto_init() }
@@ -1496,7 +1806,7 @@ func file_trainyard_registry_v1_ingest_service_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_trainyard_registry_v1_ingest_service_proto_rawDesc), len(file_trainyard_registry_v1_ingest_service_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   17,
+			NumMessages:   22,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

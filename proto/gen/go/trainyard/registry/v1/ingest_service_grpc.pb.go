@@ -21,6 +21,7 @@ const _ = grpc.SupportPackageIsVersion9
 const (
 	IngestService_Ingest_FullMethodName                  = "/trainyard.registry.v1.IngestService/Ingest"
 	IngestService_BeginCheckpoint_FullMethodName         = "/trainyard.registry.v1.IngestService/BeginCheckpoint"
+	IngestService_PrepareParts_FullMethodName            = "/trainyard.registry.v1.IngestService/PrepareParts"
 	IngestService_CommitCheckpoint_FullMethodName        = "/trainyard.registry.v1.IngestService/CommitCheckpoint"
 	IngestService_ResolveCheckpoint_FullMethodName       = "/trainyard.registry.v1.IngestService/ResolveCheckpoint"
 	IngestService_ReportCorruptCheckpoint_FullMethodName = "/trainyard.registry.v1.IngestService/ReportCorruptCheckpoint"
@@ -43,6 +44,12 @@ type IngestServiceClient interface {
 	// BeginCheckpoint announces a checkpoint's files and returns presigned uploads for the contents that the store does not have
 	// yet. Repeating it returns the same checkpoint_id and fresh URLs for what is still missing.
 	BeginCheckpoint(ctx context.Context, in *BeginCheckpointRequest, opts ...grpc.CallOption) (*BeginCheckpointResponse, error)
+	// PrepareParts moves a large file in parts, each bound to its CRC-32C: call it instead of doing the one upload that
+	// BeginCheckpoint or BeginArtifact returned, send the parts whose URLs it returns, and call it again until complete is true.
+	// It keeps no state of its own: the store knows which parts it has, so that a caller that was restarted calls it again and
+	// sends only what is missing. FAILED_PRECONDITION, reason ILLEGAL_TRANSITION, when the artifact store takes no parts: do
+	// the one upload. The SHA-256 of the whole is proven at the commit.
+	PrepareParts(ctx context.Context, in *PreparePartsRequest, opts ...grpc.CallOption) (*PreparePartsResponse, error)
 	// CommitCheckpoint makes it exist, after the store has confirmed each object's size and SHA-256. FAILED_PRECONDITION, reason
 	// DIGEST_MISMATCH, names what is missing or different: upload it again. Idempotent by checkpoint_id.
 	CommitCheckpoint(ctx context.Context, in *CommitCheckpointRequest, opts ...grpc.CallOption) (*CommitCheckpointResponse, error)
@@ -83,6 +90,16 @@ func (c *ingestServiceClient) BeginCheckpoint(ctx context.Context, in *BeginChec
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(BeginCheckpointResponse)
 	err := c.cc.Invoke(ctx, IngestService_BeginCheckpoint_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *ingestServiceClient) PrepareParts(ctx context.Context, in *PreparePartsRequest, opts ...grpc.CallOption) (*PreparePartsResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(PreparePartsResponse)
+	err := c.cc.Invoke(ctx, IngestService_PrepareParts_FullMethodName, in, out, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -154,6 +171,12 @@ type IngestServiceServer interface {
 	// BeginCheckpoint announces a checkpoint's files and returns presigned uploads for the contents that the store does not have
 	// yet. Repeating it returns the same checkpoint_id and fresh URLs for what is still missing.
 	BeginCheckpoint(context.Context, *BeginCheckpointRequest) (*BeginCheckpointResponse, error)
+	// PrepareParts moves a large file in parts, each bound to its CRC-32C: call it instead of doing the one upload that
+	// BeginCheckpoint or BeginArtifact returned, send the parts whose URLs it returns, and call it again until complete is true.
+	// It keeps no state of its own: the store knows which parts it has, so that a caller that was restarted calls it again and
+	// sends only what is missing. FAILED_PRECONDITION, reason ILLEGAL_TRANSITION, when the artifact store takes no parts: do
+	// the one upload. The SHA-256 of the whole is proven at the commit.
+	PrepareParts(context.Context, *PreparePartsRequest) (*PreparePartsResponse, error)
 	// CommitCheckpoint makes it exist, after the store has confirmed each object's size and SHA-256. FAILED_PRECONDITION, reason
 	// DIGEST_MISMATCH, names what is missing or different: upload it again. Idempotent by checkpoint_id.
 	CommitCheckpoint(context.Context, *CommitCheckpointRequest) (*CommitCheckpointResponse, error)
@@ -182,6 +205,9 @@ func (UnimplementedIngestServiceServer) Ingest(grpc.BidiStreamingServer[IngestRe
 }
 func (UnimplementedIngestServiceServer) BeginCheckpoint(context.Context, *BeginCheckpointRequest) (*BeginCheckpointResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method BeginCheckpoint not implemented")
+}
+func (UnimplementedIngestServiceServer) PrepareParts(context.Context, *PreparePartsRequest) (*PreparePartsResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method PrepareParts not implemented")
 }
 func (UnimplementedIngestServiceServer) CommitCheckpoint(context.Context, *CommitCheckpointRequest) (*CommitCheckpointResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method CommitCheckpoint not implemented")
@@ -240,6 +266,24 @@ func _IngestService_BeginCheckpoint_Handler(srv interface{}, ctx context.Context
 	}
 	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
 		return srv.(IngestServiceServer).BeginCheckpoint(ctx, req.(*BeginCheckpointRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _IngestService_PrepareParts_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(PreparePartsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(IngestServiceServer).PrepareParts(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: IngestService_PrepareParts_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(IngestServiceServer).PrepareParts(ctx, req.(*PreparePartsRequest))
 	}
 	return interceptor(ctx, in, info, handler)
 }
@@ -344,6 +388,10 @@ var IngestService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "BeginCheckpoint",
 			Handler:    _IngestService_BeginCheckpoint_Handler,
+		},
+		{
+			MethodName: "PrepareParts",
+			Handler:    _IngestService_PrepareParts_Handler,
 		},
 		{
 			MethodName: "CommitCheckpoint",

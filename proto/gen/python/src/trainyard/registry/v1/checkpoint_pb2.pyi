@@ -18,7 +18,7 @@ class CheckpointFile(_message.Message):
     def __init__(self, path: _Optional[str] = ..., sha256: _Optional[bytes] = ..., size_bytes: _Optional[int] = ...) -> None: ...
 
 class Checkpoint(_message.Message):
-    __slots__ = ("checkpoint_id", "run_id", "experiment", "attempt", "fence", "step", "files", "manifest_sha256", "size_bytes", "metrics", "resumable", "feature_schema", "data_version", "evaluation_window", "trades", "parent_checkpoint_id", "state", "pinned", "create_time", "tombstone_time")
+    __slots__ = ("checkpoint_id", "run_id", "experiment", "attempt", "fence", "step", "files", "manifest_sha256", "size_bytes", "metrics", "resumable", "feature_schema", "data_version", "evaluation_window", "trades", "parent_checkpoint_id", "state", "pinned", "create_time", "tombstone_time", "code_version")
     class State(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
         __slots__ = ()
         STATE_UNSPECIFIED: _ClassVar[Checkpoint.State]
@@ -62,6 +62,7 @@ class Checkpoint(_message.Message):
     PINNED_FIELD_NUMBER: _ClassVar[int]
     CREATE_TIME_FIELD_NUMBER: _ClassVar[int]
     TOMBSTONE_TIME_FIELD_NUMBER: _ClassVar[int]
+    CODE_VERSION_FIELD_NUMBER: _ClassVar[int]
     checkpoint_id: str
     run_id: str
     experiment: str
@@ -82,7 +83,8 @@ class Checkpoint(_message.Message):
     pinned: bool
     create_time: _timestamp_pb2.Timestamp
     tombstone_time: _timestamp_pb2.Timestamp
-    def __init__(self, checkpoint_id: _Optional[str] = ..., run_id: _Optional[str] = ..., experiment: _Optional[str] = ..., attempt: _Optional[int] = ..., fence: _Optional[int] = ..., step: _Optional[int] = ..., files: _Optional[_Iterable[_Union[CheckpointFile, _Mapping]]] = ..., manifest_sha256: _Optional[bytes] = ..., size_bytes: _Optional[int] = ..., metrics: _Optional[_Mapping[str, float]] = ..., resumable: bool = ..., feature_schema: _Optional[str] = ..., data_version: _Optional[str] = ..., evaluation_window: _Optional[str] = ..., trades: _Optional[int] = ..., parent_checkpoint_id: _Optional[str] = ..., state: _Optional[_Union[Checkpoint.State, str]] = ..., pinned: bool = ..., create_time: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., tombstone_time: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+    code_version: str
+    def __init__(self, checkpoint_id: _Optional[str] = ..., run_id: _Optional[str] = ..., experiment: _Optional[str] = ..., attempt: _Optional[int] = ..., fence: _Optional[int] = ..., step: _Optional[int] = ..., files: _Optional[_Iterable[_Union[CheckpointFile, _Mapping]]] = ..., manifest_sha256: _Optional[bytes] = ..., size_bytes: _Optional[int] = ..., metrics: _Optional[_Mapping[str, float]] = ..., resumable: bool = ..., feature_schema: _Optional[str] = ..., data_version: _Optional[str] = ..., evaluation_window: _Optional[str] = ..., trades: _Optional[int] = ..., parent_checkpoint_id: _Optional[str] = ..., state: _Optional[_Union[Checkpoint.State, str]] = ..., pinned: bool = ..., create_time: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., tombstone_time: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., code_version: _Optional[str] = ...) -> None: ...
 
 class TransferURL(_message.Message):
     __slots__ = ("sha256", "size_bytes", "method", "url", "headers", "expire_time", "paths")

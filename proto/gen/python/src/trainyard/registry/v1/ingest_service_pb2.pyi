@@ -111,7 +111,7 @@ class BeginCheckpointResponse(_message.Message):
     def __init__(self, checkpoint_id: _Optional[str] = ..., uploads: _Optional[_Iterable[_Union[_checkpoint_pb2.TransferURL, _Mapping]]] = ...) -> None: ...
 
 class CommitCheckpointRequest(_message.Message):
-    __slots__ = ("checkpoint_id", "fence", "metrics", "resumable", "feature_schema", "data_version", "evaluation_window", "trades", "parent_checkpoint_id", "traceparent")
+    __slots__ = ("checkpoint_id", "fence", "metrics", "resumable", "feature_schema", "data_version", "evaluation_window", "trades", "parent_checkpoint_id", "traceparent", "code_version")
     class MetricsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -129,6 +129,7 @@ class CommitCheckpointRequest(_message.Message):
     TRADES_FIELD_NUMBER: _ClassVar[int]
     PARENT_CHECKPOINT_ID_FIELD_NUMBER: _ClassVar[int]
     TRACEPARENT_FIELD_NUMBER: _ClassVar[int]
+    CODE_VERSION_FIELD_NUMBER: _ClassVar[int]
     checkpoint_id: str
     fence: int
     metrics: _containers.ScalarMap[str, float]
@@ -139,7 +140,8 @@ class CommitCheckpointRequest(_message.Message):
     trades: int
     parent_checkpoint_id: str
     traceparent: str
-    def __init__(self, checkpoint_id: _Optional[str] = ..., fence: _Optional[int] = ..., metrics: _Optional[_Mapping[str, float]] = ..., resumable: bool = ..., feature_schema: _Optional[str] = ..., data_version: _Optional[str] = ..., evaluation_window: _Optional[str] = ..., trades: _Optional[int] = ..., parent_checkpoint_id: _Optional[str] = ..., traceparent: _Optional[str] = ...) -> None: ...
+    code_version: str
+    def __init__(self, checkpoint_id: _Optional[str] = ..., fence: _Optional[int] = ..., metrics: _Optional[_Mapping[str, float]] = ..., resumable: bool = ..., feature_schema: _Optional[str] = ..., data_version: _Optional[str] = ..., evaluation_window: _Optional[str] = ..., trades: _Optional[int] = ..., parent_checkpoint_id: _Optional[str] = ..., traceparent: _Optional[str] = ..., code_version: _Optional[str] = ...) -> None: ...
 
 class CommitCheckpointResponse(_message.Message):
     __slots__ = ("checkpoint",)
@@ -214,3 +216,50 @@ class CommitArtifactResponse(_message.Message):
     ARTIFACT_FIELD_NUMBER: _ClassVar[int]
     artifact: _run_pb2.Artifact
     def __init__(self, artifact: _Optional[_Union[_run_pb2.Artifact, _Mapping]] = ...) -> None: ...
+
+class PreparePartsRequest(_message.Message):
+    __slots__ = ("job_id", "fence", "file", "parts")
+    class Part(_message.Message):
+        __slots__ = ("number", "size_bytes", "crc32c")
+        NUMBER_FIELD_NUMBER: _ClassVar[int]
+        SIZE_BYTES_FIELD_NUMBER: _ClassVar[int]
+        CRC32C_FIELD_NUMBER: _ClassVar[int]
+        number: int
+        size_bytes: int
+        crc32c: int
+        def __init__(self, number: _Optional[int] = ..., size_bytes: _Optional[int] = ..., crc32c: _Optional[int] = ...) -> None: ...
+    JOB_ID_FIELD_NUMBER: _ClassVar[int]
+    FENCE_FIELD_NUMBER: _ClassVar[int]
+    FILE_FIELD_NUMBER: _ClassVar[int]
+    PARTS_FIELD_NUMBER: _ClassVar[int]
+    job_id: str
+    fence: int
+    file: _checkpoint_pb2.CheckpointFile
+    parts: _containers.RepeatedCompositeFieldContainer[PreparePartsRequest.Part]
+    def __init__(self, job_id: _Optional[str] = ..., fence: _Optional[int] = ..., file: _Optional[_Union[_checkpoint_pb2.CheckpointFile, _Mapping]] = ..., parts: _Optional[_Iterable[_Union[PreparePartsRequest.Part, _Mapping]]] = ...) -> None: ...
+
+class PreparePartsResponse(_message.Message):
+    __slots__ = ("missing", "complete")
+    class PartURL(_message.Message):
+        __slots__ = ("number", "method", "url", "headers")
+        class HeadersEntry(_message.Message):
+            __slots__ = ("key", "value")
+            KEY_FIELD_NUMBER: _ClassVar[int]
+            VALUE_FIELD_NUMBER: _ClassVar[int]
+            key: str
+            value: str
+            def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
+        NUMBER_FIELD_NUMBER: _ClassVar[int]
+        METHOD_FIELD_NUMBER: _ClassVar[int]
+        URL_FIELD_NUMBER: _ClassVar[int]
+        HEADERS_FIELD_NUMBER: _ClassVar[int]
+        number: int
+        method: str
+        url: str
+        headers: _containers.ScalarMap[str, str]
+        def __init__(self, number: _Optional[int] = ..., method: _Optional[str] = ..., url: _Optional[str] = ..., headers: _Optional[_Mapping[str, str]] = ...) -> None: ...
+    MISSING_FIELD_NUMBER: _ClassVar[int]
+    COMPLETE_FIELD_NUMBER: _ClassVar[int]
+    missing: _containers.RepeatedCompositeFieldContainer[PreparePartsResponse.PartURL]
+    complete: bool
+    def __init__(self, missing: _Optional[_Iterable[_Union[PreparePartsResponse.PartURL, _Mapping]]] = ..., complete: bool = ...) -> None: ...

@@ -26,6 +26,11 @@ class IngestServiceStub(object):
                 request_serializer=trainyard_dot_registry_dot_v1_dot_ingest__service__pb2.BeginCheckpointRequest.SerializeToString,
                 response_deserializer=trainyard_dot_registry_dot_v1_dot_ingest__service__pb2.BeginCheckpointResponse.FromString,
                 )
+        self.PrepareParts = channel.unary_unary(
+                '/trainyard.registry.v1.IngestService/PrepareParts',
+                request_serializer=trainyard_dot_registry_dot_v1_dot_ingest__service__pb2.PreparePartsRequest.SerializeToString,
+                response_deserializer=trainyard_dot_registry_dot_v1_dot_ingest__service__pb2.PreparePartsResponse.FromString,
+                )
         self.CommitCheckpoint = channel.unary_unary(
                 '/trainyard.registry.v1.IngestService/CommitCheckpoint',
                 request_serializer=trainyard_dot_registry_dot_v1_dot_ingest__service__pb2.CommitCheckpointRequest.SerializeToString,
@@ -71,6 +76,17 @@ class IngestServiceServicer(object):
     def BeginCheckpoint(self, request, context):
         """BeginCheckpoint announces a checkpoint's files and returns presigned uploads for the contents that the store does not have
         yet. Repeating it returns the same checkpoint_id and fresh URLs for what is still missing.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PrepareParts(self, request, context):
+        """PrepareParts moves a large file in parts, each bound to its CRC-32C: call it instead of doing the one upload that
+        BeginCheckpoint or BeginArtifact returned, send the parts whose URLs it returns, and call it again until complete is true.
+        It keeps no state of its own: the store knows which parts it has, so that a caller that was restarted calls it again and
+        sends only what is missing. FAILED_PRECONDITION, reason ILLEGAL_TRANSITION, when the artifact store takes no parts: do
+        the one upload. The SHA-256 of the whole is proven at the commit.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -126,6 +142,11 @@ def add_IngestServiceServicer_to_server(servicer, server):
                     servicer.BeginCheckpoint,
                     request_deserializer=trainyard_dot_registry_dot_v1_dot_ingest__service__pb2.BeginCheckpointRequest.FromString,
                     response_serializer=trainyard_dot_registry_dot_v1_dot_ingest__service__pb2.BeginCheckpointResponse.SerializeToString,
+            ),
+            'PrepareParts': grpc.unary_unary_rpc_method_handler(
+                    servicer.PrepareParts,
+                    request_deserializer=trainyard_dot_registry_dot_v1_dot_ingest__service__pb2.PreparePartsRequest.FromString,
+                    response_serializer=trainyard_dot_registry_dot_v1_dot_ingest__service__pb2.PreparePartsResponse.SerializeToString,
             ),
             'CommitCheckpoint': grpc.unary_unary_rpc_method_handler(
                     servicer.CommitCheckpoint,
@@ -195,6 +216,23 @@ class IngestService(object):
         return grpc.experimental.unary_unary(request, target, '/trainyard.registry.v1.IngestService/BeginCheckpoint',
             trainyard_dot_registry_dot_v1_dot_ingest__service__pb2.BeginCheckpointRequest.SerializeToString,
             trainyard_dot_registry_dot_v1_dot_ingest__service__pb2.BeginCheckpointResponse.FromString,
+            options, channel_credentials,
+            insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
+
+    @staticmethod
+    def PrepareParts(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(request, target, '/trainyard.registry.v1.IngestService/PrepareParts',
+            trainyard_dot_registry_dot_v1_dot_ingest__service__pb2.PreparePartsRequest.SerializeToString,
+            trainyard_dot_registry_dot_v1_dot_ingest__service__pb2.PreparePartsResponse.FromString,
             options, channel_credentials,
             insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
 

@@ -23,7 +23,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file trainyard/registry/v1/ingest_service.proto.
  */
 export const file_trainyard_registry_v1_ingest_service: GenFile = /*@__PURE__*/
-  fileDesc("Cip0cmFpbnlhcmQvcmVnaXN0cnkvdjEvaW5nZXN0X3NlcnZpY2UucHJvdG8SFXRyYWlueWFyZC5yZWdpc3RyeS52MSLyAgoNSW5nZXN0UmVxdWVzdBIYCgZqb2JfaWQYASABKAlCCLpIBXIDsAEBEhgKB2F0dGVtcHQYAiABKA1CB7pIBCoCKAESFgoFZmVuY2UYAyABKARCB7pIBDICKAESGQoIc2VxdWVuY2UYBCABKARCB7pIBDICKAESHAoLdHJhY2VwYXJlbnQYBSABKAlCB7pIBHICGEASMgoGb3BlbmVkGAYgASgLMiAudHJhaW55YXJkLnJlZ2lzdHJ5LnYxLlJ1bk9wZW5lZEgAEjIKB21ldHJpY3MYByABKAsyHy50cmFpbnlhcmQudHJhaW4udjEuTWV0cmljQmF0Y2hIABIwCgZwYXJhbXMYCCABKAsyHi50cmFpbnlhcmQudHJhaW4udjEuUGFyYW1CYXRjaEgAEjIKBmNsb3NlZBgJIAEoCzIgLnRyYWlueWFyZC5yZWdpc3RyeS52MS5SdW5DbG9zZWRIAEIOCgViYXRjaBIFukgCCAEiygEKCVJ1bk9wZW5lZBIvCgRzcGVjGAEgASgLMhkudHJhaW55YXJkLmpvYi52MS5Kb2JTcGVjQga6SAPIAQESGwoKYWdlbnRfbmFtZRgCIAEoCUIHukgEcgIYZBInChZyZXN0b3JlZF9jaGVja3BvaW50X2lkGAMgASgJQge6SARyAhhAEhwKC3RyYWNlcGFyZW50GAQgASgJQge6SARyAhhAEigKBHRpbWUYBSABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wIsYBCglSdW5DbG9zZWQSPQoHb3V0Y29tZRgBIAEoDjIgLnRyYWlueWFyZC5mbGVldC52MS5FeGl0Lk91dGNvbWVCCrpIB4IBBBABIAASNQoNZmFpbHVyZV9jbGFzcxgCIAEoDjIeLnRyYWlueWFyZC5qb2IudjEuRmFpbHVyZUNsYXNzEhkKB21lc3NhZ2UYAyABKAlCCLpIBXIDGJBOEigKBHRpbWUYBCABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wIvwBCg5Jbmdlc3RSZXNwb25zZRIOCgZqb2JfaWQYASABKAkSDwoHYXR0ZW1wdBgCIAEoDRINCgVmZW5jZRgDIAEoBBIQCghzZXF1ZW5jZRgEIAEoBBI8CgZyZXN1bHQYBSABKA4yLC50cmFpbnlhcmQucmVnaXN0cnkudjEuSW5nZXN0UmVzcG9uc2UuUmVzdWx0Eg4KBnJlYXNvbhgGIAEoCRIPCgdtZXNzYWdlGAcgASgJIkkKBlJlc3VsdBIWChJSRVNVTFRfVU5TUEVDSUZJRUQQABITCg9SRVNVTFRfQUNDRVBURUQQARISCg5SRVNVTFRfUkVGVVNFRBACItwBChZCZWdpbkNoZWNrcG9pbnRSZXF1ZXN0EhwKCnJlcXVlc3RfaWQYASABKAlCCLpIBXIDsAEBEhgKBmpvYl9pZBgCIAEoCUIIukgFcgOwAQESGAoHYXR0ZW1wdBgDIAEoDUIHukgEKgIoARIWCgVmZW5jZRgEIAEoBEIHukgEMgIoARIVCgRzdGVwGAUgASgDQge6SAQiAigAEkEKBWZpbGVzGAYgAygLMiUudHJhaW55YXJkLnJlZ2lzdHJ5LnYxLkNoZWNrcG9pbnRGaWxlQgu6SAiSAQUIARCAAiJlChdCZWdpbkNoZWNrcG9pbnRSZXNwb25zZRIVCg1jaGVja3BvaW50X2lkGAEgASgJEjMKB3VwbG9hZHMYAiADKAsyIi50cmFpbnlhcmQucmVnaXN0cnkudjEuVHJhbnNmZXJVUkwiswMKF0NvbW1pdENoZWNrcG9pbnRSZXF1ZXN0Eh8KDWNoZWNrcG9pbnRfaWQYASABKAlCCLpIBXIDsAEBEhYKBWZlbmNlGAIgASgEQge6SAQyAigBElcKB21ldHJpY3MYAyADKAsyOy50cmFpbnlhcmQucmVnaXN0cnkudjEuQ29tbWl0Q2hlY2twb2ludFJlcXVlc3QuTWV0cmljc0VudHJ5Qgm6SAaaAQMQgAISEQoJcmVzdW1hYmxlGAQgASgIEiAKDmZlYXR1cmVfc2NoZW1hGAUgASgJQgi6SAVyAxjIARIeCgxkYXRhX3ZlcnNpb24YBiABKAlCCLpIBXIDGMgBEiMKEWV2YWx1YXRpb25fd2luZG93GAcgASgJQgi6SAVyAxjIARIXCgZ0cmFkZXMYCCABKANCB7pIBCICKAASJQoUcGFyZW50X2NoZWNrcG9pbnRfaWQYCSABKAlCB7pIBHICGEASHAoLdHJhY2VwYXJlbnQYCiABKAlCB7pIBHICGEAaLgoMTWV0cmljc0VudHJ5EgsKA2tleRgBIAEoCRINCgV2YWx1ZRgCIAEoAToCOAEiUQoYQ29tbWl0Q2hlY2twb2ludFJlc3BvbnNlEjUKCmNoZWNrcG9pbnQYASABKAsyIS50cmFpbnlhcmQucmVnaXN0cnkudjEuQ2hlY2twb2ludCJsChhSZXNvbHZlQ2hlY2twb2ludFJlcXVlc3QSGAoGam9iX2lkGAEgASgJQgi6SAVyA7ABARIWCgVmZW5jZRgCIAEoBEIHukgEMgIoARIeCg1jaGVja3BvaW50X2lkGAMgASgJQge6SARyAhhAIokBChlSZXNvbHZlQ2hlY2twb2ludFJlc3BvbnNlEjUKCmNoZWNrcG9pbnQYASABKAsyIS50cmFpbnlhcmQucmVnaXN0cnkudjEuQ2hlY2twb2ludBI1Cglkb3dubG9hZHMYAiADKAsyIi50cmFpbnlhcmQucmVnaXN0cnkudjEuVHJhbnNmZXJVUkwicwoeUmVwb3J0Q29ycnVwdENoZWNrcG9pbnRSZXF1ZXN0Eh8KDWNoZWNrcG9pbnRfaWQYASABKAlCCLpIBXIDsAEBEhgKBnJlYXNvbhgCIAEoCUIIukgFcgMY6AcSFgoFZmVuY2UYAyABKARCB7pIBDICKAEiWAofUmVwb3J0Q29ycnVwdENoZWNrcG9pbnRSZXNwb25zZRI1CgpjaGVja3BvaW50GAEgASgLMiEudHJhaW55YXJkLnJlZ2lzdHJ5LnYxLkNoZWNrcG9pbnQihQEKFEJlZ2luQXJ0aWZhY3RSZXF1ZXN0EhgKBmpvYl9pZBgBIAEoCUIIukgFcgOwAQESFgoFZmVuY2UYAiABKARCB7pIBDICKAESOwoEZmlsZRgDIAEoCzIlLnRyYWlueWFyZC5yZWdpc3RyeS52MS5DaGVja3BvaW50RmlsZUIGukgDyAEBIksKFUJlZ2luQXJ0aWZhY3RSZXNwb25zZRIyCgZ1cGxvYWQYASABKAsyIi50cmFpbnlhcmQucmVnaXN0cnkudjEuVHJhbnNmZXJVUkwipgEKFUNvbW1pdEFydGlmYWN0UmVxdWVzdBIYCgZqb2JfaWQYASABKAlCCLpIBXIDsAEBEhYKBWZlbmNlGAIgASgEQge6SAQyAigBEjsKBGZpbGUYAyABKAsyJS50cmFpbnlhcmQucmVnaXN0cnkudjEuQ2hlY2twb2ludEZpbGVCBrpIA8gBARIeCgxjb250ZW50X3R5cGUYBCABKAlCCLpIBXIDGMgBIksKFkNvbW1pdEFydGlmYWN0UmVzcG9uc2USMQoIYXJ0aWZhY3QYASABKAsyHy50cmFpbnlhcmQucmVnaXN0cnkudjEuQXJ0aWZhY3QyrwYKDUluZ2VzdFNlcnZpY2USWQoGSW5nZXN0EiQudHJhaW55YXJkLnJlZ2lzdHJ5LnYxLkluZ2VzdFJlcXVlc3QaJS50cmFpbnlhcmQucmVnaXN0cnkudjEuSW5nZXN0UmVzcG9uc2UoATABEnAKD0JlZ2luQ2hlY2twb2ludBItLnRyYWlueWFyZC5yZWdpc3RyeS52MS5CZWdpbkNoZWNrcG9pbnRSZXF1ZXN0Gi4udHJhaW55YXJkLnJlZ2lzdHJ5LnYxLkJlZ2luQ2hlY2twb2ludFJlc3BvbnNlEnMKEENvbW1pdENoZWNrcG9pbnQSLi50cmFpbnlhcmQucmVnaXN0cnkudjEuQ29tbWl0Q2hlY2twb2ludFJlcXVlc3QaLy50cmFpbnlhcmQucmVnaXN0cnkudjEuQ29tbWl0Q2hlY2twb2ludFJlc3BvbnNlEnYKEVJlc29sdmVDaGVja3BvaW50Ei8udHJhaW55YXJkLnJlZ2lzdHJ5LnYxLlJlc29sdmVDaGVja3BvaW50UmVxdWVzdBowLnRyYWlueWFyZC5yZWdpc3RyeS52MS5SZXNvbHZlQ2hlY2twb2ludFJlc3BvbnNlEogBChdSZXBvcnRDb3JydXB0Q2hlY2twb2ludBI1LnRyYWlueWFyZC5yZWdpc3RyeS52MS5SZXBvcnRDb3JydXB0Q2hlY2twb2ludFJlcXVlc3QaNi50cmFpbnlhcmQucmVnaXN0cnkudjEuUmVwb3J0Q29ycnVwdENoZWNrcG9pbnRSZXNwb25zZRJqCg1CZWdpbkFydGlmYWN0EisudHJhaW55YXJkLnJlZ2lzdHJ5LnYxLkJlZ2luQXJ0aWZhY3RSZXF1ZXN0GiwudHJhaW55YXJkLnJlZ2lzdHJ5LnYxLkJlZ2luQXJ0aWZhY3RSZXNwb25zZRJtCg5Db21taXRBcnRpZmFjdBIsLnRyYWlueWFyZC5yZWdpc3RyeS52MS5Db21taXRBcnRpZmFjdFJlcXVlc3QaLS50cmFpbnlhcmQucmVnaXN0cnkudjEuQ29tbWl0QXJ0aWZhY3RSZXNwb25zZUL6AQoZY29tLnRyYWlueWFyZC5yZWdpc3RyeS52MUISSW5nZXN0U2VydmljZVByb3RvUAFaU2dpdGh1Yi5jb20vdWx0cmF0aGluay1waWxvdC90cmFpbnlhcmQvcHJvdG8vZ2VuL2dvL3RyYWlueWFyZC9yZWdpc3RyeS92MTtyZWdpc3RyeXYxogIDVFJYqgIVVHJhaW55YXJkLlJlZ2lzdHJ5LlYxygIVVHJhaW55YXJkXFJlZ2lzdHJ5XFYx4gIhVHJhaW55YXJkXFJlZ2lzdHJ5XFYxXEdQQk1ldGFkYXRh6gIXVHJhaW55YXJkOjpSZWdpc3RyeTo6VjFiBnByb3RvMw", [file_buf_validate_validate, file_google_protobuf_timestamp, file_trainyard_fleet_v1_agent, file_trainyard_job_v1_job, file_trainyard_registry_v1_checkpoint, file_trainyard_registry_v1_run, file_trainyard_train_v1_train_service]);
+  fileDesc("Cip0cmFpbnlhcmQvcmVnaXN0cnkvdjEvaW5nZXN0X3NlcnZpY2UucHJvdG8SFXRyYWlueWFyZC5yZWdpc3RyeS52MSLyAgoNSW5nZXN0UmVxdWVzdBIYCgZqb2JfaWQYASABKAlCCLpIBXIDsAEBEhgKB2F0dGVtcHQYAiABKA1CB7pIBCoCKAESFgoFZmVuY2UYAyABKARCB7pIBDICKAESGQoIc2VxdWVuY2UYBCABKARCB7pIBDICKAESHAoLdHJhY2VwYXJlbnQYBSABKAlCB7pIBHICGEASMgoGb3BlbmVkGAYgASgLMiAudHJhaW55YXJkLnJlZ2lzdHJ5LnYxLlJ1bk9wZW5lZEgAEjIKB21ldHJpY3MYByABKAsyHy50cmFpbnlhcmQudHJhaW4udjEuTWV0cmljQmF0Y2hIABIwCgZwYXJhbXMYCCABKAsyHi50cmFpbnlhcmQudHJhaW4udjEuUGFyYW1CYXRjaEgAEjIKBmNsb3NlZBgJIAEoCzIgLnRyYWlueWFyZC5yZWdpc3RyeS52MS5SdW5DbG9zZWRIAEIOCgViYXRjaBIFukgCCAEiygEKCVJ1bk9wZW5lZBIvCgRzcGVjGAEgASgLMhkudHJhaW55YXJkLmpvYi52MS5Kb2JTcGVjQga6SAPIAQESGwoKYWdlbnRfbmFtZRgCIAEoCUIHukgEcgIYZBInChZyZXN0b3JlZF9jaGVja3BvaW50X2lkGAMgASgJQge6SARyAhhAEhwKC3RyYWNlcGFyZW50GAQgASgJQge6SARyAhhAEigKBHRpbWUYBSABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wIsYBCglSdW5DbG9zZWQSPQoHb3V0Y29tZRgBIAEoDjIgLnRyYWlueWFyZC5mbGVldC52MS5FeGl0Lk91dGNvbWVCCrpIB4IBBBABIAASNQoNZmFpbHVyZV9jbGFzcxgCIAEoDjIeLnRyYWlueWFyZC5qb2IudjEuRmFpbHVyZUNsYXNzEhkKB21lc3NhZ2UYAyABKAlCCLpIBXIDGJBOEigKBHRpbWUYBCABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wIvwBCg5Jbmdlc3RSZXNwb25zZRIOCgZqb2JfaWQYASABKAkSDwoHYXR0ZW1wdBgCIAEoDRINCgVmZW5jZRgDIAEoBBIQCghzZXF1ZW5jZRgEIAEoBBI8CgZyZXN1bHQYBSABKA4yLC50cmFpbnlhcmQucmVnaXN0cnkudjEuSW5nZXN0UmVzcG9uc2UuUmVzdWx0Eg4KBnJlYXNvbhgGIAEoCRIPCgdtZXNzYWdlGAcgASgJIkkKBlJlc3VsdBIWChJSRVNVTFRfVU5TUEVDSUZJRUQQABITCg9SRVNVTFRfQUNDRVBURUQQARISCg5SRVNVTFRfUkVGVVNFRBACItwBChZCZWdpbkNoZWNrcG9pbnRSZXF1ZXN0EhwKCnJlcXVlc3RfaWQYASABKAlCCLpIBXIDsAEBEhgKBmpvYl9pZBgCIAEoCUIIukgFcgOwAQESGAoHYXR0ZW1wdBgDIAEoDUIHukgEKgIoARIWCgVmZW5jZRgEIAEoBEIHukgEMgIoARIVCgRzdGVwGAUgASgDQge6SAQiAigAEkEKBWZpbGVzGAYgAygLMiUudHJhaW55YXJkLnJlZ2lzdHJ5LnYxLkNoZWNrcG9pbnRGaWxlQgu6SAiSAQUIARCAAiJlChdCZWdpbkNoZWNrcG9pbnRSZXNwb25zZRIVCg1jaGVja3BvaW50X2lkGAEgASgJEjMKB3VwbG9hZHMYAiADKAsyIi50cmFpbnlhcmQucmVnaXN0cnkudjEuVHJhbnNmZXJVUkwi0wMKF0NvbW1pdENoZWNrcG9pbnRSZXF1ZXN0Eh8KDWNoZWNrcG9pbnRfaWQYASABKAlCCLpIBXIDsAEBEhYKBWZlbmNlGAIgASgEQge6SAQyAigBElcKB21ldHJpY3MYAyADKAsyOy50cmFpbnlhcmQucmVnaXN0cnkudjEuQ29tbWl0Q2hlY2twb2ludFJlcXVlc3QuTWV0cmljc0VudHJ5Qgm6SAaaAQMQgAISEQoJcmVzdW1hYmxlGAQgASgIEiAKDmZlYXR1cmVfc2NoZW1hGAUgASgJQgi6SAVyAxjIARIeCgxkYXRhX3ZlcnNpb24YBiABKAlCCLpIBXIDGMgBEiMKEWV2YWx1YXRpb25fd2luZG93GAcgASgJQgi6SAVyAxjIARIXCgZ0cmFkZXMYCCABKANCB7pIBCICKAASJQoUcGFyZW50X2NoZWNrcG9pbnRfaWQYCSABKAlCB7pIBHICGEASHAoLdHJhY2VwYXJlbnQYCiABKAlCB7pIBHICGEASHgoMY29kZV92ZXJzaW9uGAsgASgJQgi6SAVyAxjIARouCgxNZXRyaWNzRW50cnkSCwoDa2V5GAEgASgJEg0KBXZhbHVlGAIgASgBOgI4ASJRChhDb21taXRDaGVja3BvaW50UmVzcG9uc2USNQoKY2hlY2twb2ludBgBIAEoCzIhLnRyYWlueWFyZC5yZWdpc3RyeS52MS5DaGVja3BvaW50ImwKGFJlc29sdmVDaGVja3BvaW50UmVxdWVzdBIYCgZqb2JfaWQYASABKAlCCLpIBXIDsAEBEhYKBWZlbmNlGAIgASgEQge6SAQyAigBEh4KDWNoZWNrcG9pbnRfaWQYAyABKAlCB7pIBHICGEAiiQEKGVJlc29sdmVDaGVja3BvaW50UmVzcG9uc2USNQoKY2hlY2twb2ludBgBIAEoCzIhLnRyYWlueWFyZC5yZWdpc3RyeS52MS5DaGVja3BvaW50EjUKCWRvd25sb2FkcxgCIAMoCzIiLnRyYWlueWFyZC5yZWdpc3RyeS52MS5UcmFuc2ZlclVSTCJzCh5SZXBvcnRDb3JydXB0Q2hlY2twb2ludFJlcXVlc3QSHwoNY2hlY2twb2ludF9pZBgBIAEoCUIIukgFcgOwAQESGAoGcmVhc29uGAIgASgJQgi6SAVyAxjoBxIWCgVmZW5jZRgDIAEoBEIHukgEMgIoASJYCh9SZXBvcnRDb3JydXB0Q2hlY2twb2ludFJlc3BvbnNlEjUKCmNoZWNrcG9pbnQYASABKAsyIS50cmFpbnlhcmQucmVnaXN0cnkudjEuQ2hlY2twb2ludCKFAQoUQmVnaW5BcnRpZmFjdFJlcXVlc3QSGAoGam9iX2lkGAEgASgJQgi6SAVyA7ABARIWCgVmZW5jZRgCIAEoBEIHukgEMgIoARI7CgRmaWxlGAMgASgLMiUudHJhaW55YXJkLnJlZ2lzdHJ5LnYxLkNoZWNrcG9pbnRGaWxlQga6SAPIAQEiSwoVQmVnaW5BcnRpZmFjdFJlc3BvbnNlEjIKBnVwbG9hZBgBIAEoCzIiLnRyYWlueWFyZC5yZWdpc3RyeS52MS5UcmFuc2ZlclVSTCKmAQoVQ29tbWl0QXJ0aWZhY3RSZXF1ZXN0EhgKBmpvYl9pZBgBIAEoCUIIukgFcgOwAQESFgoFZmVuY2UYAiABKARCB7pIBDICKAESOwoEZmlsZRgDIAEoCzIlLnRyYWlueWFyZC5yZWdpc3RyeS52MS5DaGVja3BvaW50RmlsZUIGukgDyAEBEh4KDGNvbnRlbnRfdHlwZRgEIAEoCUIIukgFcgMYyAEiSwoWQ29tbWl0QXJ0aWZhY3RSZXNwb25zZRIxCghhcnRpZmFjdBgBIAEoCzIfLnRyYWlueWFyZC5yZWdpc3RyeS52MS5BcnRpZmFjdCKoAgoTUHJlcGFyZVBhcnRzUmVxdWVzdBIYCgZqb2JfaWQYASABKAlCCLpIBXIDsAEBEhYKBWZlbmNlGAIgASgEQge6SAQyAigBEjsKBGZpbGUYAyABKAsyJS50cmFpbnlhcmQucmVnaXN0cnkudjEuQ2hlY2twb2ludEZpbGVCBrpIA8gBARJLCgVwYXJ0cxgEIAMoCzIvLnRyYWlueWFyZC5yZWdpc3RyeS52MS5QcmVwYXJlUGFydHNSZXF1ZXN0LlBhcnRCC7pICJIBBQgBEJBOGlUKBFBhcnQSGgoGbnVtYmVyGAEgASgNQgq6SAcqBRiQTigBEiEKCnNpemVfYnl0ZXMYAiABKANCDbpICiIIGICAgIAUKAESDgoGY3JjMzJjGAMgASgHIqoCChRQcmVwYXJlUGFydHNSZXNwb25zZRJECgdtaXNzaW5nGAEgAygLMjMudHJhaW55YXJkLnJlZ2lzdHJ5LnYxLlByZXBhcmVQYXJ0c1Jlc3BvbnNlLlBhcnRVUkwSEAoIY29tcGxldGUYAiABKAgauQEKB1BhcnRVUkwSDgoGbnVtYmVyGAEgASgNEg4KBm1ldGhvZBgCIAEoCRILCgN1cmwYAyABKAkSUQoHaGVhZGVycxgEIAMoCzJALnRyYWlueWFyZC5yZWdpc3RyeS52MS5QcmVwYXJlUGFydHNSZXNwb25zZS5QYXJ0VVJMLkhlYWRlcnNFbnRyeRouCgxIZWFkZXJzRW50cnkSCwoDa2V5GAEgASgJEg0KBXZhbHVlGAIgASgJOgI4ATKYBwoNSW5nZXN0U2VydmljZRJZCgZJbmdlc3QSJC50cmFpbnlhcmQucmVnaXN0cnkudjEuSW5nZXN0UmVxdWVzdBolLnRyYWlueWFyZC5yZWdpc3RyeS52MS5Jbmdlc3RSZXNwb25zZSgBMAEScAoPQmVnaW5DaGVja3BvaW50Ei0udHJhaW55YXJkLnJlZ2lzdHJ5LnYxLkJlZ2luQ2hlY2twb2ludFJlcXVlc3QaLi50cmFpbnlhcmQucmVnaXN0cnkudjEuQmVnaW5DaGVja3BvaW50UmVzcG9uc2USZwoMUHJlcGFyZVBhcnRzEioudHJhaW55YXJkLnJlZ2lzdHJ5LnYxLlByZXBhcmVQYXJ0c1JlcXVlc3QaKy50cmFpbnlhcmQucmVnaXN0cnkudjEuUHJlcGFyZVBhcnRzUmVzcG9uc2UScwoQQ29tbWl0Q2hlY2twb2ludBIuLnRyYWlueWFyZC5yZWdpc3RyeS52MS5Db21taXRDaGVja3BvaW50UmVxdWVzdBovLnRyYWlueWFyZC5yZWdpc3RyeS52MS5Db21taXRDaGVja3BvaW50UmVzcG9uc2USdgoRUmVzb2x2ZUNoZWNrcG9pbnQSLy50cmFpbnlhcmQucmVnaXN0cnkudjEuUmVzb2x2ZUNoZWNrcG9pbnRSZXF1ZXN0GjAudHJhaW55YXJkLnJlZ2lzdHJ5LnYxLlJlc29sdmVDaGVja3BvaW50UmVzcG9uc2USiAEKF1JlcG9ydENvcnJ1cHRDaGVja3BvaW50EjUudHJhaW55YXJkLnJlZ2lzdHJ5LnYxLlJlcG9ydENvcnJ1cHRDaGVja3BvaW50UmVxdWVzdBo2LnRyYWlueWFyZC5yZWdpc3RyeS52MS5SZXBvcnRDb3JydXB0Q2hlY2twb2ludFJlc3BvbnNlEmoKDUJlZ2luQXJ0aWZhY3QSKy50cmFpbnlhcmQucmVnaXN0cnkudjEuQmVnaW5BcnRpZmFjdFJlcXVlc3QaLC50cmFpbnlhcmQucmVnaXN0cnkudjEuQmVnaW5BcnRpZmFjdFJlc3BvbnNlEm0KDkNvbW1pdEFydGlmYWN0EiwudHJhaW55YXJkLnJlZ2lzdHJ5LnYxLkNvbW1pdEFydGlmYWN0UmVxdWVzdBotLnRyYWlueWFyZC5yZWdpc3RyeS52MS5Db21taXRBcnRpZmFjdFJlc3BvbnNlQvoBChljb20udHJhaW55YXJkLnJlZ2lzdHJ5LnYxQhJJbmdlc3RTZXJ2aWNlUHJvdG9QAVpTZ2l0aHViLmNvbS91bHRyYXRoaW5rLXBpbG90L3RyYWlueWFyZC9wcm90by9nZW4vZ28vdHJhaW55YXJkL3JlZ2lzdHJ5L3YxO3JlZ2lzdHJ5djGiAgNUUliqAhVUcmFpbnlhcmQuUmVnaXN0cnkuVjHKAhVUcmFpbnlhcmRcUmVnaXN0cnlcVjHiAiFUcmFpbnlhcmRcUmVnaXN0cnlcVjFcR1BCTWV0YWRhdGHqAhdUcmFpbnlhcmQ6OlJlZ2lzdHJ5OjpWMWIGcHJvdG8z", [file_buf_validate_validate, file_google_protobuf_timestamp, file_trainyard_fleet_v1_agent, file_trainyard_job_v1_job, file_trainyard_registry_v1_checkpoint, file_trainyard_registry_v1_run, file_trainyard_train_v1_train_service]);
 
 /**
  * IngestRequest is one batch.
@@ -462,6 +462,13 @@ export type CommitCheckpointRequest = Message<"trainyard.registry.v1.CommitCheck
    * @generated from field: string traceparent = 10;
    */
   traceparent: string;
+
+  /**
+   * Version of the training code, such as a commit or an image digest; empty means unknown.
+   *
+   * @generated from field: string code_version = 11;
+   */
+  codeVersion: string;
 };
 
 /**
@@ -731,6 +738,153 @@ export const CommitArtifactResponseSchema: GenMessage<CommitArtifactResponse> = 
   messageDesc(file_trainyard_registry_v1_ingest_service, 15);
 
 /**
+ * PreparePartsRequest describes a file and its parts.
+ *
+ * @generated from message trainyard.registry.v1.PreparePartsRequest
+ */
+export type PreparePartsRequest = Message<"trainyard.registry.v1.PreparePartsRequest"> & {
+  /**
+   * Job, and so run.
+   *
+   * @generated from field: string job_id = 1;
+   */
+  jobId: string;
+
+  /**
+   * Fence of the attempt.
+   *
+   * @generated from field: uint64 fence = 2;
+   */
+  fence: bigint;
+
+  /**
+   * The file, as in BeginCheckpoint or BeginArtifact.
+   *
+   * @generated from field: trainyard.registry.v1.CheckpointFile file = 3;
+   */
+  file?: CheckpointFile | undefined;
+
+  /**
+   * All parts in order; the same ones in every call for this file.
+   *
+   * @generated from field: repeated trainyard.registry.v1.PreparePartsRequest.Part parts = 4;
+   */
+  parts: PreparePartsRequest_Part[];
+};
+
+/**
+ * Describes the message trainyard.registry.v1.PreparePartsRequest.
+ * Use `create(PreparePartsRequestSchema)` to create a new message.
+ */
+export const PreparePartsRequestSchema: GenMessage<PreparePartsRequest> = /*@__PURE__*/
+  messageDesc(file_trainyard_registry_v1_ingest_service, 16);
+
+/**
+ * Part is one part of the file.
+ *
+ * @generated from message trainyard.registry.v1.PreparePartsRequest.Part
+ */
+export type PreparePartsRequest_Part = Message<"trainyard.registry.v1.PreparePartsRequest.Part"> & {
+  /**
+   * 1, 2, ... without gaps.
+   *
+   * @generated from field: uint32 number = 1;
+   */
+  number: number;
+
+  /**
+   * Size in bytes. All but the last have one size of at least 5 MiB.
+   *
+   * @generated from field: int64 size_bytes = 2;
+   */
+  sizeBytes: bigint;
+
+  /**
+   * CRC-32C (Castagnoli) of the part.
+   *
+   * @generated from field: fixed32 crc32c = 3;
+   */
+  crc32c: number;
+};
+
+/**
+ * Describes the message trainyard.registry.v1.PreparePartsRequest.Part.
+ * Use `create(PreparePartsRequest_PartSchema)` to create a new message.
+ */
+export const PreparePartsRequest_PartSchema: GenMessage<PreparePartsRequest_Part> = /*@__PURE__*/
+  messageDesc(file_trainyard_registry_v1_ingest_service, 16, 0);
+
+/**
+ * PreparePartsResponse has the parts to send.
+ *
+ * @generated from message trainyard.registry.v1.PreparePartsResponse
+ */
+export type PreparePartsResponse = Message<"trainyard.registry.v1.PreparePartsResponse"> & {
+  /**
+   * Parts that the store lacks, at most 1,000 a call, in order.
+   *
+   * @generated from field: repeated trainyard.registry.v1.PreparePartsResponse.PartURL missing = 1;
+   */
+  missing: PreparePartsResponse_PartURL[];
+
+  /**
+   * True when the store has the whole file.
+   *
+   * @generated from field: bool complete = 2;
+   */
+  complete: boolean;
+};
+
+/**
+ * Describes the message trainyard.registry.v1.PreparePartsResponse.
+ * Use `create(PreparePartsResponseSchema)` to create a new message.
+ */
+export const PreparePartsResponseSchema: GenMessage<PreparePartsResponse> = /*@__PURE__*/
+  messageDesc(file_trainyard_registry_v1_ingest_service, 17);
+
+/**
+ * PartURL is a presigned request for one part: send it as it is, with all headers.
+ *
+ * @generated from message trainyard.registry.v1.PreparePartsResponse.PartURL
+ */
+export type PreparePartsResponse_PartURL = Message<"trainyard.registry.v1.PreparePartsResponse.PartURL"> & {
+  /**
+   * Number of the part.
+   *
+   * @generated from field: uint32 number = 1;
+   */
+  number: number;
+
+  /**
+   * HTTP method.
+   *
+   * @generated from field: string method = 2;
+   */
+  method: string;
+
+  /**
+   * URL; a secret while it is valid: never log it.
+   *
+   * @generated from field: string url = 3;
+   */
+  url: string;
+
+  /**
+   * Headers that are part of the signature.
+   *
+   * @generated from field: map<string, string> headers = 4;
+   */
+  headers: { [key: string]: string };
+};
+
+/**
+ * Describes the message trainyard.registry.v1.PreparePartsResponse.PartURL.
+ * Use `create(PreparePartsResponse_PartURLSchema)` to create a new message.
+ */
+export const PreparePartsResponse_PartURLSchema: GenMessage<PreparePartsResponse_PartURL> = /*@__PURE__*/
+  messageDesc(file_trainyard_registry_v1_ingest_service, 17, 0);
+
+/**
  * IngestService is the registry's service for gpu-agents: everything that leaves a host on behalf of an attempt. Each write
  * carries the attempt's fence; a lower fence than the run's newest is refused with LEASE_FENCED and has no effect.
  *
@@ -760,6 +914,20 @@ export const IngestService: GenService<{
     methodKind: "unary";
     input: typeof BeginCheckpointRequestSchema;
     output: typeof BeginCheckpointResponseSchema;
+  },
+  /**
+   * PrepareParts moves a large file in parts, each bound to its CRC-32C: call it instead of doing the one upload that
+   * BeginCheckpoint or BeginArtifact returned, send the parts whose URLs it returns, and call it again until complete is true.
+   * It keeps no state of its own: the store knows which parts it has, so that a caller that was restarted calls it again and
+   * sends only what is missing. FAILED_PRECONDITION, reason ILLEGAL_TRANSITION, when the artifact store takes no parts: do
+   * the one upload. The SHA-256 of the whole is proven at the commit.
+   *
+   * @generated from rpc trainyard.registry.v1.IngestService.PrepareParts
+   */
+  prepareParts: {
+    methodKind: "unary";
+    input: typeof PreparePartsRequestSchema;
+    output: typeof PreparePartsResponseSchema;
   },
   /**
    * CommitCheckpoint makes it exist, after the store has confirmed each object's size and SHA-256. FAILED_PRECONDITION, reason
