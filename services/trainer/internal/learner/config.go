@@ -21,6 +21,11 @@ import (
 type Config struct {
 	// Hidden are the widths of the trunk's layers, each with a ReLU.
 	Hidden []int
+	// Temporal is a convolution over the last bars beside the observation; the
+	// zero value is none.
+	Temporal Temporal
+	// FreezeTrunk trains policy and value alone.
+	FreezeTrunk bool
 	// Envs is the number of environments, a multiple of Shards; Steps is the
 	// number of bars that each walks per Collect.
 	Envs, Steps int
@@ -51,6 +56,25 @@ type Config struct {
 	Workers int
 	// Kernel names the vector form, "" for the best of the machine.
 	Kernel string
+}
+
+// Temporal shapes a 1-D convolution along time over the features of the last Bars
+// bars, the present one included. Each of Channels filters covers Width bars and
+// starts at every Stride-th. Its outputs, with a ReLU, join the observation.
+type Temporal struct{ Bars, Width, Stride, Channels int }
+
+// DefaultTemporal looks back three weeks of daily bars, four at a time.
+func DefaultTemporal() Temporal { return Temporal{Bars: 16, Width: 4, Stride: 4, Channels: 16} }
+
+// On reports whether there is a convolution.
+func (t Temporal) On() bool { return t != Temporal{} }
+
+// Positions returns where a filter can stand.
+func (t Temporal) Positions() int {
+	if !t.On() {
+		return 0
+	}
+	return (t.Bars-t.Width)/t.Stride + 1
 }
 
 // Shards is the fixed number of parts of all parallel work.
@@ -85,6 +109,16 @@ func (c *Config) Check() []market.Problem {
 	for i, h := range c.Hidden {
 		if h < 1 || h > 4096 {
 			add(fmt.Sprintf("hidden[%d]", i), "%d units: between 1 and 4096", h)
+		}
+	}
+	if t := c.Temporal; t.On() {
+		if t.Bars < 1 || t.Bars > 256 || t.Width < 1 || t.Width > max(t.Bars, 1) || t.Stride < 1 || t.Stride > 256 {
+			add("temporal", "%d bars under filters of %d at every %d: up to 256 bars, a filter within them, a stride from 1 to 256", t.Bars, t.Width, t.Stride)
+		} else if n := t.Positions() * t.Channels; n > 4096 {
+			add("temporal", "%d positions of %d channels give %d values: at most 4096", t.Positions(), t.Channels, n)
+		}
+		if t.Channels < 16 || t.Channels > 1024 || t.Channels%kernel.Width != 0 {
+			add("temporal.channels", "%d: a multiple of %d up to 1024", t.Channels, kernel.Width)
 		}
 	}
 	if c.Envs < Shards || c.Envs > 1<<14 || c.Envs%Shards != 0 {

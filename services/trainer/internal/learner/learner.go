@@ -36,6 +36,7 @@ type Learner struct {
 
 	// The rollout, index step*Envs+env.
 	obs     []float32
+	bars    []int32
 	action  []int8
 	logp    []float32
 	value   []float32
@@ -55,6 +56,7 @@ type shard struct {
 	rng      *rand.Rand
 	envs     []market.Env
 	ws       *workspace
+	seen     [market.ObservationWidth]float32
 	grad     []float32
 	used     bool // grad holds something
 	sums     lossSums
@@ -80,8 +82,8 @@ func New(world *market.World, cfg Config) (*Learner, error) {
 	}
 	n := cfg.Envs * cfg.Steps
 	l := &Learner{
-		cfg: cfg, world: world, kernel: k, net: newNet(cfg.Hidden),
-		obs: make([]float32, n*market.ObservationWidth), action: make([]int8, n), logp: make([]float32, n),
+		cfg: cfg, world: world, kernel: k, net: newNet(cfg.Hidden, cfg.Temporal, len(world.Scaler.Mean)),
+		obs: make([]float32, n*market.ObservationWidth), bars: make([]int32, n), action: make([]int8, n), logp: make([]float32, n),
 		value: make([]float32, n), reward: make([]float32, n), done: make([]bool, n),
 		adv: make([]float32, n), target: make([]float32, n), last: make([]float32, cfg.Envs), order: make([]int32, n),
 	}
@@ -157,7 +159,8 @@ func (l *Learner) collectShard(index int) {
 				o := l.obs[i*width : (i+1)*width]
 				l.world.Observe(&s.envs[from+r], o)
 				s.blur(o[:len(l.world.Scaler.Mean)], float32(l.cfg.FeatureNoise))
-				copy(s.ws.x[r*width:], o)
+				l.bars[i] = s.envs[from+r].Bar
+				l.net.observe(l.world, s.ws, r, l.bars[i], o)
 			}
 			out := l.net.forward(l.kernel, l.params, s.ws, rows)
 			stride := len(out) / rows
@@ -187,7 +190,8 @@ func (l *Learner) collectShard(index int) {
 	for from := 0; from < per; from += blockRows {
 		rows := min(blockRows, per-from)
 		for r := range rows {
-			l.world.Observe(&s.envs[from+r], s.ws.x[r*width:(r+1)*width])
+			l.world.Observe(&s.envs[from+r], s.seen[:])
+			l.net.observe(l.world, s.ws, r, s.envs[from+r].Bar, s.seen[:])
 		}
 		out := l.net.forward(l.kernel, l.params, s.ws, rows)
 		stride := len(out) / rows
@@ -293,7 +297,7 @@ func (l *Learner) gradientShard(index int) {
 		}
 		rows := b.rows[k*blockRows : min((k+1)*blockRows, len(b.rows))]
 		for r, i := range rows {
-			copy(s.ws.x[r*width:(r+1)*width], l.obs[int(i)*width:])
+			l.net.observe(l.world, s.ws, r, l.bars[i], l.obs[int(i)*width:int(i+1)*width])
 		}
 		out := l.net.forward(l.kernel, l.params, s.ws, len(rows))
 		grad := s.ws.grads[last]
@@ -305,7 +309,7 @@ func (l *Learner) gradientShard(index int) {
 			clear(s.grad)
 			s.used = true
 		}
-		l.net.backward(l.kernel, l.wt, s.grad, s.ws, len(rows))
+		l.net.backward(l.kernel, l.wt, s.grad, s.ws, len(rows), l.cfg.FreezeTrunk)
 	}
 }
 
@@ -324,7 +328,11 @@ func (l *Learner) step(rate float64, rows int) float64 {
 			l.kernel.Add(total, s.grad)
 		}
 	}
-	norm := math.Sqrt(l.kernel.SumSquares(total, &l.shards[0].ws.lanes)) / float64(rows)
+	trained := 0
+	if l.cfg.FreezeTrunk {
+		trained = l.net.trunkSize()
+	}
+	norm := math.Sqrt(l.kernel.SumSquares(total[trained:], &l.shards[0].ws.lanes)) / float64(rows)
 	if math.IsNaN(norm) || math.IsInf(norm, 0) {
 		return norm
 	}
@@ -341,14 +349,18 @@ func (l *Learner) step(rate float64, rows int) float64 {
 	}
 	// Weight decay spares biases and heads. It is part of the same pass over the weights.
 	keep := float32(1 - rate*l.cfg.WeightDecay)
+	if c := l.net.conv; c != nil && trained == 0 {
+		l.adam(total, c.w, c.b, keep)
+		l.adam(total, c.b, c.b+c.Channels, 1)
+	}
 	last := len(l.net.layers) - 1
 	for i := range l.net.layers {
-		layer := &l.net.layers[i]
-		if i < last {
+		switch layer := &l.net.layers[i]; {
+		case i == last:
+			l.adam(total, layer.w, layer.b+layer.outPad, 1)
+		case trained == 0:
 			l.adam(total, layer.w, layer.b, keep)
 			l.adam(total, layer.b, layer.b+layer.outPad, 1)
-		} else {
-			l.adam(total, layer.w, layer.b+layer.outPad, 1)
 		}
 	}
 	l.net.transpose(l.wt, l.params)
@@ -371,47 +383,4 @@ func powInt(base float64, n uint64) float64 {
 		base = float64(base * base)
 	}
 	return out
-}
-
-// greedy is the policy of some weights without exploration.
-type greedy struct {
-	l      *Learner
-	params []float32
-	ws     *workspace
-}
-
-// Policy returns the greedy policy of the current weights. It follows later
-// updates; it must not run during one.
-func (l *Learner) Policy() market.Policy { return &l.policy }
-
-// UntrainedPolicies returns n greedy policies as a learner of another seed
-// starts with: the baseline of training.
-func (l *Learner) UntrainedPolicies(n int) []market.Policy {
-	out := make([]market.Policy, n)
-	for i := range out {
-		params := make([]float32, l.net.size)
-		l.net.initialise(params, rand.New(rand.NewPCG(l.cfg.Seed, uint64(1000+i))))
-		out[i] = &greedy{l: l, params: params, ws: l.policy.ws}
-	}
-	return out
-}
-
-// Act implements market.Policy. Ties go to the first action.
-func (g *greedy) Act(observations []float32, actions []int8) {
-	const width = market.ObservationWidth
-	for from := 0; from < len(actions); from += blockRows {
-		rows := min(blockRows, len(actions)-from)
-		copy(g.ws.x, observations[from*width:(from+rows)*width])
-		out := g.l.net.forward(g.l.kernel, g.params, g.ws, rows)
-		stride := len(out) / rows
-		for r := range rows {
-			y, best := out[r*stride:], int8(0)
-			for a := int8(1); a < market.Actions; a++ {
-				if y[a] > y[best] {
-					best = a
-				}
-			}
-			actions[from+r] = best
-		}
-	}
 }

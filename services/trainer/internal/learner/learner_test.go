@@ -4,6 +4,7 @@ import (
 	"math"
 	"math/rand/v2"
 	"reflect"
+	"slices"
 	"testing"
 
 	"github.com/ultrathink-pilot/trainyard/services/trainer/internal/learner/kernel"
@@ -42,10 +43,19 @@ func newLearner(t testing.TB, w *market.World, c Config) *Learner {
 var rates = Rates{LearningRate: 1e-3, Entropy: 0.01}
 
 // TestGradientsByFiniteDifferences checks the whole backward pass, loss included,
-// on every parameter of a small network with two hidden layers.
+// on every parameter of a small network with two hidden layers, without and with a
+// convolution whose filters overlap.
 func TestGradientsByFiniteDifferences(t *testing.T) {
 	t.Parallel()
-	n := newNet([]int{5, 7})
+	for name, shape := range map[string]Temporal{"dense": {}, "temporal": {Bars: 7, Width: 3, Stride: 2, Channels: 16}} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			checkGradients(t, newNet([]int{5, 7}, shape, 6))
+		})
+	}
+}
+
+func checkGradients(t *testing.T, n *net) {
 	rng := rand.New(rand.NewPCG(3, 3))
 	params := make([]float32, n.size)
 	n.initialise(params, rng)
@@ -62,8 +72,17 @@ func TestGradientsByFiniteDifferences(t *testing.T) {
 	}
 	const rows = 9
 	ws := n.newWorkspace()
-	for i := range rows * market.ObservationWidth {
-		ws.x[i] = float32(rng.NormFloat64())
+	for r := range rows {
+		for i := range market.ObservationWidth {
+			ws.x[r*n.layers[0].inPad+i] = float32(rng.NormFloat64())
+		}
+	}
+	if c := n.conv; c != nil {
+		for i := range rows * c.row() {
+			if i%c.width < c.features {
+				ws.past[i] = float32(rng.NormFloat64())
+			}
+		}
 	}
 	samples := make([]sample, rows)
 	for i := range samples {
@@ -90,12 +109,27 @@ func TestGradientsByFiniteDifferences(t *testing.T) {
 	for r := range samples {
 		weights.loss(out[r*head.outPad:r*head.outPad+heads], ws.grads[2][r*head.outPad:r*head.outPad+heads], &samples[r], &sums)
 	}
-	n.backward(k, wt, grad, ws, rows)
+	n.backward(k, wt, grad, ws, rows, false)
 	const h = 2e-3
 	checked, kinks := 0, 0
+	type span struct{ from, weights, to, width, used int }
+	var spans []span
+	if c := n.conv; c != nil {
+		spans = append(spans, span{c.w, c.b, c.b + c.Channels, c.Channels, c.Channels})
+		for tap := range c.Width {
+			for i := c.w + (tap*c.width+c.features)*c.Channels; i < c.w+(tap+1)*c.width*c.Channels; i++ {
+				if grad[i] != 0 {
+					t.Fatalf("the padding of the features has gradient %v", grad[i])
+				}
+			}
+		}
+	}
 	for _, l := range n.layers {
-		for i := l.w; i < l.b+l.out; i++ {
-			if i < l.b && (i-l.w)%l.outPad >= l.out {
+		spans = append(spans, span{l.w, l.b, l.b + l.out, l.outPad, l.out})
+	}
+	for _, l := range spans {
+		for i := l.from; i < l.to; i++ {
+			if i < l.weights && (i-l.from)%l.width >= l.used {
 				if grad[i] != 0 {
 					t.Fatalf("the padding has gradient %v", grad[i])
 				}
@@ -167,6 +201,24 @@ func train(t *testing.T, w *market.World, c Config) ([]float32, []byte, []Losses
 // TestSameSeedSameBits over worker counts, vector widths and accumulation.
 func TestSameSeedSameBits(t *testing.T) {
 	t.Parallel()
+	t.Run("dense", func(t *testing.T) {
+		t.Parallel()
+		sameBits(t, small)
+	})
+	t.Run("temporal", func(t *testing.T) {
+		t.Parallel()
+		sameBits(t, temporal)
+	})
+}
+
+// temporal is small with a convolution.
+func temporal() Config {
+	c := small()
+	c.Temporal = Temporal{Bars: 6, Width: 3, Stride: 1, Channels: 16}
+	return c
+}
+
+func sameBits(t *testing.T, small func() Config) {
 	w := newWorld(t)
 	params, state, all := train(t, w, small())
 	for name, change := range map[string]func(*Config){
@@ -216,6 +268,7 @@ func TestLearns(t *testing.T) {
 func TestStateRoundTrip(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
+	small := temporal
 	a := newLearner(t, w, small())
 	a.Collect()
 	a.Update(rates)
@@ -250,6 +303,38 @@ func TestStateRoundTrip(t *testing.T) {
 		if err := newLearner(t, w, small()).SetState(state[:cut], true); err == nil {
 			t.Fatalf("a state cut at %d was taken", cut)
 		}
+	}
+}
+
+// TestATrunkOfAnother: the trunk is taken, the heads stay; a frozen one does not
+// move while the heads learn.
+func TestATrunkOfAnother(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	donor := newLearner(t, w, temporal())
+	donor.Collect()
+	donor.Update(rates)
+	c := temporal()
+	c.Seed, c.FreezeTrunk = 99, true
+	l := newLearner(t, w, c)
+	heads := l.net.trunkSize()
+	fresh := slices.Clone(l.params)
+	if err := l.SetTrunk(donor.Tensors()); err != nil {
+		t.Fatal(err)
+	}
+	if !reflect.DeepEqual(l.params[:heads], donor.params[:heads]) || !reflect.DeepEqual(l.params[heads:], fresh[heads:]) {
+		t.Fatal("another mix of weights")
+	}
+	l.Collect()
+	l.Update(rates)
+	if !reflect.DeepEqual(l.params[:heads], donor.params[:heads]) {
+		t.Error("a frozen trunk moved")
+	}
+	if reflect.DeepEqual(l.params[heads:], fresh[heads:]) {
+		t.Error("the heads did not learn")
+	}
+	if err := newLearner(t, w, small()).SetTrunk(donor.Tensors()); err == nil {
+		t.Error("a trunk of another shape was taken")
 	}
 }
 
@@ -291,8 +376,7 @@ func TestExplodingGradientIsReported(t *testing.T) {
 
 func TestSteadyLoopAllocatesNothing(t *testing.T) {
 	w := newWorld(t)
-	for _, workers := range []int{1, 2} {
-		c := small()
+	for workers, c := range map[int]Config{1: temporal(), 2: small()} {
 		c.Workers = workers
 		l := newLearner(t, w, c)
 		l.Collect()

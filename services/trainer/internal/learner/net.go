@@ -22,15 +22,24 @@ type layer struct {
 
 // net is the shape of the network; it holds no numbers.
 type net struct {
+	conv   *conv // nil without a temporal trunk
 	layers []layer
 	size   int // parameters, padding included
 	wtSize int
 	widest int // widest padded layer
 }
 
-func newNet(hidden []int) *net {
+// newNet lays the parameters out: the convolution, the trunk, the heads. features
+// counts only for the convolution.
+func newNet(hidden []int, t Temporal, features int) *net {
 	n := &net{}
-	in, inPad := market.ObservationWidth, kernel.Pad(market.ObservationWidth)
+	in := market.ObservationWidth
+	if t.On() {
+		n.conv = newConv(t, features)
+		n.size = n.conv.b + t.Channels
+		in += n.conv.outputs()
+	}
+	inPad := kernel.Pad(in)
 	for _, out := range append(append([]int(nil), hidden...), heads) {
 		l := layer{in: in, out: out, inPad: inPad, outPad: kernel.Pad(out), w: n.size, wt: n.wtSize}
 		l.b = l.w + l.inPad*l.outPad
@@ -43,11 +52,17 @@ func newNet(hidden []int) *net {
 	return n
 }
 
+// trunkSize is the number of parameters before the heads.
+func (n *net) trunkSize() int { return n.layers[len(n.layers)-1].w }
+
 // initialise draws orthogonal weights: gain sqrt(2) under a ReLU, 1 for the
 // value, and 0.01 for the policy, so that training starts from near-uniform
 // actions. Biases start at zero.
 func (n *net) initialise(params []float32, rng *rand.Rand) {
 	clear(params)
+	if n.conv != nil {
+		n.conv.initialise(params, rng)
+	}
 	for i, l := range n.layers {
 		q := orthogonal(l.in, l.out, rng)
 		for r := range l.in {
@@ -108,9 +123,14 @@ func orthogonal(rows, cols int, rng *rand.Rand) []float64 {
 }
 
 // transpose refreshes the transposed copy that the backward pass reads. The
-// first layer needs none: nobody asks for the gradient of an observation.
+// first layer needs none, unless a convolution feeds it: nobody asks for the
+// gradient of an observation.
 func (n *net) transpose(wt, params []float32) {
-	for _, l := range n.layers[1:] {
+	first := 1
+	if n.conv != nil {
+		first = 0
+	}
+	for _, l := range n.layers[first:] {
 		src, dst := params[l.w:l.b], wt[l.wt:l.wt+l.inPad*l.outPad]
 		// Blocks of 16 keep both sides in the first-level cache.
 		for r0 := 0; r0 < l.inPad; r0 += 16 {
@@ -127,7 +147,9 @@ func (n *net) transpose(wt, params []float32) {
 
 // workspace holds one block on its way through the network.
 type workspace struct {
-	x     []float32   // blockRows x observation
+	x     []float32   // blockRows x inPad of the first layer: observation, then the convolution's outputs
+	past  []float32   // blockRows x bars x features: what the convolution sees
+	dx    []float32   // the gradient of x, with a convolution only
 	acts  [][]float32 // per layer, blockRows x outPad; the last are logits and value
 	grads [][]float32 // the same shapes
 	ones  []float32
@@ -136,6 +158,10 @@ type workspace struct {
 
 func (n *net) newWorkspace() *workspace {
 	ws := &workspace{x: make([]float32, blockRows*n.layers[0].inPad), ones: make([]float32, blockRows)}
+	if n.conv != nil {
+		ws.past = make([]float32, blockRows*n.conv.row())
+		ws.dx = make([]float32, len(ws.x))
+	}
 	for i := range ws.ones {
 		ws.ones[i] = 1
 	}
@@ -150,6 +176,9 @@ func (n *net) newWorkspace() *workspace {
 // output, rows x outPad.
 func (n *net) forward(k *kernel.Set, params []float32, ws *workspace, rows int) []float32 {
 	in := ws.x
+	if n.conv != nil {
+		n.conv.forward(k, params, ws, rows, n.layers[0].inPad)
+	}
 	for i := range n.layers {
 		l := &n.layers[i]
 		out := ws.acts[i][:rows*l.outPad]
@@ -166,9 +195,19 @@ func (n *net) forward(k *kernel.Set, params []float32, ws *workspace, rows int) 
 	return in
 }
 
-// backward adds the parameter gradients of the block to grad. The gradient of
-// the last layer's output is in ws.grads[last].
-func (n *net) backward(k *kernel.Set, wt, grad []float32, ws *workspace, rows int) {
+// observe puts row r of the block together: its observation and, for a
+// convolution, the bars before it.
+func (n *net) observe(w *market.World, ws *workspace, r int, bar int32, observation []float32) {
+	copy(ws.x[r*n.layers[0].inPad:], observation)
+	if c := n.conv; c != nil {
+		w.History(bar, c.Bars, ws.past[r*c.row():(r+1)*c.row()])
+	}
+}
+
+// backward adds the parameter gradients of the block to grad, of the heads alone
+// when the trunk is frozen. The gradient of the last layer's output is in
+// ws.grads[last].
+func (n *net) backward(k *kernel.Set, wt, grad []float32, ws *workspace, rows int, frozen bool) {
 	for i := len(n.layers) - 1; i >= 0; i-- {
 		l := &n.layers[i]
 		dy := ws.grads[i][:rows*l.outPad]
@@ -178,12 +217,17 @@ func (n *net) backward(k *kernel.Set, wt, grad []float32, ws *workspace, rows in
 		}
 		k.Gemm(grad[l.w:l.b], l.outPad, in, 1, l.inPad, dy, l.outPad, l.in, l.outPad, rows)
 		k.Gemm(grad[l.b:l.b+l.outPad], l.outPad, ws.ones, 1, 1, dy, l.outPad, 1, l.outPad, rows)
-		if i == 0 {
+		if frozen || i == 0 && n.conv == nil {
 			return
 		}
-		dx := ws.grads[i-1][:rows*l.inPad]
+		dx, y := ws.dx, ws.x
+		if i > 0 {
+			dx, y = ws.grads[i-1], ws.acts[i-1]
+		}
+		dx, y = dx[:rows*l.inPad], y[:rows*l.inPad]
 		clear(dx)
 		k.Gemm(dx, l.inPad, dy, l.outPad, 1, wt[l.wt:l.wt+l.inPad*l.outPad], l.inPad, rows, l.inPad, l.out)
-		k.ReluBackward(dx, ws.acts[i-1][:rows*l.inPad])
+		k.ReluBackward(dx, y)
 	}
+	n.conv.backward(k, grad, ws, rows, n.layers[0].inPad)
 }

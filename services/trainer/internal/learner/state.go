@@ -7,18 +7,26 @@ import (
 	"fmt"
 	"math"
 	"slices"
+	"strings"
 
 	"github.com/ultrathink-pilot/trainyard/libs/safetensors"
 	"github.com/ultrathink-pilot/trainyard/services/trainer/internal/market"
 )
 
-// Tensors returns the weights by name, in PyTorch's layout [outputs x inputs]:
-// trunk.N.weight, trunk.N.bias, policy.weight, policy.bias, value.weight,
-// value.bias. They are copies.
+// Tensors returns the weights by name, in PyTorch's layouts: history.weight
+// [channels x features x width] and history.bias of a temporal trunk, then
+// trunk.N.weight [outputs x inputs], trunk.N.bias, policy.weight, policy.bias,
+// value.weight, value.bias. They are copies.
 func (l *Learner) Tensors() []safetensors.Tensor { return l.net.tensors(l.params) }
 
 func (n *net) tensors(params []float32) []safetensors.Tensor {
 	var out []safetensors.Tensor
+	if c := n.conv; c != nil {
+		values := make([]float32, 0, c.Channels*c.features*c.Width)
+		c.each(func(at int) { values = append(values, params[at]) })
+		out = append(out, safetensors.Float32("history.weight", values, c.Channels, c.features, c.Width),
+			safetensors.Float32("history.bias", params[c.b:c.b+c.Channels], c.Channels))
+	}
 	for _, p := range n.parts() {
 		values := make([]float32, 0, p.outputs*p.layer.in)
 		for o := p.from; o < p.from+p.outputs; o++ {
@@ -47,6 +55,28 @@ func (n *net) parts() []part {
 		out = append(out, part{fmt.Sprintf("trunk.%d", i), l, 0, l.out})
 	}
 	return append(out, part{"policy", n.layers[last], 0, market.Actions}, part{"value", n.layers[last], market.Actions, 1})
+}
+
+// SetTrunk takes the trunk from another network's tensors and leaves policy and
+// value as they are.
+func (l *Learner) SetTrunk(tensors []safetensors.Tensor) error {
+	var mixed []safetensors.Tensor
+	for _, t := range tensors {
+		if !head(t.Name) {
+			mixed = append(mixed, t)
+		}
+	}
+	for _, t := range l.Tensors() {
+		if head(t.Name) {
+			mixed = append(mixed, t)
+		}
+	}
+	return l.SetTensors(mixed)
+}
+
+// head reports whether a tensor is of the policy or the value.
+func head(name string) bool {
+	return strings.HasPrefix(name, "policy.") || strings.HasPrefix(name, "value.")
 }
 
 // SetTensors replaces the weights. Every tensor of the network must be there with
@@ -85,6 +115,22 @@ func (n *net) setTensors(params []float32, tensors []safetensors.Tensor) error {
 			}
 		}
 		return values, nil
+	}
+	if c := n.conv; c != nil {
+		values, err := take("history.weight", c.Channels, c.features, c.Width)
+		if err != nil {
+			return err
+		}
+		i := 0
+		c.each(func(at int) {
+			params[at] = values[i]
+			i++
+		})
+		bias, err := take("history.bias", c.Channels)
+		if err != nil {
+			return err
+		}
+		copy(params[c.b:], bias)
 	}
 	for _, p := range n.parts() {
 		values, err := take(p.name+".weight", p.outputs, p.layer.in)

@@ -18,7 +18,19 @@ import (
 // every kernel: forward to 1e-5, gradients to 1e-4 of their size.
 func TestAgreesWithPyTorch(t *testing.T) {
 	t.Parallel()
-	data, err := os.ReadFile(filepath.Join("..", "..", "..", "..", "libs", "pth", "testdata", "specialist.pth"))
+	agree(t, newNet([]int{128, 128}, Temporal{}, 0), filepath.Join("..", "..", "..", "..", "libs", "pth", "testdata", "specialist.pth"))
+}
+
+// TestTheTemporalTrunkAgreesWithPyTorch does the same with a convolution whose
+// filters overlap (testdata/temporal.py).
+func TestTheTemporalTrunkAgreesWithPyTorch(t *testing.T) {
+	t.Parallel()
+	agree(t, newNet([]int{32, 32}, Temporal{Bars: 14, Width: 5, Stride: 3, Channels: 16}, 22), filepath.Join("testdata", "temporal.pth"))
+}
+
+func agree(t *testing.T, n *net, path string) {
+	t.Helper()
+	data, err := os.ReadFile(path)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -44,7 +56,6 @@ func TestAgreesWithPyTorch(t *testing.T) {
 		}
 		return v
 	}
-	n := newNet([]int{128, 128})
 	params, want, wt := make([]float32, n.size), make([]float32, n.size), make([]float32, n.wtSize)
 	if err := n.setTensors(params, weights); err != nil {
 		t.Fatal(err)
@@ -63,9 +74,18 @@ func TestAgreesWithPyTorch(t *testing.T) {
 			t.Fatal(err)
 		}
 		ws := n.newWorkspace()
-		copy(ws.x, x)
+		stride, last := n.layers[0].inPad, len(n.layers)-1
+		for r := range rows {
+			copy(ws.x[r*stride:], x[r*market.ObservationWidth:(r+1)*market.ObservationWidth])
+			if c := n.conv; c != nil {
+				past := values("past")
+				for b := range c.Bars {
+					copy(ws.past[r*c.row()+b*c.width:], past[(r*c.Bars+b)*c.features:(r*c.Bars+b+1)*c.features])
+				}
+			}
+		}
 		out := n.forward(k, params, ws, rows)
-		stride := len(out) / rows
+		stride = len(out) / rows
 		weights := lossWeights{clip: 0.2, value: 0.5, entropy: 0.05}
 		var sums lossSums
 		for r := range rows {
@@ -78,14 +98,14 @@ func TestAgreesWithPyTorch(t *testing.T) {
 				t.Fatalf("%s: value of row %d differs by %v", name, r, d)
 			}
 			s := sample{action: int8(binary.LittleEndian.Uint64(actions[8*r:])), logp: old[r], advantage: adv[r], target: target[r]}
-			weights.loss(out[r*stride:r*stride+heads], ws.grads[2][r*stride:r*stride+heads], &s, &sums)
+			weights.loss(out[r*stride:r*stride+heads], ws.grads[last][r*stride:r*stride+heads], &s, &sums)
 		}
 		loss := sums.policy + weights.value*sums.value - weights.entropy*sums.entropy
 		if d := math.Abs(loss - float64(values("loss")[0])); d > 1e-5 {
 			t.Errorf("%s: the loss differs by %v", name, d)
 		}
 		grad := make([]float32, n.size)
-		n.backward(k, wt, grad, ws, rows)
+		n.backward(k, wt, grad, ws, rows, false)
 		for i := range want {
 			if d := math.Abs(float64(grad[i] - want[i])); d > 1e-5+1e-4*math.Abs(float64(want[i])) {
 				t.Fatalf("%s: gradient %d is %v, PyTorch has %v", name, i, grad[i], want[i])

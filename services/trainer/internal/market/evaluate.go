@@ -2,10 +2,11 @@ package market
 
 import "math/rand/v2"
 
-// Policy chooses the action with the highest preference for each row of
-// observations: rows x ObservationWidth in, one action per row out.
+// Policy chooses the action with the highest preference for each row: the bar that
+// it decides at (for those that look back) and its observation, rows x
+// ObservationWidth, in; one action per row out.
 type Policy interface {
-	Act(observations []float32, actions []int8)
+	Act(bars []int32, observations []float32, actions []int8)
 }
 
 // Evaluator runs policies over a part of history. It owns its buffers, so that
@@ -15,6 +16,7 @@ type Evaluator struct {
 	segments []Segment
 	envs     []Env
 	live     []int
+	bars     []int32
 	obs      []float32
 	actions  []int8
 }
@@ -23,7 +25,7 @@ type Evaluator struct {
 func NewEvaluator(w *World, p Part) *Evaluator {
 	s := w.Segments(p)
 	return &Evaluator{world: w, segments: s, envs: make([]Env, len(s)), live: make([]int, 0, len(s)),
-		obs: make([]float32, len(s)*ObservationWidth), actions: make([]int8, len(s))}
+		bars: make([]int32, len(s)), obs: make([]float32, len(s)*ObservationWidth), actions: make([]int8, len(s))}
 }
 
 // Run walks every segment from a flat position to its end and returns the
@@ -43,9 +45,10 @@ func (v *Evaluator) Run(policy Policy) *Track {
 	}
 	for len(v.live) > 0 {
 		for r, i := range v.live {
+			v.bars[r] = v.envs[i].Bar
 			v.world.Observe(&v.envs[i], v.obs[r*ObservationWidth:(r+1)*ObservationWidth])
 		}
-		policy.Act(v.obs[:len(v.live)*ObservationWidth], v.actions[:len(v.live)])
+		policy.Act(v.bars[:len(v.live)], v.obs[:len(v.live)*ObservationWidth], v.actions[:len(v.live)])
 		kept := v.live[:0]
 		for r, i := range v.live {
 			e := &v.envs[i]
@@ -66,7 +69,7 @@ func (v *Evaluator) Run(policy Policy) *Track {
 type always int8
 
 // Act implements Policy.
-func (a always) Act(_ []float32, actions []int8) {
+func (a always) Act(_ []int32, _ []float32, actions []int8) {
 	for i := range actions {
 		actions[i] = int8(a)
 	}
@@ -79,7 +82,7 @@ func (v *Evaluator) BuyAndHold() *Track { return v.Run(always(2)) }
 type uniform struct{ rng *rand.Rand }
 
 // Act implements Policy.
-func (u uniform) Act(_ []float32, actions []int8) {
+func (u uniform) Act(_ []int32, _ []float32, actions []int8) {
 	for i := range actions {
 		actions[i] = int8(u.rng.IntN(Actions))
 	}

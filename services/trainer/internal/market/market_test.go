@@ -247,3 +247,40 @@ func TestResetCoversEveryTrainBar(t *testing.T) {
 		t.Errorf("%d of %d bars were ever a start", len(seen), len(want))
 	}
 }
+
+// TestHistoryIsThePast: the newest row is the observation's own bar, each row before
+// it the bar before; before the first bar there are zeros.
+func TestHistoryIsThePast(t *testing.T) {
+	t.Parallel()
+	w, problems := market.NewWorld(markettest.SyntheticTable(2, 1500), market.WorldOptions{Specialist: market.RegimeBull, Split: market.DefaultSplit()})
+	if problems != nil {
+		t.Fatal(problems)
+	}
+	width, features := w.HistoryWidth(), len(w.Scaler.Mean)
+	if width%16 != 0 || width < features {
+		t.Fatalf("%d values for %d features", width, features)
+	}
+	past, seen := make([]float32, 4*width), make([]float32, market.ObservationWidth)
+	for _, bar := range []int32{0, 2, 3, 500} {
+		for i := range past {
+			past[i] = 9
+		}
+		w.History(bar, 4, past)
+		for i := range 4 {
+			at := int(bar) - 3 + i
+			clear(seen)
+			if at >= 0 {
+				w.Observe(&market.Env{Bar: int32(at), Equity: 1, Peak: 1, Entry: 1}, seen)
+			}
+			for f := range width {
+				want := float32(0)
+				if f < features {
+					want = seen[f]
+				}
+				if past[i*width+f] != want {
+					t.Fatalf("bar %d, row %d, feature %d: %v, want %v", bar, i, f, past[i*width+f], want)
+				}
+			}
+		}
+	}
+}

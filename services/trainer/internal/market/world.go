@@ -254,6 +254,26 @@ func (w *World) Observe(e *Env, dst []float32) {
 	f[4] = float32(min(featureClip, 10*(1-e.Equity/e.Peak)))
 }
 
+// HistoryWidth is the row length of History: the features, padded with zeros to a
+// multiple of 16.
+func (w *World) HistoryWidth() int { return (len(w.Scaler.Mean) + 15) &^ 15 }
+
+// History writes the standardised features of the n bars up to and including bar,
+// oldest first, HistoryWidth values each. Bars before the first are zeros.
+func (w *World) History(bar int32, n int, dst []float32) {
+	width, features := w.HistoryWidth(), len(w.Scaler.Mean)
+	for i := range n {
+		row := dst[i*width : (i+1)*width]
+		t := int(bar) - n + 1 + i
+		if t < 0 {
+			clear(row)
+			continue
+		}
+		copy(row[:features], w.observations[t*ObservationWidth:])
+		clear(row[features:])
+	}
+}
+
 // Outcome is what one step gave.
 type Outcome struct {
 	Reward   float64

@@ -143,6 +143,13 @@ var rewards = map[jobv1.Reward]reward.Kind{
 	jobv1.Reward_REWARD_RISK_ADJUSTED:       reward.RiskAdjusted,
 }
 
+var schedules = map[jobv1.LearnerSpec_Schedule]run.Schedule{
+	jobv1.LearnerSpec_SCHEDULE_UNSPECIFIED: run.Linear,
+	jobv1.LearnerSpec_SCHEDULE_CONSTANT:    run.Constant,
+	jobv1.LearnerSpec_SCHEDULE_LINEAR:      run.Linear,
+	jobv1.LearnerSpec_SCHEDULE_COSINE:      run.Cosine,
+}
+
 // assignment converts Opened. A value that this trainer does not know is an
 // error that names it: a newer contract, or a wrong job.
 func assignment(o *trainv1.Opened) (*run.Assignment, error) {
@@ -152,7 +159,7 @@ func assignment(o *trainv1.Opened) (*run.Assignment, error) {
 		ReservedBytes: o.GetReservedBytes(), BatchSize: int(o.GetBatchSize()), GradientAccumulation: int(o.GetGradientAccumulation()),
 		LearningRateScale: o.GetLearningRateScale(), DataServiceURL: o.GetDataServiceUrl(), CacheDir: o.GetCacheDir(),
 		WorkDir: o.GetWorkDir(), RestoreDir: o.GetRestore().GetDirectory(), RestoreStep: o.GetRestore().GetStep(),
-		RestoreID: o.GetRestore().GetCheckpointId(), Threads: int(o.GetThreads()),
+		RestoreID: o.GetRestore().GetCheckpointId(), WarmStartDir: o.GetWarmStart().GetDirectory(), Threads: int(o.GetThreads()),
 	}
 	for _, d := range o.GetDevices() {
 		a.DeviceIDs = append(a.DeviceIDs, d.GetDeviceId())
@@ -180,10 +187,14 @@ func native(n *jobv1.NativeSpec) (*run.Native, error) {
 	if !known {
 		unknown = append(unknown, fmt.Sprintf("reward %v", n.GetReward()))
 	}
+	l := n.GetLearner()
+	schedule, known := schedules[l.GetSchedule()]
+	if !known {
+		unknown = append(unknown, fmt.Sprintf("schedule %v", l.GetSchedule()))
+	}
 	if len(unknown) > 0 {
 		return nil, fmt.Errorf("%w: unknown %s", ErrProtocol, strings.Join(unknown, " and "))
 	}
-	l := n.GetLearner()
 	out := &run.Native{
 		Specialist: regime, Symbol: n.GetSymbol(), Timeframe: n.GetTimeframe(), Reward: kind, Seed: n.GetSeed(),
 		MaxEpochs: int(n.GetMaxEpochs()), Patience: int(n.GetPatience()), Costs: market.Costs{CommissionBP: 1, SlippageBP: 1},
@@ -191,8 +202,12 @@ func native(n *jobv1.NativeSpec) (*run.Native, error) {
 			LearningRate: l.GetLearningRate(), Discount: l.GetDiscount(), GAELambda: l.GetGaeLambda(), ClipRange: l.GetClipRange(),
 			EntropyCoefficient: l.GetEntropyCoefficient(), ValueCoefficient: l.GetValueCoefficient(),
 			MaxGradientNorm: l.GetMaxGradientNorm(), Environments: int(l.GetEnvironments()), RolloutSteps: int(l.GetRolloutSteps()),
-			UpdateEpochs: int(l.GetUpdateEpochs()),
+			UpdateEpochs: int(l.GetUpdateEpochs()), Schedule: schedule, WarmupEpochs: int(l.GetWarmupEpochs()), FinalShare: l.GetFinalRateShare(),
 		},
+		WarmStart: n.GetWarmStart().GetCheckpointId(), FreezeTrunk: n.GetWarmStart().GetFreezeTrunk(),
+	}
+	if k := l.GetTemporal(); k != nil {
+		out.Learner.Temporal = &run.Temporal{Bars: int(k.GetBars()), Width: int(k.GetWidth()), Stride: int(k.GetStride()), Channels: int(k.GetChannels())}
 	}
 	if k := n.GetCosts(); k != nil {
 		out.Costs = market.Costs{CommissionBP: k.GetCommissionBps(), SlippageBP: k.GetSlippageBps()}

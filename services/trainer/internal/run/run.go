@@ -19,15 +19,32 @@ type Policy struct {
 	// makes an epoch eligible as the best: a policy that trades three days in
 	// two years may have any Sharpe ratio by luck.
 	MinExposure float64
-	// LearningRate falls in a straight line to FinalShare of itself over MaxEpochs.
+	// LearningRate rises from zero over WarmupEpochs, then falls to FinalShare of
+	// itself until MaxEpochs, along the Schedule.
 	LearningRate float64
 	FinalShare   float64
-	// Entropy is the weight of the entropy bonus; it falls like the learning rate.
+	WarmupEpochs int
+	Schedule     Schedule
+	// Entropy is the weight of the entropy bonus; it falls like the learning rate
+	// and has no warm-up.
 	Entropy float64
 	// RateScale multiplies the learning rate: below 1 in a run that is already
 	// the retry of one that diverged. 0 means 1.
 	RateScale float64
 }
+
+// Schedule is the shape of the learning rate's fall.
+type Schedule uint8
+
+// The schedules.
+const (
+	Linear Schedule = iota
+	Constant
+	Cosine
+)
+
+// String returns the configuration name.
+func (s Schedule) String() string { return [...]string{"linear", "constant", "cosine"}[s] }
 
 // DefaultPolicy is the plan of a job that names none.
 func DefaultPolicy() Policy {
@@ -90,15 +107,28 @@ type Rates struct{ LearningRate, Entropy float64 }
 
 // Rates follow the schedule.
 func (m *Machine) Rates() Rates {
+	p := &m.policy
+	share := p.share(m.state.Epoch)
+	rise := 1.0
+	if m.state.Epoch < p.WarmupEpochs {
+		rise = float64(m.state.Epoch+1) / float64(p.WarmupEpochs+1)
+	}
+	return Rates{LearningRate: p.LearningRate * share * rise * m.state.RateScale * p.RateScale, Entropy: p.Entropy * share}
+}
+
+// share is what the schedule leaves of the rates in an epoch, counted from 0.
+func (p *Policy) share(epoch int) float64 {
+	if p.Schedule == Constant {
+		return 1
+	}
 	done := 0.0
-	if m.policy.MaxEpochs > 1 {
-		done = math.Min(1, float64(m.state.Epoch)/float64(m.policy.MaxEpochs-1))
+	if span := p.MaxEpochs - 1 - p.WarmupEpochs; span > 0 {
+		done = math.Max(0, math.Min(1, float64(epoch-p.WarmupEpochs)/float64(span)))
 	}
-	share := 1 - done*(1-m.policy.FinalShare)
-	return Rates{
-		LearningRate: m.policy.LearningRate * share * m.state.RateScale * m.policy.RateScale,
-		Entropy:      m.policy.Entropy * share,
+	if p.Schedule == Cosine {
+		done = (1 - math.Cos(math.Pi*done)) / 2
 	}
+	return 1 - done*(1-p.FinalShare)
 }
 
 // Done reports whether a restored run has nothing left to do.

@@ -108,3 +108,26 @@ func TestRatesFallInAStraightLine(t *testing.T) {
 		t.Error("a run of one epoch has no rate")
 	}
 }
+
+// TestSchedules: the rate rises through the warm-up, never above its full size,
+// then falls along its curve to the final share.
+func TestSchedules(t *testing.T) {
+	t.Parallel()
+	for schedule, want := range map[Schedule][3]float64{Linear: {1, 0.6, 0.2}, Constant: {1, 1, 1}, Cosine: {1, 0.6, 0.2}} {
+		p := Policy{MaxEpochs: 13, WarmupEpochs: 2, LearningRate: 1, FinalShare: 0.2, Schedule: schedule}
+		at := func(epoch int) float64 { return New(p, State{Epoch: epoch}).Rates().LearningRate }
+		if first, second := at(0), at(1); !(0 < first && first < second && second < 1) {
+			t.Errorf("%v: the warm-up is %v, %v", schedule, first, second)
+		}
+		for i, epoch := range []int{2, 7, 12} {
+			if got := at(epoch); math.Abs(got-want[i]) > 1e-12 {
+				t.Errorf("%v: epoch %d has %v, want %v", schedule, epoch, got, want[i])
+			}
+		}
+	}
+	// The cosine stays above the line in the first half and below it in the second.
+	line, curve := Policy{MaxEpochs: 11, LearningRate: 1}, Policy{MaxEpochs: 11, LearningRate: 1, Schedule: Cosine}
+	if line.share(2) >= curve.share(2) || line.share(8) <= curve.share(8) {
+		t.Error("the cosine is not a cosine")
+	}
+}

@@ -19,6 +19,10 @@ type Native struct {
 	Patience   int
 	Costs      market.Costs
 	Learner    Hyperparameters
+	// WarmStart is the checkpoint whose trunk the run starts from, "" for none;
+	// FreezeTrunk keeps that trunk as it is.
+	WarmStart   string
+	FreezeTrunk bool
 }
 
 // Hyperparameters of the learner. Zero means the default.
@@ -28,7 +32,16 @@ type Hyperparameters struct {
 	MaxGradientNorm                              float64
 	Environments, RolloutSteps, UpdateEpochs     int
 	HiddenSizes                                  []int
+	// Temporal asks for a convolution over the last bars; nil means none.
+	Temporal     *Temporal
+	Schedule     Schedule
+	WarmupEpochs int
+	// FinalShare is the share of the learning rate that is left at the end.
+	FinalShare float64
 }
+
+// Temporal shapes a convolution; zero means the default.
+type Temporal struct{ Bars, Width, Stride, Channels int }
 
 // Command is a program to run.
 type Command struct {
@@ -56,7 +69,9 @@ type Assignment struct {
 	RestoreDir  string
 	RestoreStep int64
 	RestoreID   string
-	Threads     int
+	// WarmStartDir holds the files of the checkpoint to take the trunk from.
+	WarmStartDir string
+	Threads      int
 }
 
 // Metric is one measured value.

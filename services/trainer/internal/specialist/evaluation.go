@@ -208,7 +208,7 @@ func (t *training) params() map[string]string {
 	float := func(v float64) string { return strconv.FormatFloat(v, 'g', -1, 64) }
 	s := t.world.Split
 	span := func(r market.Range) string { return day(table.Dates[r.From]) + "/" + day(table.Dates[r.To-1]) }
-	return map[string]string{
+	out := map[string]string{
 		"runtime": "native", "specialist": n.Specialist.String(), "symbol": n.Symbol, "timeframe": n.Timeframe,
 		"reward": n.Reward.String(), "seed": strconv.FormatInt(n.Seed, 10), "max_epochs": strconv.Itoa(t.policy.MaxEpochs),
 		"patience": strconv.Itoa(t.policy.Patience), "commission_bps": float(n.Costs.CommissionBP),
@@ -220,5 +220,13 @@ func (t *training) params() map[string]string {
 		"effective_batch": strconv.Itoa(c.BatchRows), "hidden_sizes": fmt.Sprint(c.Hidden),
 		"feature_schema": table.SchemaVersion, "data_digest": table.Digest,
 		"train_window": span(s.Train), "validation_window": span(s.Validation), "test_window": span(s.Test),
+		"schedule": t.policy.Schedule.String(), "warmup_epochs": strconv.Itoa(t.policy.WarmupEpochs), "final_rate_share": float(t.policy.FinalShare),
 	}
+	if k := c.Temporal; k.On() {
+		out["temporal"] = fmt.Sprintf("%d bars, width %d, stride %d, %d channels", k.Bars, k.Width, k.Stride, k.Channels)
+	}
+	if n.WarmStart != "" {
+		out["warm_start"], out["freeze_trunk"] = n.WarmStart, strconv.FormatBool(n.FreezeTrunk)
+	}
+	return out
 }

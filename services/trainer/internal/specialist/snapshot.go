@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"slices"
 	"strconv"
 	"time"
 
@@ -20,22 +19,33 @@ import (
 // Meta describes a checkpoint to people and to the inference service: enough to
 // build the network and its observation without the trainer.
 type Meta struct {
-	Format           string             `json:"format"`
-	Specialist       string             `json:"specialist"`
-	Symbol           string             `json:"symbol"`
-	Timeframe        string             `json:"timeframe"`
-	Reward           string             `json:"reward"`
-	Seed             int64              `json:"seed"`
-	Epoch            int                `json:"epoch"`
-	Step             int64              `json:"step"`
-	FeatureSchema    string             `json:"feature_schema"`
-	FeatureNames     []string           `json:"feature_names"`
-	DataDigest       string             `json:"data_digest"`
-	ObservationWidth int                `json:"observation_width"`
-	Hidden           []int              `json:"hidden"`
-	Actions          []string           `json:"actions"`
-	Kernel           string             `json:"kernel"`
-	Metrics          map[string]float64 `json:"metrics"`
+	Format           string   `json:"format"`
+	Specialist       string   `json:"specialist"`
+	Symbol           string   `json:"symbol"`
+	Timeframe        string   `json:"timeframe"`
+	Reward           string   `json:"reward"`
+	Seed             int64    `json:"seed"`
+	Epoch            int      `json:"epoch"`
+	Step             int64    `json:"step"`
+	FeatureSchema    string   `json:"feature_schema"`
+	FeatureNames     []string `json:"feature_names"`
+	DataDigest       string   `json:"data_digest"`
+	ObservationWidth int      `json:"observation_width"`
+	Hidden           []int    `json:"hidden"`
+	// Temporal is the convolution over the last bars; nil means none. Its input is
+	// [batch x bars x features], oldest bar first, standardised like the observation.
+	Temporal *TemporalMeta      `json:"temporal,omitempty"`
+	Actions  []string           `json:"actions"`
+	Kernel   string             `json:"kernel"`
+	Metrics  map[string]float64 `json:"metrics"`
+}
+
+// TemporalMeta shapes the convolution: filters of Width bars at every Stride-th.
+type TemporalMeta struct {
+	Bars     int `json:"bars"`
+	Width    int `json:"width"`
+	Stride   int `json:"stride"`
+	Channels int `json:"channels"`
 }
 
 // snapshot is one moment of a run, encoded.
@@ -138,11 +148,15 @@ func (t *training) complete(s *snapshot, f market.Figures, track *market.Track, 
 // checkpoint, because committed ones never change.
 func (t *training) meta(s *snapshot) (checkpoint.Content, error) {
 	table, n := t.job.Table, t.native
+	var temporal *TemporalMeta
+	if k := t.learner.Config().Temporal; k.On() {
+		temporal = &TemporalMeta{k.Bars, k.Width, k.Stride, k.Channels}
+	}
 	text, err := json.MarshalIndent(Meta{
 		Format: "trainyard-specialist/1", Specialist: n.Specialist.String(), Symbol: n.Symbol, Timeframe: n.Timeframe,
 		Reward: n.Reward.String(), Seed: n.Seed, Epoch: s.epoch, Step: s.step, FeatureSchema: table.SchemaVersion,
 		FeatureNames: table.FeatureNames, DataDigest: table.Digest, ObservationWidth: market.ObservationWidth,
-		Hidden: t.learner.Hidden(), Actions: []string{"short", "flat", "long"}, Kernel: t.learner.Kernel(),
+		Hidden: t.learner.Hidden(), Temporal: temporal, Actions: []string{"short", "flat", "long"}, Kernel: t.learner.Kernel(),
 		Metrics: t.checkpointMetrics(s),
 	}, "", "  ")
 	return checkpoint.Content{Name: checkpoint.MetaFile, Data: append(text, '\n')}, err
@@ -241,65 +255,6 @@ func (t *training) rollBack() error {
 	}
 	t.machine.RollBackTo(s.state)
 	return nil
-}
-
-// restore loads a checkpoint directory and returns the run's state.
-func (t *training) restore(dir string) (run.State, error) {
-	var state run.State
-	read := func(name string) ([]byte, error) { return os.ReadFile(filepath.Join(dir, name)) }
-	model, err := read(checkpoint.ModelFile)
-	if err != nil {
-		return state, err
-	}
-	rest, err := read(checkpoint.StateFile)
-	if err != nil {
-		return state, err
-	}
-	text, err := read(checkpoint.MetaFile)
-	if err != nil {
-		return state, err
-	}
-	var meta Meta
-	if err := json.Unmarshal(text, &meta); err != nil {
-		return state, fmt.Errorf("%s: %w", checkpoint.MetaFile, err)
-	}
-	table := t.job.Table
-	if meta.FeatureSchema != table.SchemaVersion || !slices.Equal(meta.FeatureNames, table.FeatureNames) {
-		return state, fmt.Errorf("it was trained on feature schema %s (%d features), the data service serves %s (%d features)",
-			meta.FeatureSchema, len(meta.FeatureNames), table.SchemaVersion, len(table.FeatureNames))
-	}
-	tensors, _, err := safetensors.Decode(model)
-	if err != nil {
-		return state, err
-	}
-	weights := withoutScaler(tensors)
-	if err := t.learner.SetTensors(weights); err != nil {
-		return state, err
-	}
-	sections, err := checkpoint.DecodeState(rest)
-	if err != nil {
-		return state, err
-	}
-	if err := json.Unmarshal(sections["run"], &state); err != nil {
-		return state, fmt.Errorf("%s: %w", checkpoint.StateFile, err)
-	}
-	// New bars move the split: the environments of the old history mean nothing
-	// there, the weights and the optimizer do.
-	same := meta.DataDigest == table.Digest
-	if err := t.learner.SetState(sections["learner"], same); err != nil {
-		return state, err
-	}
-	t.files.last = &snapshot{step: meta.Step, epoch: meta.Epoch, model: model, learner: sections["learner"], state: state}
-	if !same {
-		t.log.Warn("the data changed since the checkpoint: the run goes on, but not bit by bit as before")
-		if err := t.files.remember(t.snapshot()); err != nil {
-			return state, err
-		}
-		t.files.last.state = state
-	}
-	t.files.best = &snapshot{epoch: state.BestEpoch, model: sections["best"]}
-	t.files.bestSent = true
-	return state, nil
 }
 
 // withoutScaler leaves the feature statistics out: what remains are the network's weights.

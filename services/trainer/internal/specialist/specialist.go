@@ -109,6 +109,12 @@ func (t *training) prepare() (run.Ending, bool) {
 			return run.Failure(run.ClassBadConfiguration, fmt.Sprintf("checkpoint %s cannot be restored: %v", a.RestoreID, err)), false
 		}
 		t.log.Info("resumed", zap.String("checkpoint", a.RestoreID), zap.Int("epoch", state.Epoch))
+	} else if n.WarmStart != "" {
+		if err := t.warmStart(a.WarmStartDir); err != nil {
+			l.Close()
+			return run.Failure(run.ClassBadConfiguration, fmt.Sprintf("the trunk of checkpoint %s cannot be taken: %v", n.WarmStart, err)), false
+		}
+		t.log.Info("started from another's trunk", zap.String("checkpoint", n.WarmStart), zap.Bool("frozen", n.FreezeTrunk))
 	}
 	t.machine = run.New(t.policy, state)
 	if state.Epoch == 0 {
@@ -138,6 +144,14 @@ func (t *training) config() (learner.Config, []market.Problem) {
 	if len(h.HiddenSizes) > 0 {
 		c.Hidden = h.HiddenSizes
 	}
+	if k := h.Temporal; k != nil {
+		c.Temporal = learner.DefaultTemporal()
+		or(&c.Temporal.Bars, k.Bars)
+		or(&c.Temporal.Width, k.Width)
+		or(&c.Temporal.Stride, k.Stride)
+		or(&c.Temporal.Channels, k.Channels)
+	}
+	c.FreezeTrunk = n.FreezeTrunk
 	// The contract's batch size is what is in memory at once; the effective batch
 	// is that times the accumulation, so halving one and doubling the other
 	// leaves the result as it is.
@@ -155,6 +169,8 @@ func (t *training) config() (learner.Config, []market.Problem) {
 	or(&p.LearningRate, h.LearningRate)
 	or(&p.Entropy, h.EntropyCoefficient)
 	or(&p.RateScale, a.LearningRateScale)
+	or(&p.FinalShare, h.FinalShare)
+	p.Schedule, p.WarmupEpochs = h.Schedule, h.WarmupEpochs
 	t.policy = p
 	return c, c.Check()
 }

@@ -7,7 +7,6 @@ import (
 	"encoding/json"
 	"errors"
 	"math"
-	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -217,79 +216,6 @@ func comparable(metrics []run.Metric) []run.Metric {
 		}
 	}
 	return out
-}
-
-// TestResumeIsBitIdentical interrupts runs of all three specialists at random
-// epochs, by a stop with a checkpoint and by a kill that goes back to the last
-// one, and compares the final checkpoint, the evaluation and every metric with
-// those of a run that was never interrupted.
-func TestResumeIsBitIdentical(t *testing.T) {
-	t.Parallel()
-	table := markettest.SyntheticTable(6, 1600)
-	rng := rand.New(rand.NewPCG(2026, 11))
-	for _, regime := range []market.Regime{market.RegimeBull, market.RegimeBear, market.RegimeSideways} {
-		make := func() Job {
-			j := quick(t)
-			j.Table, j.Assignment.Native.Specialist = table, regime
-			return j
-		}
-		whole := newListener()
-		if e := mustTrain(t, make(), whole); e.Outcome != run.Succeeded {
-			t.Fatalf("%v: %+v", regime, e)
-		}
-		last := whole.checkpoints[len(whole.checkpoints)-1]
-		for trial := range 4 {
-			at, kill := 1+rng.IntN(11), trial%2 == 1
-			t.Logf("%v: interruption after epoch %d, kill %v", regime, at, kill)
-			first := newListener()
-			killed := errors.New("killed")
-			first.onMetrics = func(l *listener) {
-				if len(l.progress)+1 == at {
-					if kill {
-						l.fail = killed
-					} else {
-						l.give(run.Order{Stop: true, Reason: "preempted"})
-					}
-				}
-			}
-			ending, err := Train(t.Context(), make(), first)
-			if kill && !errors.Is(err, killed) || !kill && (err != nil || ending.Outcome != run.Stopped) {
-				t.Fatalf("the interruption: %+v, %v", ending, err)
-			}
-			j := make()
-			j.Assignment.Attempt = 2
-			if n := len(first.checkpoints); n > 0 {
-				c := first.checkpoints[n-1]
-				j.Assignment.RestoreDir, j.Assignment.RestoreStep = t.TempDir(), c.Step
-				for name, data := range c.files {
-					if err := os.WriteFile(filepath.Join(j.Assignment.RestoreDir, name), data, 0o600); err != nil {
-						t.Fatal(err)
-					}
-				}
-			}
-			second := newListener()
-			if e := mustTrain(t, j, second); e.Outcome != run.Succeeded {
-				t.Fatalf("after the resume: %+v", e)
-			}
-			if !reflect.DeepEqual(first.params, second.params) {
-				t.Error("the parameters of the two attempts differ")
-			}
-			end := second.checkpoints[len(second.checkpoints)-1]
-			for name := range last.files {
-				if !bytes.Equal(end.files[name], last.files[name]) {
-					t.Errorf("interrupted after epoch %d (kill %v): %s differs at the end", at, kill, name)
-				}
-			}
-			if !bytes.Equal(second.artifacts[EvaluationFile], whole.artifacts[EvaluationFile]) {
-				t.Errorf("interrupted after epoch %d (kill %v): the evaluation differs", at, kill)
-			}
-			tail := comparable(second.metrics)
-			want := comparable(whole.metrics)
-			if len(tail) > len(want) || !reflect.DeepEqual(tail, want[len(want)-len(tail):]) {
-				t.Errorf("interrupted after epoch %d (kill %v): metrics differ", at, kill)
-			}
-		}
-	}
 }
 
 // TestAccumulationKeepsTheResult: half the batch and twice the accumulation, as
