@@ -11,12 +11,74 @@ import (
 type DeviceDemand struct {
 	// Count is the number of devices, at least 1.
 	Count int `json:"count"`
-	// Kind limits the device kind; empty accepts any kind.
+	// Kind limits the device kind; several are joined by a bar ("A100|H100"), and
+	// empty accepts any kind.
 	Kind string `json:"kind,omitempty"`
 	// Bytes reserves that much memory on each device, shared with others.
 	// 0 asks for each device whole and alone.
 	Bytes int64 `json:"bytes,omitempty"`
+	// Profile asks for MIG instances of that profile ("1g.10gb"). Empty takes
+	// whole GPUs, or a share of anything that is large enough.
+	Profile string `json:"profile,omitempty"`
+	// Topology says how the devices must lie to each other.
+	Topology Topology `json:"topology,omitempty"`
 }
+
+// Accepts reports whether a device of the kind may serve the demand.
+func (g *DeviceDemand) Accepts(kind string) bool {
+	if g.Kind == "" || g.Kind == kind {
+		return true
+	}
+	rest, more := g.Kind, true
+	for more {
+		var one string
+		one, rest, more = strings.Cut(rest, "|")
+		if one == kind {
+			return true
+		}
+	}
+	return false
+}
+
+// Kinds lists the kinds that a demand names, each once; nil accepts any.
+func (g *DeviceDemand) Kinds() []string {
+	if g.Kind == "" {
+		return nil
+	}
+	var out []string
+	for _, k := range strings.Split(g.Kind, "|") {
+		if k != "" && !slices.Contains(out, k) {
+			out = append(out, k)
+		}
+	}
+	return out
+}
+
+// Topology is how the devices of a demand must lie to each other.
+type Topology uint8
+
+// The topologies. A job on several hosts runs one process group on each, and its
+// CPU and host memory are per host.
+const (
+	// SameHost is the default: all devices on one host, on one fast link where
+	// that costs nothing.
+	SameHost Topology = iota
+	// SameLink wants all devices of the demand on one fast link (NVLink).
+	SameLink
+	// PackedHosts may span hosts, as few as possible: whole hosts first, the
+	// remainder last.
+	PackedHosts
+	// SpreadHosts may span hosts, as many as possible.
+	SpreadHosts
+)
+
+var topologyNames = [...]string{"SAME_HOST", "SAME_LINK", "PACKED_HOSTS", "SPREAD_HOSTS"}
+
+// String is the name used in storage and in messages.
+func (t Topology) String() string { return name(topologyNames[:], uint8(t)) }
+
+// Spans reports whether the demand may be split over several hosts.
+func (t Topology) Spans() bool { return t == PackedHosts || t == SpreadHosts }
 
 // Demand is what an attempt needs from one host.
 type Demand struct {

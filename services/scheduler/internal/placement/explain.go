@@ -57,7 +57,7 @@ func Impossible(nodes []Node, d *job.Demand) []Problem {
 			have := 0
 			for i := range n.Devices {
 				dev := &n.Devices[i]
-				if want.Kind != "" && dev.Kind != want.Kind {
+				if !want.Accepts(dev.Kind) {
 					continue
 				}
 				anyKind = true
@@ -200,7 +200,7 @@ func memoryMiss(nodes []Node, d *job.Demand) string {
 		here := 0
 		for k := range n.Devices {
 			dev := &n.Devices[k]
-			if g.Kind != "" && dev.Kind != g.Kind || dev.Fault != "" {
+			if !g.Accepts(dev.Kind) || dev.Fault != "" {
 				continue
 			}
 			f := dev.Free()
@@ -236,7 +236,7 @@ func wholeMiss(nodes []Node, d *job.Demand) string {
 		here := 0
 		for k := range n.Devices {
 			dev := &n.Devices[k]
-			if g.Kind != "" && dev.Kind != g.Kind || dev.Fault != "" {
+			if !g.Accepts(dev.Kind) || dev.Fault != "" {
 				continue
 			}
 			if dev.empty() {

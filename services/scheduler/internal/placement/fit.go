@@ -80,7 +80,7 @@ func pickOne(n *Node, g *job.DeviceDemand, taken picks) (int, filter) {
 	best, left, why := -1, int64(0), byKind
 	for i := range n.Devices {
 		d := &n.Devices[i]
-		if g.Kind != "" && d.Kind != g.Kind {
+		if !g.Accepts(d.Kind) {
 			continue
 		}
 		if d.Fault != "" || taken.has(i) {

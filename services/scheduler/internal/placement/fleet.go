@@ -14,12 +14,13 @@ type Fleet struct {
 	wishes [][]wish // per node
 	before []float64
 	fresh  []bool // per node: before is up to date
-	free   []float64
+	free   []int64
 
 	kinds []kind
 	// kindOf and at say where a node stands: its kind, and its place there.
 	kindOf, at []int32
-	total      float64
+	guard      guard
+	taste      Taste
 
 	shapes map[string]*ranking
 	// future is, for nodes on which room is kept, the node as it will be when
@@ -40,18 +41,16 @@ type Fleet struct {
 type kind struct {
 	name  string
 	nodes []int32
-	// free is what is left of the devices, in devices.
-	free float64
-	// named is the part of all demand that asks for this kind by name.
-	named float64
+	// free is what is left of the devices, in thousandths of a device.
+	free int64
 }
 
 // NewFleet takes over the nodes. typical weighs what is waste.
 func NewFleet(nodes []Node, typical []Typical) *Fleet {
 	n := len(nodes)
 	f := &Fleet{
-		nodes: nodes, wishes: make([][]wish, n), shapes: map[string]*ranking{}, future: map[int]*Node{}, before: make([]float64, n),
-		fresh: make([]bool, n), free: make([]float64, n), kindOf: make([]int32, n), at: make([]int32, n), seen: make([]uint32, n),
+		nodes: nodes, taste: usualTaste, wishes: make([][]wish, n), shapes: map[string]*ranking{}, future: map[int]*Node{}, before: make([]float64, n),
+		fresh: make([]bool, n), free: make([]int64, n), kindOf: make([]int32, n), at: make([]int32, n), seen: make([]uint32, n),
 	}
 	byName := map[string]int{}
 	var wishes [][]wish
@@ -72,59 +71,7 @@ func NewFleet(nodes []Node, typical []Typical) *Fleet {
 		f.wishes[i] = labelled(&nodes[i], wishes[k])
 		f.recount(i)
 	}
-	f.named(typical)
-	return f
-}
-
-// named measures how much of all demand asks for each kind by name.
-func (f *Fleet) named(typical []Typical) {
-	usable, devices := 0.0, 0.0
-	for i := range f.nodes {
-		for k := range f.nodes[i].Devices {
-			usable += float64(f.nodes[i].Devices[k].Usable())
-			devices++
-		}
-	}
-	if len(f.kinds) < 2 || usable == 0 {
-		return
-	}
-	all, byName := 0.0, map[string]float64{}
-	for i := range typical {
-		g := hardest(&typical[i].Demand)
-		amount := typical[i].Weight * float64(g.Count)
-		if g.Bytes > 0 {
-			amount *= min(float64(g.Bytes)*devices/usable, 1)
-		}
-		all += amount
-		byName[g.Kind] += amount
-	}
-	for k := range f.kinds {
-		if name := f.kinds[k].name; name != "" && all > 0 {
-			f.kinds[k].named = byName[name] / all
-		}
-	}
-}
-
-// guardMargin is how much more of a kind is kept than its named demand is
-// expected to need until the fleet is full: demand comes in lumps, and a gang
-// needs its devices on one host.
-const guardMargin = 2
-
-// guarded reports whether a kind has only left what those who ask for it by
-// name are expected to need. Whoever takes any kind then goes elsewhere first.
-// The guard follows the fleet: a fixed order of the kinds would fill the first
-// ones to the brim, and their last corners with them.
-func (f *Fleet) guarded(k int) bool {
-	x := &f.kinds[k]
-	return x.named > 0 && x.free <= guardMargin*f.total*x.named
-}
-
-// Unguarded switches the guard of device kinds off. It is for comparison: the
-// score alone is the published policy.
-func (f *Fleet) Unguarded() *Fleet {
-	for k := range f.kinds {
-		f.kinds[k].named = 0
-	}
+	f.guard = newGuard(f, typical)
 	return f
 }
 
@@ -154,12 +101,11 @@ func (f *Fleet) Release(i int, shares []job.Share, cpu, host int64) {
 
 // recount brings the free devices of a node and its kind up to date.
 func (f *Fleet) recount(i int) {
-	free := 0.0
+	var free int64
 	for k := range f.nodes[i].Devices {
-		free += levelOf(&f.nodes[i].Devices[k]).milli / 1000
+		free += int64(levelOf(&f.nodes[i].Devices[k]).milli)
 	}
 	f.kinds[f.kindOf[i]].free += free - f.free[i]
-	f.total += free - f.free[i]
 	f.free[i] = free
 }
 
@@ -194,7 +140,7 @@ func (f *Fleet) First(d *job.Demand) (node int, shares []job.Share, ok bool) {
 				if left == 0 {
 					break
 				}
-				if group.Kind != "" && dev.Kind != group.Kind || dev.Fault != "" || chosen.has(k) {
+				if !group.Accepts(dev.Kind) || dev.Fault != "" || chosen.has(k) {
 					continue
 				}
 				if group.Bytes == 0 && dev.empty() || group.Bytes > 0 && dev.Free() >= group.Bytes {

@@ -1,8 +1,6 @@
 package placement
 
 import (
-	"slices"
-
 	"github.com/ultrathink-pilot/trainyard/services/scheduler/internal/job"
 )
 
@@ -59,8 +57,8 @@ func (t *tree) best() (leaf int, score int32) {
 	return i - t.size, t.node[1]
 }
 
-// Best finds the best node for a demand and what it would take there. A kind
-// that is not guarded goes first when the demand takes any, then the higher
+// Best finds the best node for a demand and what it would take there. Of the kinds
+// that it accepts those under the least pressure go first, then the higher
 // score, then the first node in order.
 func (f *Fleet) Best(d *job.Demand) (node int, shares []job.Share, ok bool) {
 	return f.best(Shape(d), d)
@@ -73,16 +71,16 @@ func (f *Fleet) best(key string, d *job.Demand) (node int, shares []job.Share, o
 		f.shapes[key] = r
 	}
 	f.repair(r)
-	any := len(d.Devices) > 0 && slices.ContainsFunc(d.Devices, func(g job.DeviceDemand) bool { return g.Kind == "" })
-	node, score, kept := -1, int32(0), false
+	node, score, kept := -1, int32(0), 0
+	f.guard.weigh(f)
+	least := f.guard.least(f, &r.need)
 	for k := range r.trees {
 		leaf, s := r.trees[k].best()
 		if s == 0 {
 			continue
 		}
-		n, guard := int(f.kinds[k].nodes[leaf]), any && f.guarded(k)
-		better := node < 0 || !guard && kept || guard == kept && (s > score || s == score && n < node)
-		if better {
+		n, guard := int(f.kinds[k].nodes[leaf]), f.step(k, least)
+		if node < 0 || guard < kept || guard == kept && (s > score || s == score && n < node) {
 			node, score, kept = n, s, guard
 		}
 	}
@@ -144,7 +142,7 @@ func (f *Fleet) score(i int, d *need) (int32, picks) {
 		for _, p := range chosen {
 			f.levels[p.device] = f.levels[p.device].after(&n.Devices[p.device], d.Devices[p.group].Bytes)
 		}
-		best = grade(f.before[i], waste(f.wishes[i], f.levels, cpu))
+		best = f.taste.grade(f.before[i], waste(f.wishes[i], f.levels, cpu))
 	}
 	return int32(best + 1), chosen
 }
@@ -158,7 +156,7 @@ func (f *Fleet) tryEach(i int, d *need, chosen picks, cpu int64) int {
 	try := func(k int) {
 		was := f.levels[k]
 		f.levels[k] = was.after(&n.Devices[k], g.Bytes)
-		if s := grade(f.before[i], waste(f.wishes[i], f.levels, cpu)); s > best {
+		if s := f.taste.grade(f.before[i], waste(f.wishes[i], f.levels, cpu)); s > best {
 			best, chosen[0].device = s, k
 		}
 		f.levels[k] = was
@@ -166,7 +164,7 @@ func (f *Fleet) tryEach(i int, d *need, chosen picks, cpu int64) int {
 	try(first)
 	for k := range n.Devices {
 		dev := &n.Devices[k]
-		if k == first || g.Kind != "" && dev.Kind != g.Kind || dev.Fault != "" || f.levels[k].free < g.Bytes || f.twin(n, k, first) {
+		if k == first || !g.Accepts(dev.Kind) || dev.Fault != "" || f.levels[k].free < g.Bytes || f.twin(n, k, first) {
 			continue
 		}
 		try(k)

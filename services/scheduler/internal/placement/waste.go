@@ -74,7 +74,7 @@ func wishesFor(kind string, typical []Typical) []wish {
 	for i := range typical {
 		d := &typical[i].Demand
 		g := hardest(d)
-		if g.Kind != "" && g.Kind != kind {
+		if !g.Accepts(kind) {
 			continue
 		}
 		g.Kind = ""
@@ -169,8 +169,8 @@ func waste(wishes []wish, levels []level, cpuLeft int64) float64 {
 // grade turns a change of waste into a score from 0 to 100. It is quantised on
 // purpose: an exact score lets tiny differences scatter jobs over the fleet,
 // where equal scores fall to the first node in order.
-func grade(before, after float64) int {
-	return int(100 / (1 + math.Exp(-(before-after)/1000)))
+func (t Taste) grade(before, after float64) int {
+	return int(100/(1+math.Exp(-(before-after)/1000))) / t.Step
 }
 
 // labelled leaves out wishes for labels that the node has not.

@@ -1,19 +1,15 @@
 package sim
 
 import (
-	"encoding/csv"
-	"errors"
-	"fmt"
 	"io"
 	"math"
 	"sort"
 	"strconv"
-	"strings"
 )
 
 // TraceJob is one job of a job-completion trace.
 type TraceJob struct {
-	ID   int
+	ID   string
 	GPUs int
 	// Submit and Work are in seconds; Work is the whole running time alone.
 	Submit, Work float64
@@ -24,62 +20,100 @@ type TraceJob struct {
 // workFactor is in the published simulator, and the published figures need it.
 const workFactor = 1.015
 
+// mostSeconds is about thirty thousand years.
+const mostSeconds = 1e12
+
 // usualOverhead is for model and size pairs that the overhead table lacks.
 const usualOverhead = 10
 
 // ReadOverheads reads a table of start overheads in seconds: num_gpu and one
-// column per model.
+// column per model. An empty cell is a pair that is not known.
 func ReadOverheads(r io.Reader) (map[string]float64, error) {
-	rows, err := csv.NewReader(r).ReadAll()
+	s, err := openSheet(r, "num_gpu")
 	if err != nil {
 		return nil, err
 	}
-	if len(rows) == 0 || rows[0][0] != "num_gpu" {
-		return nil, errors.New("the overhead table does not begin with the column num_gpu")
-	}
 	out := map[string]float64{}
-	for line, row := range rows[1:] {
-		for c := 1; c < len(row); c++ {
-			v, err := strconv.ParseFloat(strings.TrimSpace(row[c]), 64)
-			if err != nil {
-				return nil, fmt.Errorf("overhead table, row %d: %w", line+2, err)
+	for s.next() {
+		gpus := s.integer("num_gpu", 1, mostDevices)
+		for model := range s.at {
+			if model != "num_gpu" && s.text(model) != "" {
+				out[pair(model, gpus)] = s.number(model, 0, mostSeconds)
 			}
-			out[rows[0][c]+"/"+strings.TrimSpace(row[0])] = v
 		}
 	}
-	return out, nil
+	return out, s.err()
+}
+
+func pair(model string, gpus int64) string { return model + "/" + strconv.FormatInt(gpus, 10) }
+
+// Cluster is the hosts of a job trace.
+type Cluster struct{ Nodes, PerNode int }
+
+// ReadCluster reads a cluster: num_switch, num_node_p_switch, num_gpu_p_node.
+func ReadCluster(r io.Reader) (Cluster, error) {
+	s, err := openSheet(r, "num_switch", "num_node_p_switch", "num_gpu_p_node")
+	if err != nil {
+		return Cluster{}, err
+	}
+	var c Cluster
+	for s.next() {
+		if c.Nodes > 0 {
+			s.complain("a second cluster; one row describes the whole of it")
+			continue
+		}
+		c.Nodes = int(s.integer("num_switch", 1, 1e4) * s.integer("num_node_p_switch", 1, 1e4))
+		c.PerNode = int(s.integer("num_gpu_p_node", 1, mostDevices))
+		if c.Nodes > 1e5 {
+			s.complain("%d nodes are more than this simulator is made for", c.Nodes)
+		}
+	}
+	if c.Nodes == 0 {
+		s.complain("no cluster follows the header")
+	}
+	return c, s.err()
 }
 
 // ReadJobs reads a job trace: job_id, num_gpu, submit_time (ms), iterations,
 // model_name, iteration_time (ms).
 func ReadJobs(r io.Reader, overheads map[string]float64) ([]TraceJob, error) {
-	rows, err := table(r, "job_id", "num_gpu", "submit_time", "iterations", "model_name", "iteration_time")
+	s, err := openSheet(r, "job_id", "num_gpu", "submit_time", "iterations", "model_name", "iteration_time")
 	if err != nil {
 		return nil, err
 	}
 	var out []TraceJob
-	for line, row := range rows {
-		id, e1 := strconv.Atoi(row[0])
-		gpus, e2 := strconv.Atoi(row[1])
-		submit, e3 := strconv.ParseFloat(row[2], 64)
-		iterations, e4 := strconv.ParseFloat(row[3], 64)
-		each, e5 := strconv.ParseFloat(row[5], 64)
-		if err := errors.Join(e1, e2, e3, e4, e5); err != nil {
-			return nil, fmt.Errorf("job trace, row %d: %w", line+2, err)
-		}
-		overhead, ok := overheads[row[4]+"/"+row[1]]
+	seen := map[string]int{}
+	for s.next() {
+		j := TraceJob{ID: s.text("job_id"), GPUs: int(s.integer("num_gpu", 1, 1e6)), Submit: s.number("submit_time", 0, 1e15) / 1000}
+		j.Work = s.number("iterations", 0, 1e15) * s.number("iteration_time", 0, 1e12) * workFactor / 1000
+		overhead, ok := overheads[pair(s.text("model_name"), int64(j.GPUs))]
 		if !ok {
 			overhead = usualOverhead
 		}
-		out = append(out, TraceJob{ID: id, GPUs: gpus, Submit: submit / 1000, Work: iterations * each * workFactor / 1000, Overhead: overhead})
+		j.Overhead = overhead
+		if first, twice := seen[j.ID]; twice {
+			s.complain("job_id %q is on line %d already", j.ID, first)
+		}
+		seen[j.ID] = s.line
+		if j.Work > mostSeconds {
+			s.complain("a running time of %.3g s is absurd", j.Work)
+		}
+		out = append(out, j)
+	}
+	if len(out) == 0 {
+		s.complain("no job follows the header")
 	}
 	sort.SliceStable(out, func(i, k int) bool { return out[i].Submit < out[k].Submit })
-	return out, nil
+	return out, s.err()
 }
 
 // Completion is the outcome of a job-completion replay, in seconds.
 type Completion struct {
 	Mean, P99, Makespan float64
+	// Ratio is the worst finish-time ratio, Starts the number of placements; 0 where
+	// a policy does not count them.
+	Ratio  float64
+	Starts int
 }
 
 func completionOf(jobs []TraceJob, ends []float64) Completion {

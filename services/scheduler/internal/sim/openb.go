@@ -4,9 +4,6 @@
 package sim
 
 import (
-	"encoding/csv"
-	"errors"
-	"fmt"
 	"hash/fnv"
 	"io"
 	"math"
@@ -23,6 +20,10 @@ const (
 	// wholeGPU is one device in the trace's unit, a thousandth of a device.
 	wholeGPU = 1000
 	mib      = 1 << 20
+
+	mostMillis  = 1e9
+	mostMiB     = 1e12
+	mostDevices = 1024
 )
 
 // Pod is one arrival of an openb trace.
@@ -34,147 +35,166 @@ type Pod struct {
 	Milli int64
 }
 
-// ReadNodes reads a node list: sn, cpu_milli, memory_mib, gpu, model. Device
-// memory is in thousandths of a device, without headroom or overhead.
+// amount is what the pod asks for, in thousandths of a device.
+func (p *Pod) amount() int64 { return p.Milli * int64(p.GPUs) }
+
+// ReadNodes reads a node list: sn, cpu_milli, memory_mib, gpu and, where there
+// are several, model. Device memory is in thousandths of a device, without
+// headroom or overhead.
 func ReadNodes(r io.Reader) ([]placement.Node, error) {
-	rows, err := table(r, "sn", "cpu_milli", "memory_mib", "gpu", "model")
+	s, err := openSheet(r, "sn", "cpu_milli", "memory_mib", "gpu")
 	if err != nil {
 		return nil, err
 	}
 	var out []placement.Node
-	for line, row := range rows {
-		cpu, e1 := strconv.ParseInt(row[1], 10, 64)
-		mem, e2 := strconv.ParseInt(row[2], 10, 64)
-		gpus, e3 := strconv.Atoi(row[3])
-		if err := errors.Join(e1, e2, e3); err != nil {
-			return nil, fmt.Errorf("node list, row %d: %w", line+2, err)
+	seen := map[string]int{}
+	for s.next() {
+		n := placement.Node{Name: s.text("sn"), CPUMillis: s.integer("cpu_milli", 0, mostMillis), HostBytes: s.integer("memory_mib", 0, mostMiB) * mib}
+		if n.Name == "" {
+			s.complain("sn is empty")
+		} else if first, twice := seen[n.Name]; twice {
+			s.complain("sn %q is on line %d already", n.Name, first)
 		}
-		n := placement.Node{Name: row[0], CPUMillis: cpu, HostBytes: mem * mib}
-		for i := range gpus {
-			n.Devices = append(n.Devices, placement.Device{ID: strconv.Itoa(i), Kind: row[4], Memory: wholeGPU})
+		seen[n.Name] = s.line
+		for i := range s.integer("gpu", 0, mostDevices) {
+			n.Devices = append(n.Devices, placement.Device{ID: strconv.FormatInt(i, 10), Kind: s.text("model"), Memory: wholeGPU})
 		}
 		out = append(out, n)
 	}
-	return out, nil
+	if len(out) == 0 {
+		s.complain("no node follows the header")
+	}
+	return out, s.err()
 }
 
 // ReadPods reads a pod list, sorted by name: name, cpu_milli, memory_mib,
-// num_gpu, gpu_milli, gpu_spec.
+// num_gpu, gpu_milli and, where pods name models, gpu_spec (models joined by a
+// bar).
 func ReadPods(r io.Reader) ([]Pod, error) {
-	rows, err := table(r, "name", "cpu_milli", "memory_mib", "num_gpu", "gpu_milli", "gpu_spec")
+	s, err := openSheet(r, "name", "cpu_milli", "memory_mib", "num_gpu", "gpu_milli")
 	if err != nil {
 		return nil, err
 	}
 	var out []Pod
-	for line, row := range rows {
-		cpu, e1 := strconv.ParseInt(row[1], 10, 64)
-		mem, e2 := strconv.ParseInt(row[2], 10, 64)
-		gpus, e3 := strconv.Atoi(row[3])
-		milli, e4 := strconv.ParseInt(row[4], 10, 64)
-		if err := errors.Join(e1, e2, e3, e4); err != nil {
-			return nil, fmt.Errorf("pod list, row %d: %w", line+2, err)
+	for s.next() {
+		p := Pod{
+			Name: s.text("name"), GPUs: int(s.integer("num_gpu", 0, mostDevices)),
+			Demand: job.Demand{CPUMillis: s.integer("cpu_milli", 0, mostMillis), HostBytes: s.integer("memory_mib", 0, mostMiB) * mib},
 		}
-		if cpu == 0 {
-			cpu = 100
+		if p.Demand.CPUMillis == 0 {
+			p.Demand.CPUMillis = 100
 		}
-		p := Pod{Name: row[0], GPUs: gpus, Milli: milli, Demand: job.Demand{CPUMillis: cpu, HostBytes: mem * mib}}
-		if gpus > 0 {
-			g := job.DeviceDemand{Count: gpus, Bytes: milli}
-			if milli >= wholeGPU {
-				g.Bytes = 0
-			}
-			if row[5] != "" {
-				if strings.Contains(row[5], "|") {
-					return nil, fmt.Errorf("pod list, row %d: gpu_spec %q names several models; a demand names one", line+2, row[5])
-				}
-				g.Kind = row[5]
+		if p.GPUs > 0 {
+			p.Milli = s.integer("gpu_milli", 1, wholeGPU)
+			g := job.DeviceDemand{Count: p.GPUs, Kind: models(s.text("gpu_spec"))}
+			if p.Milli < wholeGPU {
+				g.Bytes = p.Milli
 			}
 			p.Demand.Devices = []job.DeviceDemand{g}
+		} else if s.text("gpu_milli") != "" {
+			p.Milli = s.integer("gpu_milli", 0, wholeGPU)
 		}
 		out = append(out, p)
 	}
+	if len(out) == 0 {
+		s.complain("no pod follows the header")
+	}
 	sort.SliceStable(out, func(i, k int) bool { return out[i].Name < out[k].Name })
-	return out, nil
+	return out, s.err()
 }
 
-// table reads CSV columns by name, in any order.
-func table(r io.Reader, columns ...string) ([][]string, error) {
-	c := csv.NewReader(r)
-	c.FieldsPerRecord = -1
-	head, err := c.Read()
-	if err != nil {
-		return nil, fmt.Errorf("no header: %w", err)
-	}
-	at := make([]int, len(columns))
-	var missing []string
-	for i, want := range columns {
-		at[i] = -1
-		for k, h := range head {
-			if strings.TrimSpace(h) == want {
-				at[i] = k
-			}
-		}
-		if at[i] < 0 {
-			missing = append(missing, want)
+// models orders the models of a gpu_spec and drops repetitions, so that equal
+// wishes are one shape.
+func models(spec string) string {
+	parts := strings.Split(spec, "|")
+	sort.Strings(parts)
+	out := parts[:0]
+	for i, m := range parts {
+		if m = strings.TrimSpace(m); m != "" && (i == 0 || m != parts[i-1]) {
+			out = append(out, m)
 		}
 	}
-	if missing != nil {
-		return nil, fmt.Errorf("the header lacks the columns %s", strings.Join(missing, ", "))
+	return strings.Join(out, "|")
+}
+
+// CapacityOf is a fleet's capacity in thousandths of a device.
+func CapacityOf(nodes []placement.Node) int64 {
+	var c int64
+	for i := range nodes {
+		c += int64(len(nodes[i].Devices)) * wholeGPU
 	}
-	var out [][]string
-	for {
-		rec, err := c.Read()
-		if errors.Is(err, io.EOF) {
-			return out, nil
-		}
-		if err != nil {
-			return nil, err
-		}
-		row := make([]string, len(columns))
-		for i, k := range at {
-			if k >= len(rec) {
-				return nil, fmt.Errorf("row %d has %d columns, the header has %d", len(out)+2, len(rec), len(head))
-			}
-			row[i] = strings.TrimSpace(rec[k])
-		}
-		out = append(out, row)
-	}
+	return c
 }
 
 // Arrivals is the published arrival protocol: shuffle the sorted pods, then draw
 // more of them until their demand is inflation times the capacity. The generator
-// and the dropped first draw are part of the protocol.
+// and the dropped first draw are part of the protocol. A list without any device
+// demand is only shuffled: its demand would never grow.
 func Arrivals(sorted []Pod, capacity int64, inflation float64, seed int64) []Pod {
 	r := rand.New(rand.NewSource(seed))
 	_ = r.Int()
 	out := append([]Pod(nil), sorted...)
 	r.Shuffle(len(out), func(i, k int) { out[i], out[k] = out[k], out[i] })
 	var demand int64
-	for _, p := range out {
-		demand += p.Milli * int64(p.GPUs)
+	for i := range out {
+		demand += out[i].amount()
 	}
 	limit := inflation * float64(capacity)
-	for len(sorted) > 0 {
+	for demand > 0 {
 		p := sorted[r.Intn(len(sorted))]
 		if float64(demand+p.Milli) > limit {
-			return out
+			break
 		}
 		out = append(out, p)
-		demand += p.Milli * int64(p.GPUs)
+		demand += p.amount()
 	}
 	return out
 }
 
-// Policy chooses a node for a demand; ok is false when none fits.
-type Policy func(f *placement.Fleet, d *job.Demand) (node int, shares []job.Share, ok bool)
-
-// Policies are the policies that a replay may compare, by name.
-var Policies = map[string]Policy{
-	// The published policy: the score without the guard of scarce kinds.
-	"fgd":       func(f *placement.Fleet, d *job.Demand) (int, []job.Share, bool) { return f.Unguarded().Best(d) },
-	"default":   func(f *placement.Fleet, d *job.Demand) (int, []job.Share, bool) { return f.Best(d) },
-	"first-fit": func(f *placement.Fleet, d *job.Demand) (int, []job.Share, bool) { return f.First(d) },
+// Policy places one demand after another on a fleet of its own.
+type Policy interface {
+	// Place takes what a pod asks for; false when nothing fits.
+	Place(p *Pod) bool
+	// Fleet is what has been promised so far.
+	Fleet() []placement.Node
 }
+
+// Policies prepare the policies that a replay may compare, by name. What they
+// return starts one replay. pods is the list that the arrivals are drawn from.
+var Policies = map[string]func(nodes []placement.Node, pods []Pod) func(fleet []placement.Node) Policy{
+	"default": func(nodes []placement.Node, pods []Pod) func([]placement.Node) Policy {
+		typical := TypicalPods(pods)
+		taste := placement.Rehearse(nodes, typical)
+		return func(fleet []placement.Node) Policy {
+			f := placement.NewFleet(fleet, typical)
+			f.SetTaste(taste)
+			return &corePolicy{f}
+		}
+	},
+	"first-fit": published(func([]Pod) rule { return firstFit{} }),
+	"best-fit":  published(func([]Pod) rule { return bestFit{} }),
+	"fgd":       published(func(pods []Pod) rule { return newGradient(pods) }),
+}
+
+func published(r func([]Pod) rule) func([]placement.Node, []Pod) func([]placement.Node) Policy {
+	return func(_ []placement.Node, pods []Pod) func([]placement.Node) Policy {
+		score := r(pods)
+		return func(fleet []placement.Node) Policy { return newReference(fleet, score) }
+	}
+}
+
+// corePolicy is the product's own placement.
+type corePolicy struct{ fleet *placement.Fleet }
+
+func (c *corePolicy) Place(p *Pod) bool {
+	node, shares, ok := c.fleet.Best(&p.Demand)
+	if ok {
+		c.fleet.Hold(node, shares, p.Demand.CPUMillis, p.Demand.HostBytes)
+	}
+	return ok
+}
+
+func (c *corePolicy) Fleet() []placement.Node { return c.fleet.Nodes() }
 
 // Allocation is the outcome of one arrival replay.
 type Allocation struct {
@@ -188,25 +208,22 @@ type Allocation struct {
 }
 
 // Replay places each pod once, in order, and never removes one.
-func Replay(nodes []placement.Node, arrivals []Pod, typical []placement.Typical, choose Policy) Allocation {
+func Replay(nodes []placement.Node, arrivals []Pod, start func([]placement.Node) Policy) Allocation {
 	fleet := make([]placement.Node, len(nodes))
-	var capacity int64
 	for i, n := range nodes {
 		fleet[i] = n
 		fleet[i].Devices = append([]placement.Device(nil), n.Devices...)
-		capacity += int64(len(n.Devices)) * wholeGPU
 	}
-	f := placement.NewFleet(fleet, typical)
+	capacity := CapacityOf(nodes)
+	choose := start(fleet)
 	out := Allocation{Percent: map[int]float64{}}
 	sum, n := map[int]float64{}, map[int]int{}
 	var arrived, allocated int64
 	for i := range arrivals {
 		p := &arrivals[i]
-		amount := p.Milli * int64(p.GPUs)
-		arrived += amount
-		if node, shares, ok := choose(f, &p.Demand); ok {
-			f.Hold(node, shares, p.Demand.CPUMillis, p.Demand.HostBytes)
-			allocated += amount
+		arrived += p.amount()
+		if choose.Place(p) {
+			allocated += p.amount()
 			out.Placed++
 		} else {
 			out.Dropped++
@@ -219,7 +236,7 @@ func Replay(nodes []placement.Node, arrivals []Pod, typical []placement.Typical,
 		out.Percent[b] = math.Round(100*s/float64(n[b])) / 100
 	}
 	out.Final = 100 * float64(allocated) / float64(capacity)
-	for _, node := range f.Nodes() {
+	for _, node := range choose.Fleet() {
 		if node.UsedCPU > node.CPUMillis || node.UsedHost > node.HostBytes {
 			out.Overcommits++
 		}
@@ -232,9 +249,10 @@ func Replay(nodes []placement.Node, arrivals []Pod, typical []placement.Typical,
 	return out
 }
 
-// Constrain names a device kind for part of the pods that want devices: about
-// share of them, spread over the kinds by weight. It is a function of the pods'
-// names, so that every policy sees the same list.
+// Constrain names device kinds for part of the pods that want devices: about
+// share of them, spread over the entries of weight, each one kind or several
+// joined by a bar. It is a function of the pods' names, so that every policy
+// sees the same list.
 func Constrain(pods []Pod, share float64, weight map[string]float64) []Pod {
 	kinds := make([]string, 0, len(weight))
 	total := 0.0

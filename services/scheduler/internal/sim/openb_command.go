@@ -1,147 +1,125 @@
 package sim
 
 import (
-	"encoding/json"
-	"errors"
-	"flag"
 	"fmt"
 	"io"
-	"os"
-	"sort"
+	"maps"
+	"runtime"
+	"slices"
 	"strconv"
-	"strings"
-	"text/tabwriter"
+	"sync"
 	"time"
 
 	"github.com/ultrathink-pilot/trainyard/services/scheduler/internal/placement"
 )
 
-// buckets are the arrival levels that a replay prints, in percent.
+// buckets are the arrival levels that a table shows, in percent.
 var buckets = []int{60, 80, 90, 95, 100, 110, 120, 130}
 
-// OpenbRow is the outcome of one seed, or with Seed "mean" of all.
+// OpenbRow is the outcome of one policy and seed, or with Seed "mean" of all its
+// seeds. JSON has every arrival level, the table a few.
 type OpenbRow struct {
+	Policy      string             `json:"policy"`
 	Seed        string             `json:"seed"`
 	Allocated   map[string]float64 `json:"allocated_percent"`
 	Final       float64            `json:"final_percent"`
 	Placed      int                `json:"placed"`
 	Dropped     int                `json:"dropped"`
+	Impossible  int                `json:"impossible"`
 	Overcommits int                `json:"overcommits"`
 	Microsecond float64            `json:"microseconds_per_pod"`
 }
 
 // RunOpenb is the command "schedreplay openb".
 func RunOpenb(args []string, out io.Writer) error {
-	fs := flag.NewFlagSet("openb", flag.ContinueOnError)
-	fs.SetOutput(io.Discard)
-	nodesFile := fs.String("nodes", "", "")
-	podsFile := fs.String("pods", "", "")
-	seeds := fs.String("seeds", "42-51", "")
-	inflation := fs.Float64("inflation", 1.3, "")
-	policy := fs.String("policy", "default", "")
-	format := fs.String("o", "table", "")
-	if err := fs.Parse(args); err != nil {
+	o := newOptions("openb")
+	nodesFile, podsFile := o.String("nodes", "", ""), o.String("pods", "", "")
+	seeds := o.String("seeds", "42-51", "")
+	inflation := o.Float64("inflation", 1.3, "")
+	policy := o.String("policy", "default", "")
+	if err := o.parse(args); err != nil {
 		return err
 	}
-	var problems []error
-	complain := func(format string, args ...any) { problems = append(problems, fmt.Errorf(format, args...)) }
-	choose, ok := Policies[*policy]
-	if !ok {
-		complain("--policy %q is unknown; use %s", *policy, strings.Join(policyNames(), " or "))
+	policies := o.choices("policy", *policy, slices.Sorted(maps.Keys(Policies)))
+	from, to := o.seeds(*seeds)
+	if !(*inflation > 0 && *inflation <= 100) {
+		o.complain("--inflation %g is not between 0 and 100", *inflation)
 	}
-	from, to, err := seedRange(*seeds)
-	if err != nil {
-		problems = append(problems, err)
+	nodes := load(o, "nodes", *nodesFile, ReadNodes)
+	pods := load(o, "pods", *podsFile, ReadPods)
+	if len(o.problems) == 0 && CapacityOf(nodes) == 0 {
+		o.complain("--nodes %s: no node has a device; there is nothing to allocate", *nodesFile)
 	}
-	if *format != "table" && *format != "json" {
-		complain("-o %q is unknown; use table or json", *format)
+	if err := o.err(); err != nil {
+		return err
 	}
-	if *inflation <= 0 || *inflation > 100 {
-		complain("--inflation %g is not between 0 and 100", *inflation)
+	rows := make([]OpenbRow, len(policies)*int(to-from+1))
+	var jobs []func()
+	for i, p := range policies {
+		start := Policies[p](nodes, pods)
+		for seed := from; seed <= to; seed++ {
+			at := i*int(to-from+1) + int(seed-from)
+			jobs = append(jobs, func() { rows[at] = replaySeed(nodes, pods, *inflation, seed, p, start) })
+		}
 	}
-	nodes, err := readFile(*nodesFile, "nodes", ReadNodes)
-	if err != nil {
-		problems = append(problems, err)
+	atOnce(jobs)
+	var all []OpenbRow
+	for i := range policies {
+		part := rows[i*int(to-from+1) : (i+1)*int(to-from+1)]
+		all = append(append(all, part...), meanOf(part))
 	}
-	pods, err := readFile(*podsFile, "pods", ReadPods)
-	if err != nil {
-		problems = append(problems, err)
-	}
-	if len(problems) > 0 {
-		return errors.Join(problems...)
-	}
-	var rows []OpenbRow
-	for seed := from; seed <= to; seed++ {
-		rows = append(rows, replaySeed(nodes, pods, *inflation, seed, choose))
-	}
-	rows = append(rows, meanOf(rows))
-	if *format == "json" {
-		e := json.NewEncoder(out)
-		e.SetIndent("", "  ")
-		return e.Encode(rows)
-	}
-	return printOpenb(out, rows)
+	return printOpenb(o, out, all)
 }
 
-func policyNames() []string {
-	var out []string
-	for n := range Policies {
-		out = append(out, n)
+// atOnce runs jobs on all processors.
+func atOnce(jobs []func()) {
+	var wg sync.WaitGroup
+	tokens := make(chan struct{}, runtime.GOMAXPROCS(0))
+	for _, run := range jobs {
+		tokens <- struct{}{}
+		wg.Go(func() {
+			run()
+			<-tokens
+		})
 	}
-	sort.Strings(out)
-	return out
+	wg.Wait()
 }
 
-func seedRange(s string) (from, to int64, err error) {
-	a, b, ranged := strings.Cut(s, "-")
-	if !ranged {
-		b = a
-	}
-	from, e1 := strconv.ParseInt(a, 10, 64)
-	to, e2 := strconv.ParseInt(b, 10, 64)
-	if e1 != nil || e2 != nil || to < from {
-		return 0, 0, fmt.Errorf("--seeds %q is not a number or a range such as 42-51", s)
-	}
-	return from, to, nil
-}
-
-func readFile[T any](path, flag string, read func(io.Reader) (T, error)) (out T, err error) {
-	if path == "" {
-		return out, fmt.Errorf("--%s is required", flag)
-	}
-	f, err := os.Open(path)
-	if err != nil {
-		return out, fmt.Errorf("--%s: %w", flag, err)
-	}
-	defer func() { err = errors.Join(err, f.Close()) }()
-	if out, err = read(f); err != nil {
-		return out, fmt.Errorf("--%s %s: %w", flag, path, err)
-	}
-	return out, nil
-}
-
-func replaySeed(nodes []placement.Node, pods []Pod, inflation float64, seed int64, choose Policy) OpenbRow {
-	var capacity int64
-	for i := range nodes {
-		capacity += int64(len(nodes[i].Devices)) * wholeGPU
-	}
-	arrivals := Arrivals(pods, capacity, inflation, seed)
+func replaySeed(nodes []placement.Node, pods []Pod, inflation float64, seed int64, policy string, start func([]placement.Node) Policy) OpenbRow {
+	arrivals := Arrivals(pods, CapacityOf(nodes), inflation, seed)
 	begin := time.Now()
-	a := Replay(nodes, arrivals, TypicalPods(pods), choose)
+	a := Replay(nodes, arrivals, start)
 	row := OpenbRow{
-		Seed: strconv.FormatInt(seed, 10), Allocated: map[string]float64{}, Final: a.Final, Placed: a.Placed, Dropped: a.Dropped, Overcommits: a.Overcommits,
+		Policy: policy, Seed: strconv.FormatInt(seed, 10), Allocated: map[string]float64{}, Final: a.Final, Placed: a.Placed, Dropped: a.Dropped,
+		Impossible: impossible(nodes, arrivals), Overcommits: a.Overcommits,
 		Microsecond: float64(time.Since(begin).Microseconds()) / float64(max(len(arrivals), 1)),
 	}
-	for _, b := range buckets {
-		if v, ok := a.Percent[b]; ok {
-			row.Allocated[strconv.Itoa(b)] = v
-		}
+	for b, v := range a.Percent {
+		row.Allocated[strconv.Itoa(b)] = v
 	}
 	return row
 }
 
+// impossible counts the pods that not even an empty fleet could take.
+func impossible(nodes []placement.Node, pods []Pod) int {
+	known := map[string]bool{}
+	n := 0
+	for i := range pods {
+		key := placement.Shape(&pods[i].Demand)
+		bad, ok := known[key]
+		if !ok {
+			bad = len(placement.Impossible(nodes, &pods[i].Demand)) > 0
+			known[key] = bad
+		}
+		if bad {
+			n++
+		}
+	}
+	return n
+}
+
 func meanOf(rows []OpenbRow) OpenbRow {
-	m := OpenbRow{Seed: "mean", Allocated: map[string]float64{}}
+	m := OpenbRow{Policy: rows[0].Policy, Seed: "mean", Allocated: map[string]float64{}}
 	n := float64(len(rows))
 	for _, r := range rows {
 		for b, v := range r.Allocated {
@@ -151,32 +129,29 @@ func meanOf(rows []OpenbRow) OpenbRow {
 		m.Microsecond += r.Microsecond / n
 		m.Placed += r.Placed
 		m.Dropped += r.Dropped
+		m.Impossible += r.Impossible
 		m.Overcommits += r.Overcommits
 	}
 	return m
 }
 
-func printOpenb(out io.Writer, rows []OpenbRow) error {
-	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', tabwriter.AlignRight)
-	head := "seed\t"
+func printOpenb(o *options, out io.Writer, rows []OpenbRow) error {
+	head := []string{"policy", "seed"}
 	for _, b := range buckets {
-		head += fmt.Sprintf("@%d %%\t", b)
+		head = append(head, fmt.Sprintf("@%d %%", b))
 	}
-	var lines strings.Builder
-	lines.WriteString(head + "placed\tdropped\tover-commits\tus/pod\t\n")
+	head = append(head, "placed", "dropped", "impossible", "over-commits", "us/pod")
+	var lines [][]string
 	for _, r := range rows {
-		line := r.Seed + "\t"
+		line := []string{r.Policy, r.Seed}
 		for _, b := range buckets {
 			if v, ok := r.Allocated[strconv.Itoa(b)]; ok {
-				line += fmt.Sprintf("%.2f\t", v)
+				line = append(line, fmt.Sprintf("%.2f", v))
 			} else {
-				line += "-\t"
+				line = append(line, "-")
 			}
 		}
-		lines.WriteString(line + fmt.Sprintf("%d\t%d\t%d\t%.1f\t\n", r.Placed, r.Dropped, r.Overcommits, r.Microsecond))
+		lines = append(lines, append(line, strconv.Itoa(r.Placed), strconv.Itoa(r.Dropped), strconv.Itoa(r.Impossible), strconv.Itoa(r.Overcommits), fmt.Sprintf("%.1f", r.Microsecond)))
 	}
-	if _, err := io.WriteString(w, lines.String()); err != nil {
-		return err
-	}
-	return w.Flush()
+	return o.print(out, rows, head, lines)
 }
