@@ -42,7 +42,7 @@ var Trainyard = Tiers{
 	"services/checkpoint-janitor": {
 		Pure: []string{"retention", "usage"},
 		Shell: []string{
-			"archive", "inventory", "janitorapi", "metrics", "offline", "planning", "policyfile", "postgres", "registryapi", "replay", "report", "schedule",
+			"inventory", "janitorapi", "metrics", "offline", "planning", "policyfile", "postgres", "registryapi", "replay", "report", "schedule",
 			"scrub", "sweep",
 		},
 		API: []string{"janitorapi", "registryapi"},

@@ -11,7 +11,7 @@ import (
 	"os"
 	"path/filepath"
 
-	"github.com/ultrathink-pilot/trainyard/services/checkpoint-janitor/internal/archive"
+	"github.com/ultrathink-pilot/trainyard/libs/checkpointcodec"
 	"github.com/ultrathink-pilot/trainyard/services/checkpoint-janitor/internal/retention"
 )
 
@@ -23,9 +23,9 @@ func Pack(args []string, out io.Writer) error {
 		return err
 	}
 	sum := sha256.New()
-	var stats archive.Stats
+	var stats checkpointcodec.Stats
 	err = through(from, base, to, func(src io.Reader, base io.ReadSeeker, dst *os.File) (err error) {
-		if stats, err = archive.Encode(dst, io.TeeReader(src, sum), base); err != nil {
+		if stats, err = checkpointcodec.Encode(dst, io.TeeReader(src, sum), base); err != nil {
 			return err
 		}
 		return readBack(dst, base, sum)
@@ -48,7 +48,7 @@ func readBack(dst *os.File, base io.ReadSeeker, want hash.Hash) error {
 		}
 	}
 	got := sha256.New()
-	if _, err := archive.Decode(got, dst, base); err != nil {
+	if _, err := checkpointcodec.Decode(got, dst, base); err != nil {
 		return fmt.Errorf("read back: %w", err)
 	}
 	if !bytes.Equal(got.Sum(nil), want.Sum(nil)) {
@@ -63,9 +63,9 @@ func Unpack(args []string, out io.Writer) error {
 	if err != nil {
 		return err
 	}
-	var stats archive.Stats
+	var stats checkpointcodec.Stats
 	err = through(from, base, to, func(src io.Reader, base io.ReadSeeker, dst *os.File) (err error) {
-		stats, err = archive.Decode(dst, src, base)
+		stats, err = checkpointcodec.Decode(dst, src, base)
 		return err
 	})
 	if err != nil {

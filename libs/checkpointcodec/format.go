@@ -1,4 +1,4 @@
-// Package archive packs checkpoint files without loss. Floating point numbers
+// Package checkpointcodec packs checkpoint files without loss. Floating point numbers
 // hardly compress as bytes, because their mantissas are noise; but their
 // exponents are not. So numbers are cut into planes, all first bytes, all second
 // bytes and so on, and each plane is entropy-coded on its own with huff0. Against
@@ -20,7 +20,7 @@
 // A reader gets bytes back only if they have the digest that was written. The
 // checksum is there for the few bits that decode to the same bytes when flipped:
 // a damaged archive is to be noticed before it matters.
-package archive
+package checkpointcodec
 
 import "errors"
 
