@@ -37,17 +37,27 @@ type MLflow struct {
 
 // S3 is the bucket that holds checkpoints and artifacts.
 type S3 struct {
-	Endpoint  string `conf:"endpoint" usage:"host:port or https:// URL of the S3 server"`
-	AccessKey string `conf:"access-key" secret:"true" usage:"access key"`
-	SecretKey string `conf:"secret-key" secret:"true" usage:"secret key"`
-	Bucket    string `conf:"bucket" default:"trainyard" usage:"bucket; made if it does not exist"`
-	Region    string `conf:"region" usage:"region; empty means us-east-1"`
-	CA        string `conf:"ca" usage:"PEM file of the S3 server's authority; empty means the system's"`
-	Insecure  bool   `conf:"insecure" default:"false" usage:"speak http to the S3 server; only for a trusted network"`
+	Endpoint   string `conf:"endpoint" usage:"host:port or https:// URL of the S3 server"`
+	AccessKey  string `conf:"access-key" secret:"true" usage:"access key"`
+	SecretKey  string `conf:"secret-key" secret:"true" usage:"secret key"`
+	Bucket     string `conf:"bucket" default:"trainyard" usage:"bucket; made if it does not exist"`
+	ColdBucket string `conf:"cold-bucket" usage:"bucket of archived checkpoints; empty means the same, below cold/"`
+	Region     string `conf:"region" usage:"region; empty means us-east-1"`
+	CA         string `conf:"ca" usage:"PEM file of the S3 server's authority; empty means the system's"`
+	Insecure   bool   `conf:"insecure" default:"false" usage:"speak http to the S3 server; only for a trusted network"`
 }
 
 // grpc reports whether gRPC is served: nobody can be known without a certificate.
 func (c *Config) grpc() bool { return c.TLSCert != "" && c.TLSKey != "" && c.TLSCA != "" }
+
+// coldStore is where archived checkpoints are.
+func (c *Config) coldStore(hot *objectstore.Store) (*objectstore.Store, error) {
+	if c.S3.ColdBucket == "" || c.bucket() == "" || c.S3.ColdBucket == c.bucket() {
+		return hot, nil
+	}
+	return objectstore.Open(objectstore.Config{Endpoint: c.S3.Endpoint, AccessKey: c.S3.AccessKey, SecretKey: c.S3.SecretKey,
+		Bucket: c.S3.ColdBucket, Region: c.S3.Region, CA: c.S3.CA, Insecure: c.S3.Insecure})
+}
 
 // bucket is the S3 bucket, "" when artifacts go to a directory.
 func (c *Config) bucket() string {

@@ -61,6 +61,13 @@ func build(ctx context.Context, cfg Config, tel *telemetry.Telemetry, group *lif
 	if err := objects.EnsureBucket(ctx); err != nil {
 		return fmt.Errorf("object store: %w", err)
 	}
+	cold, err := cfg.coldStore(objects)
+	if err != nil {
+		return err
+	}
+	if err := cold.EnsureBucket(ctx); err != nil {
+		return fmt.Errorf("cold tier: %w", err)
+	}
 	if err := pg.Migrate(ctx, cfg.DSN, postgres.Schema, postgres.Migrations); err != nil {
 		return err
 	}
@@ -90,7 +97,7 @@ func build(ctx context.Context, cfg Config, tel *telemetry.Telemetry, group *lif
 	group.Add("watcher", watcher.Run)
 	group.Add("committer", committer.Run)
 	if cfg.grpc() {
-		if err := serveGRPC(cfg, tel, group, listener, registryapi.Deps{Store: store, Watcher: watcher, Objects: objects, Committer: committer,
+		if err := serveGRPC(cfg, tel, group, listener, registryapi.Deps{Store: store, Watcher: watcher, Objects: objects, Cold: cold, Committer: committer,
 			Tracer: tel.Tracer("trainyard/registry"), Log: tel.Log, Metrics: tel.Metrics}); err != nil {
 			return err
 		}

@@ -52,7 +52,18 @@ type File struct {
 	// Present says that the bytes were proven in the object store before, so that
 	// the caller need not upload them.
 	Present bool
+	// Cold says that the bytes are in the cold tier only: ObjectKey holds nothing.
+	Cold bool
 }
+
+// Tier is where the bytes of a checkpoint are.
+type Tier string
+
+// The tiers.
+const (
+	Hot      Tier = "HOT"
+	ColdTier Tier = "COLD"
+)
 
 // Checkpoint is the catalogue's record of one checkpoint.
 type Checkpoint struct {
@@ -84,6 +95,7 @@ type Checkpoint struct {
 	Tombstone time.Time
 	// TraceParent is the trace of the attempt that wrote it.
 	TraceParent string
+	Tier        Tier
 }
 
 // Sharpe returns the ranking metric and whether it can rank: NaN and infinities say

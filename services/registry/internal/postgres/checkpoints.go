@@ -342,7 +342,7 @@ func (s *Store) ListCheckpoints(ctx context.Context, f CheckpointFilter) ([]cata
 func readCheckpoints(ctx context.Context, q querier, where string, args ...any) ([]catalog.Checkpoint, error) {
 	rows, err := q.Query(ctx, `SELECT c.checkpoint_id, c.run_id, e.name, c.attempt, c.fence, c.step, c.state, c.corrupt, c.detail,
 		COALESCE(c.parent_id, ''), c.manifest_sha256, c.total_bytes, c.metrics, c.resumable, c.feature_schema, c.data_version, c.code_version,
-		c.evaluation_window, c.trades, c.trace_parent, c.create_time, c.commit_time, c.tombstone_time,
+		c.evaluation_window, c.trades, c.trace_parent, c.create_time, c.commit_time, c.tombstone_time, c.tier,
 		EXISTS (SELECT 1 FROM checkpoint_pins p WHERE p.checkpoint_id = c.checkpoint_id)
 		FROM checkpoints c JOIN runs r USING (run_id) JOIN experiments e USING (experiment_id) `+where, args...)
 	if err != nil {
@@ -357,7 +357,7 @@ func readCheckpoints(ctx context.Context, q querier, where string, args ...any) 
 		)
 		err := row.Scan(&c.ID, &c.RunID, &c.Experiment, &c.Attempt, &fence, &c.Step, &c.State, &c.Corrupt, &c.Detail,
 			&c.ParentID, &c.Digest, &c.Bytes, &raw, &c.Resumable, &c.FeatureSchema, &c.DataVersion, &c.CodeVersion,
-			&c.EvaluationWindow, &c.Trades, &c.TraceParent, &c.Create, &commit, &buried, &c.Pinned)
+			&c.EvaluationWindow, &c.Trades, &c.TraceParent, &c.Create, &commit, &buried, &c.Tier, &c.Pinned)
 		if err != nil {
 			return c, err
 		}
@@ -374,7 +374,7 @@ func readCheckpoints(ctx context.Context, q querier, where string, args ...any) 
 		ids[i] = all[i].ID
 		at[ids[i]] = &all[i]
 	}
-	rows, err = q.Query(ctx, `SELECT f.checkpoint_id, f.name, b.sha256, b.size_bytes, b.object_key, b.state = 'PRESENT'
+	rows, err = q.Query(ctx, `SELECT f.checkpoint_id, f.name, b.sha256, b.size_bytes, b.object_key, b.state = 'PRESENT', b.state = 'COLD'
 		FROM checkpoint_files f JOIN blobs b USING (blob_id) WHERE f.checkpoint_id = ANY($1) ORDER BY f.checkpoint_id, f.name`, ids)
 	if err != nil {
 		return nil, err
@@ -383,7 +383,7 @@ func readCheckpoints(ctx context.Context, q querier, where string, args ...any) 
 		id string
 		f  catalog.File
 	)
-	_, err = pgx.ForEachRow(rows, []any{&id, &f.Name, &f.SHA256, &f.Size, &f.ObjectKey, &f.Present}, func() error {
+	_, err = pgx.ForEachRow(rows, []any{&id, &f.Name, &f.SHA256, &f.Size, &f.ObjectKey, &f.Present, &f.Cold}, func() error {
 		at[id].Files = append(at[id].Files, f)
 		return nil
 	})

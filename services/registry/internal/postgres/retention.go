@@ -17,6 +17,11 @@ type InventoryItem struct {
 	// ExclusiveBytes would be freed by this checkpoint's deletion alone.
 	ExclusiveBytes int64
 	RunActive      bool
+	// LastUse is the newest read, or activity of its run; ExperimentUse that of any run of its
+	// experiment.
+	LastUse, ExperimentUse time.Time
+	// Bases are checkpoints without whose contents this one cannot be read.
+	Bases []string
 }
 
 // inventoryWhere is what has bytes: everything committed and not DELETED, and uploads
@@ -48,10 +53,63 @@ func (s *Store) Inventory(ctx context.Context, after string, limit int, now time
 		return nil, 0, err
 	}
 	items := make([]InventoryItem, len(cs))
+	at := make(map[string]*InventoryItem, len(cs))
 	for i, c := range cs {
 		items[i] = InventoryItem{Checkpoint: c, Roots: catalog.Roots(*facts[c.ID]), ExclusiveBytes: exclusive[c.ID], RunActive: active[c.ID]}
+		at[c.ID] = &items[i]
 	}
-	return items, total, nil
+	if err := readUse(ctx, s.pool, ids, now, at); err != nil {
+		return nil, 0, err
+	}
+	return items, total, readBases(ctx, s.pool, ids, at)
+}
+
+// readUse fills in when each checkpoint, and its experiment, was last of use to anyone. A run
+// that is going on is in use now.
+func readUse(ctx context.Context, q querier, ids []string, now time.Time, at map[string]*InventoryItem) error {
+	rows, err := q.Query(ctx, `SELECT c.checkpoint_id, GREATEST(c.last_read_time, CASE WHEN r.end_time IS NULL THEN $2 ELSE r.end_time END), e.used
+		FROM checkpoints c JOIN runs r USING (run_id) JOIN (
+			SELECT experiment_id, max(CASE WHEN end_time IS NULL THEN $2 ELSE end_time END) AS used FROM runs
+			WHERE experiment_id IN (SELECT o.experiment_id FROM checkpoints oc JOIN runs o USING (run_id) WHERE oc.checkpoint_id = ANY($1))
+			GROUP BY 1) e ON e.experiment_id = r.experiment_id WHERE c.checkpoint_id = ANY($1)`, ids, now)
+	if err != nil {
+		return err
+	}
+	var (
+		id          string
+		used, whole *time.Time
+	)
+	if _, err := pgx.ForEachRow(rows, []any{&id, &used, &whole}, func() error {
+		at[id].LastUse, at[id].ExperimentUse = fromNull(used), fromNull(whole)
+		return nil
+	}); err != nil {
+		return fmt.Errorf("read the last use: %w", err)
+	}
+	return nil
+}
+
+// dependency pairs a checkpoint that lives in the cold tier as a difference with every
+// checkpoint that holds the content it is the difference to.
+const dependency = `SELECT DISTINCT f.checkpoint_id AS base, df.checkpoint_id AS dependent FROM checkpoint_files df
+	JOIN checkpoints dc ON dc.checkpoint_id = df.checkpoint_id AND dc.state NOT IN ('DELETING', 'DELETED')
+	JOIN blobs db ON db.blob_id = df.blob_id AND db.state = 'COLD'
+	JOIN cold_copies d ON d.sha256 = db.sha256
+	JOIN blobs b ON b.sha256 = d.base_sha256
+	JOIN checkpoint_files f ON f.blob_id = b.blob_id AND f.checkpoint_id <> df.checkpoint_id`
+
+func readBases(ctx context.Context, q querier, ids []string, at map[string]*InventoryItem) error {
+	rows, err := q.Query(ctx, dependency+` WHERE df.checkpoint_id = ANY($1) ORDER BY 1, 2`, ids)
+	if err != nil {
+		return err
+	}
+	var base, dependent string
+	if _, err := pgx.ForEachRow(rows, []any{&base, &dependent}, func() error {
+		at[dependent].Bases = append(at[dependent].Bases, base)
+		return nil
+	}); err != nil {
+		return fmt.Errorf("read the bases: %w", err)
+	}
+	return nil
 }
 
 // readFacts reads everything that refers to the given checkpoints. Called under their row
@@ -120,7 +178,33 @@ func readFacts(ctx context.Context, q querier, ids []string, now time.Time) (map
 	}); err != nil {
 		return nil, nil, fmt.Errorf("read parents and pins: %w", err)
 	}
-	return facts, active, nil
+	return facts, active, readHolds(ctx, q, ids, facts)
+}
+
+// readHolds adds what came with the cold tier: dependents, and legal holds.
+func readHolds(ctx context.Context, q querier, ids []string, facts map[string]*catalog.Facts) error {
+	rows, err := q.Query(ctx, dependency+` WHERE f.checkpoint_id = ANY($1) ORDER BY 1, 2`, ids)
+	if err != nil {
+		return err
+	}
+	var id, other string
+	if _, err := pgx.ForEachRow(rows, []any{&id, &other}, func() error {
+		facts[id].Dependents = append(facts[id].Dependents, other)
+		return nil
+	}); err != nil {
+		return fmt.Errorf("read dependents: %w", err)
+	}
+	rows, err = q.Query(ctx, `SELECT checkpoint_id, actor || ': ' || reason FROM legal_holds WHERE checkpoint_id = ANY($1)`, ids)
+	if err != nil {
+		return err
+	}
+	if _, err := pgx.ForEachRow(rows, []any{&id, &other}, func() error {
+		facts[id].LegalHold = other
+		return nil
+	}); err != nil {
+		return fmt.Errorf("read legal holds: %w", err)
+	}
+	return nil
 }
 
 func exclusiveBytes(ctx context.Context, q querier, ids []string) (map[string]int64, error) {
@@ -291,19 +375,20 @@ func (t *Tx) BeginDelete(ctx context.Context, ids []string, grace time.Duration)
 }
 
 // releaseBlobs closes and returns the blobs that only checkpoints on their way out refer to.
+// What archived checkpoints alone still share goes to the cold tier with them, and the packed
+// copies that nothing needs any more are released.
 func (t *Tx) releaseBlobs(ctx context.Context, ids []string) ([]string, error) {
-	// Lock first, look second: in one statement the look would use a snapshot from before
-	// the lock, and miss a reference that was just added.
-	if _, err := t.tx.Exec(ctx, `SELECT 1 FROM blobs WHERE blob_id IN (SELECT blob_id FROM checkpoint_files WHERE checkpoint_id = ANY($1))
-		ORDER BY sha256, generation FOR UPDATE`, ids); err != nil {
-		return nil, fmt.Errorf("lock blobs: %w", err)
+	if _, err := t.cool(ctx, ids); err != nil {
+		return nil, err
 	}
-	rows, err := t.tx.Query(ctx, `UPDATE blobs b SET state = CASE WHEN b.state = 'DELETED' THEN b.state ELSE 'DELETING' END, update_time = $2
+	// A COLD row has no object of its own: nothing is left to delete under its key.
+	rows, err := t.tx.Query(ctx, `WITH gone AS (UPDATE blobs b SET state = CASE WHEN b.state IN ('DELETED', 'COLD') THEN 'DELETED' ELSE 'DELETING' END, update_time = $2
 		WHERE b.blob_id IN (SELECT blob_id FROM checkpoint_files WHERE checkpoint_id = ANY($1))
 		AND NOT EXISTS (SELECT 1 FROM checkpoint_files f JOIN checkpoints c USING (checkpoint_id)
 			WHERE f.blob_id = b.blob_id AND c.state NOT IN ('DELETING', 'DELETED'))
 		AND NOT EXISTS (SELECT 1 FROM artifacts a WHERE a.blob_id = b.blob_id)
-		RETURNING b.object_key`, ids, t.now)
+		RETURNING b.object_key, b.state)
+		SELECT object_key FROM gone WHERE state = 'DELETING'`, ids, t.now)
 	if err != nil {
 		return nil, err
 	}
@@ -311,7 +396,39 @@ func (t *Tx) releaseBlobs(ctx context.Context, ids []string) ([]string, error) {
 	if err != nil {
 		return nil, fmt.Errorf("release blobs: %w", err)
 	}
-	return keys, nil
+	return keys, t.releaseCopies(ctx, `k.sha256 IN (SELECT b.sha256 FROM checkpoint_files f JOIN blobs b USING (blob_id) WHERE f.checkpoint_id = ANY($1))`, ids)
+}
+
+// releaseCopies lets packed copies go that no checkpoint needs, the ends of chains first.
+func (t *Tx) releaseCopies(ctx context.Context, where string, args ...any) error {
+	for range catalog.MaxColdDepth + 1 {
+		rows, err := t.tx.Query(ctx, `DELETE FROM cold_copies k WHERE `+where+`
+			AND NOT EXISTS (SELECT 1 FROM cold_copies d WHERE d.base_sha256 = k.sha256)
+			AND NOT EXISTS (SELECT 1 FROM blobs b JOIN checkpoint_files f USING (blob_id) JOIN checkpoints c USING (checkpoint_id)
+				WHERE b.sha256 = k.sha256 AND c.state NOT IN ('DELETING', 'DELETED'))
+			RETURNING object_key, object_bytes`, args...)
+		if err != nil {
+			return err
+		}
+		gone, err := pgx.CollectRows(rows, pgx.RowToStructByPos[sizedKey])
+		if err != nil {
+			return fmt.Errorf("release cold copies: %w", err)
+		}
+		if len(gone) == 0 {
+			return nil
+		}
+		for _, o := range gone {
+			if err := t.release(ctx, o.Key, o.Size, "packed copy of a deleted checkpoint", t.now); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+type sizedKey struct {
+	Key  string
+	Size int64
 }
 
 // ConfirmDeleted records that the bytes are gone.

@@ -24,9 +24,11 @@ import (
 
 // Deps is what the services work with.
 type Deps struct {
-	Store     *postgres.Store
-	Watcher   *postgres.Watcher
-	Objects   *objectstore.Store
+	Store   *postgres.Store
+	Watcher *postgres.Watcher
+	Objects *objectstore.Store
+	// Cold is where packed copies are; the same bucket unless it is configured.
+	Cold      *objectstore.Store
 	Committer *ingest.Committer
 	Tracer    trace.Tracer
 	Log       *zap.Logger
@@ -36,15 +38,19 @@ type Deps struct {
 // api is shared by the services.
 type api struct {
 	Deps
-	fenced *prometheus.CounterVec
-	proofs proofs
+	fenced   *prometheus.CounterVec
+	proofs   proofs
+	restores *restores
 }
 
 // Register puts the services on a server.
-func Register(s grpc.ServiceRegistrar, deps Deps) error {
+func Register(s grpc.ServiceRegistrar, deps Deps) (err error) {
 	a := &api{Deps: deps, proofs: proofs{objects: deps.Objects}, fenced: prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "trainyard_stale_fence_rejected_total", Help: "Writes refused because their fence was stale."}, []string{"rpc"})}
 	if err := deps.Metrics.Register(a.fenced); err != nil {
+		return err
+	}
+	if a.restores, err = newRestores(deps); err != nil {
 		return err
 	}
 	registryv1.RegisterIngestServiceServer(s, &ingestServer{api: a})
@@ -108,6 +114,14 @@ func Allow() rpcserver.AllowTable {
 			registryv1.RetentionService_RestoreCheckpoints_FullMethodName,
 			registryv1.RetentionService_BeginDeleteCheckpoints_FullMethodName,
 			registryv1.RetentionService_ConfirmDeleted_FullMethodName,
+			registryv1.RetentionService_BeginArchive_FullMethodName,
+			registryv1.RetentionService_CommitArchive_FullMethodName,
+			registryv1.RetentionService_ListObjects_FullMethodName,
+			registryv1.RetentionService_ReleaseObjects_FullMethodName,
+			registryv1.RetentionService_ListReleasedObjects_FullMethodName,
+			registryv1.RetentionService_ConfirmRemoved_FullMethodName,
+			registryv1.RetentionService_ReportBadObject_FullMethodName,
+			registryv1.RetentionService_SetLegalHold_FullMethodName,
 		},
 	} {
 		for _, m := range methods {

@@ -44,11 +44,22 @@ func checkpoint(c catalog.Checkpoint) *registryv1.Checkpoint {
 		FeatureSchema: c.FeatureSchema, DataVersion: c.DataVersion, EvaluationWindow: c.EvaluationWindow, Trades: c.Trades,
 		ParentCheckpointId: c.ParentID, State: checkpointState(c.State, c.Corrupt), Pinned: c.Pinned,
 		CreateTime: stamp(c.Commit), TombstoneTime: stamp(c.Tombstone), CodeVersion: c.CodeVersion,
+		StorageTier: tier(c.Tier),
 	}
 	for _, f := range c.Files {
 		out.Files = append(out.Files, &registryv1.CheckpointFile{Path: f.Name, Sha256: rawDigest(f.SHA256), SizeBytes: f.Size})
 	}
 	return out
+}
+
+func tier(t catalog.Tier) registryv1.StorageTier {
+	switch t {
+	case catalog.Hot:
+		return registryv1.StorageTier_STORAGE_TIER_HOT
+	case catalog.ColdTier:
+		return registryv1.StorageTier_STORAGE_TIER_COLD
+	}
+	return registryv1.StorageTier_STORAGE_TIER_UNSPECIFIED
 }
 
 // checkpointState shows a corrupt LIVE checkpoint as CORRUPT; on its way out the state of
@@ -246,6 +257,7 @@ func root(r catalog.Root) *registryv1.Root {
 		catalog.RootVersion: registryv1.Root_KIND_VERSION, catalog.RootAlias: registryv1.Root_KIND_ALIAS,
 		catalog.RootRollback: registryv1.Root_KIND_ROLLBACK, catalog.RootLiveRun: registryv1.Root_KIND_LIVE_RUN,
 		catalog.RootParent: registryv1.Root_KIND_PARENT, catalog.RootPin: registryv1.Root_KIND_PIN,
+		catalog.RootLegalHold: registryv1.Root_KIND_LEGAL_HOLD,
 	}
 	return &registryv1.Root{Kind: kinds[r.Kind], Description: r.Detail}
 }

@@ -264,7 +264,7 @@ func (s *ingestServer) ResolveCheckpoint(ctx context.Context, r *registryv1.Reso
 	if err != nil {
 		return nil, s.fencedCount("ResolveCheckpoint", err)
 	}
-	downloads, err := s.downloads(ctx, c.Files)
+	c, downloads, err := s.serve(ctx, c)
 	if err != nil {
 		return nil, wire(err)
 	}

@@ -54,6 +54,12 @@ func (s *modelServer) GetModel(ctx context.Context, r *registryv1.GetModelReques
 }
 
 func (s *modelServer) CreateModelVersion(ctx context.Context, r *registryv1.CreateModelVersionRequest) (*registryv1.CreateModelVersionResponse, error) {
+	// A registered checkpoint is never archived; one that has been is brought back first.
+	if c, err := s.Store.GetCheckpoint(ctx, r.GetCheckpointId()); err != nil {
+		return nil, wire(err)
+	} else if _, err := s.touch(ctx, c); err != nil {
+		return nil, wire(err)
+	}
 	out, err := postgres.Once(ctx, s.Store, r.GetRequestId(), registryv1.ModelService_CreateModelVersion_FullMethodName, r, time.Now(),
 		func(t *postgres.Tx) (*registryv1.CreateModelVersionResponse, error) {
 			v, err := t.RegisterVersion(ctx, r.GetModelName(), r.GetCheckpointId(), by(ctx, "", r.GetRequestId()))
@@ -135,6 +141,9 @@ func (s *modelServer) proveVersion(ctx context.Context, v catalog.Version) error
 	if err != nil {
 		return err
 	}
+	if c, err = s.warm(ctx, c); err != nil {
+		return err
+	}
 	// Read now, not remembered: what was good at the commit may be gone.
 	return s.prove(ctx, catalog.VersionSubject(v.Model, v.Version), c.Files, s.Objects.Verify)
 }
@@ -175,7 +184,7 @@ func (s *modelServer) ResolveModel(ctx context.Context, r *registryv1.ResolveMod
 	if c.State != catalog.Live && c.State != catalog.Tombstoned {
 		return nil, wire(catalog.Refuse(catalog.ProblemState, "checkpoints/"+c.ID, "is %s", c.State))
 	}
-	downloads, err := s.downloads(ctx, c.Files)
+	c, downloads, err := s.serve(ctx, c)
 	if err != nil {
 		return nil, wire(err)
 	}

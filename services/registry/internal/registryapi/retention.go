@@ -46,7 +46,8 @@ func (s *retentionServer) ListInventory(ctx context.Context, r *registryv1.ListI
 }
 
 func inventoryItem(i postgres.InventoryItem) (*registryv1.InventoryItem, error) {
-	out := &registryv1.InventoryItem{Checkpoint: checkpoint(i.Checkpoint), ExclusiveBytes: i.ExclusiveBytes, RunActive: i.RunActive}
+	out := &registryv1.InventoryItem{Checkpoint: checkpoint(i.Checkpoint), ExclusiveBytes: i.ExclusiveBytes, RunActive: i.RunActive,
+		LastUseTime: stamp(i.LastUse), ExperimentUseTime: stamp(i.ExperimentUse), BaseCheckpointIds: i.Bases}
 	for _, found := range i.Roots {
 		out.Roots = append(out.Roots, root(found))
 	}
@@ -76,7 +77,22 @@ func (s *retentionServer) RestoreCheckpoints(ctx context.Context, r *registryv1.
 			done, err := t.Restore(ctx, r.GetCheckpointIds())
 			return &registryv1.RestoreCheckpointsResponse{Results: results(done)}, err
 		})
-	return out, wire(err)
+	if err != nil {
+		return nil, wire(err)
+	}
+	for _, done := range out.GetResults() {
+		if !done.GetDone() {
+			continue
+		}
+		c, err := s.Store.GetCheckpoint(ctx, done.GetCheckpointId())
+		if err == nil {
+			_, err = s.warm(ctx, c)
+		}
+		if err != nil {
+			return nil, wire(err)
+		}
+	}
+	return out, nil
 }
 
 func (s *retentionServer) BeginDeleteCheckpoints(ctx context.Context, r *registryv1.BeginDeleteCheckpointsRequest) (*registryv1.BeginDeleteCheckpointsResponse, error) {

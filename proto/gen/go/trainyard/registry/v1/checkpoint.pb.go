@@ -23,6 +23,59 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+// StorageTier is where the bytes of a checkpoint are.
+type StorageTier int32
+
+const (
+	// Never used.
+	StorageTier_STORAGE_TIER_UNSPECIFIED StorageTier = 0
+	// In the bucket, as they were uploaded.
+	StorageTier_STORAGE_TIER_HOT StorageTier = 1
+	// Packed without loss in the cold tier; contents that others still need hot are there too.
+	StorageTier_STORAGE_TIER_COLD StorageTier = 2
+)
+
+// Enum value maps for StorageTier.
+var (
+	StorageTier_name = map[int32]string{
+		0: "STORAGE_TIER_UNSPECIFIED",
+		1: "STORAGE_TIER_HOT",
+		2: "STORAGE_TIER_COLD",
+	}
+	StorageTier_value = map[string]int32{
+		"STORAGE_TIER_UNSPECIFIED": 0,
+		"STORAGE_TIER_HOT":         1,
+		"STORAGE_TIER_COLD":        2,
+	}
+)
+
+func (x StorageTier) Enum() *StorageTier {
+	p := new(StorageTier)
+	*p = x
+	return p
+}
+
+func (x StorageTier) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (StorageTier) Descriptor() protoreflect.EnumDescriptor {
+	return file_trainyard_registry_v1_checkpoint_proto_enumTypes[0].Descriptor()
+}
+
+func (StorageTier) Type() protoreflect.EnumType {
+	return &file_trainyard_registry_v1_checkpoint_proto_enumTypes[0]
+}
+
+func (x StorageTier) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use StorageTier.Descriptor instead.
+func (StorageTier) EnumDescriptor() ([]byte, []int) {
+	return file_trainyard_registry_v1_checkpoint_proto_rawDescGZIP(), []int{0}
+}
+
 // State of a checkpoint: LIVE -> TOMBSTONED -> DELETING -> DELETED; TOMBSTONED -> LIVE by Restore; LIVE -> CORRUPT.
 type Checkpoint_State int32
 
@@ -76,11 +129,11 @@ func (x Checkpoint_State) String() string {
 }
 
 func (Checkpoint_State) Descriptor() protoreflect.EnumDescriptor {
-	return file_trainyard_registry_v1_checkpoint_proto_enumTypes[0].Descriptor()
+	return file_trainyard_registry_v1_checkpoint_proto_enumTypes[1].Descriptor()
 }
 
 func (Checkpoint_State) Type() protoreflect.EnumType {
-	return &file_trainyard_registry_v1_checkpoint_proto_enumTypes[0]
+	return &file_trainyard_registry_v1_checkpoint_proto_enumTypes[1]
 }
 
 func (x Checkpoint_State) Number() protoreflect.EnumNumber {
@@ -200,7 +253,9 @@ type Checkpoint struct {
 	// When it was tombstoned; unset otherwise.
 	TombstoneTime *timestamppb.Timestamp `protobuf:"bytes,20,opt,name=tombstone_time,json=tombstoneTime,proto3" json:"tombstone_time,omitempty"`
 	// Version of the training code, such as a commit or an image digest; empty means unknown.
-	CodeVersion   string `protobuf:"bytes,21,opt,name=code_version,json=codeVersion,proto3" json:"code_version,omitempty"`
+	CodeVersion string `protobuf:"bytes,21,opt,name=code_version,json=codeVersion,proto3" json:"code_version,omitempty"`
+	// Where its bytes are. Readers need not care: resolving an archived checkpoint restores it first.
+	StorageTier   StorageTier `protobuf:"varint,22,opt,name=storage_tier,json=storageTier,proto3,enum=trainyard.registry.v1.StorageTier" json:"storage_tier,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -382,6 +437,13 @@ func (x *Checkpoint) GetCodeVersion() string {
 	return ""
 }
 
+func (x *Checkpoint) GetStorageTier() StorageTier {
+	if x != nil {
+		return x.StorageTier
+	}
+	return StorageTier_STORAGE_TIER_UNSPECIFIED
+}
+
 // TransferURL is a presigned request: send it as it is, with all headers.
 type TransferURL struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -492,7 +554,7 @@ const file_trainyard_registry_v1_checkpoint_proto_rawDesc = "" +
 	"\x06sha256\x18\x02 \x01(\fB\a\xbaH\x04z\x02h R\x06sha256\x12.\n" +
 	"\n" +
 	"size_bytes\x18\x03 \x01(\x03B\x0f\xbaH\f\"\n" +
-	"\x18\x80\x80\x80\x80\x80\xa0\x01(\x00R\tsizeBytes\"\xa3\b\n" +
+	"\x18\x80\x80\x80\x80\x80\xa0\x01(\x00R\tsizeBytes\"\xea\b\n" +
 	"\n" +
 	"Checkpoint\x12#\n" +
 	"\rcheckpoint_id\x18\x01 \x01(\tR\fcheckpointId\x12\x15\n" +
@@ -520,7 +582,8 @@ const file_trainyard_registry_v1_checkpoint_proto_rawDesc = "" +
 	"\vcreate_time\x18\x13 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
 	"createTime\x12A\n" +
 	"\x0etombstone_time\x18\x14 \x01(\v2\x1a.google.protobuf.TimestampR\rtombstoneTime\x12!\n" +
-	"\fcode_version\x18\x15 \x01(\tR\vcodeVersion\x1a:\n" +
+	"\fcode_version\x18\x15 \x01(\tR\vcodeVersion\x12E\n" +
+	"\fstorage_tier\x18\x16 \x01(\x0e2\".trainyard.registry.v1.StorageTierR\vstorageTier\x1a:\n" +
 	"\fMetricsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\x01R\x05value:\x028\x01\"\x90\x01\n" +
@@ -545,7 +608,11 @@ const file_trainyard_registry_v1_checkpoint_proto_rawDesc = "" +
 	"\x05paths\x18\a \x03(\tR\x05paths\x1a:\n" +
 	"\fHeadersEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01B\xf7\x01\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01*X\n" +
+	"\vStorageTier\x12\x1c\n" +
+	"\x18STORAGE_TIER_UNSPECIFIED\x10\x00\x12\x14\n" +
+	"\x10STORAGE_TIER_HOT\x10\x01\x12\x15\n" +
+	"\x11STORAGE_TIER_COLD\x10\x02B\xf7\x01\n" +
 	"\x19com.trainyard.registry.v1B\x0fCheckpointProtoP\x01ZSgithub.com/ultrathink-pilot/trainyard/proto/gen/go/trainyard/registry/v1;registryv1\xa2\x02\x03TRX\xaa\x02\x15Trainyard.Registry.V1\xca\x02\x15Trainyard\\Registry\\V1\xe2\x02!Trainyard\\Registry\\V1\\GPBMetadata\xea\x02\x17Trainyard::Registry::V1b\x06proto3"
 
 var (
@@ -560,30 +627,32 @@ func file_trainyard_registry_v1_checkpoint_proto_rawDescGZIP() []byte {
 	return file_trainyard_registry_v1_checkpoint_proto_rawDescData
 }
 
-var file_trainyard_registry_v1_checkpoint_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
+var file_trainyard_registry_v1_checkpoint_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
 var file_trainyard_registry_v1_checkpoint_proto_msgTypes = make([]protoimpl.MessageInfo, 5)
 var file_trainyard_registry_v1_checkpoint_proto_goTypes = []any{
-	(Checkpoint_State)(0),         // 0: trainyard.registry.v1.Checkpoint.State
-	(*CheckpointFile)(nil),        // 1: trainyard.registry.v1.CheckpointFile
-	(*Checkpoint)(nil),            // 2: trainyard.registry.v1.Checkpoint
-	(*TransferURL)(nil),           // 3: trainyard.registry.v1.TransferURL
-	nil,                           // 4: trainyard.registry.v1.Checkpoint.MetricsEntry
-	nil,                           // 5: trainyard.registry.v1.TransferURL.HeadersEntry
-	(*timestamppb.Timestamp)(nil), // 6: google.protobuf.Timestamp
+	(StorageTier)(0),              // 0: trainyard.registry.v1.StorageTier
+	(Checkpoint_State)(0),         // 1: trainyard.registry.v1.Checkpoint.State
+	(*CheckpointFile)(nil),        // 2: trainyard.registry.v1.CheckpointFile
+	(*Checkpoint)(nil),            // 3: trainyard.registry.v1.Checkpoint
+	(*TransferURL)(nil),           // 4: trainyard.registry.v1.TransferURL
+	nil,                           // 5: trainyard.registry.v1.Checkpoint.MetricsEntry
+	nil,                           // 6: trainyard.registry.v1.TransferURL.HeadersEntry
+	(*timestamppb.Timestamp)(nil), // 7: google.protobuf.Timestamp
 }
 var file_trainyard_registry_v1_checkpoint_proto_depIdxs = []int32{
-	1, // 0: trainyard.registry.v1.Checkpoint.files:type_name -> trainyard.registry.v1.CheckpointFile
-	4, // 1: trainyard.registry.v1.Checkpoint.metrics:type_name -> trainyard.registry.v1.Checkpoint.MetricsEntry
-	0, // 2: trainyard.registry.v1.Checkpoint.state:type_name -> trainyard.registry.v1.Checkpoint.State
-	6, // 3: trainyard.registry.v1.Checkpoint.create_time:type_name -> google.protobuf.Timestamp
-	6, // 4: trainyard.registry.v1.Checkpoint.tombstone_time:type_name -> google.protobuf.Timestamp
-	5, // 5: trainyard.registry.v1.TransferURL.headers:type_name -> trainyard.registry.v1.TransferURL.HeadersEntry
-	6, // 6: trainyard.registry.v1.TransferURL.expire_time:type_name -> google.protobuf.Timestamp
-	7, // [7:7] is the sub-list for method output_type
-	7, // [7:7] is the sub-list for method input_type
-	7, // [7:7] is the sub-list for extension type_name
-	7, // [7:7] is the sub-list for extension extendee
-	0, // [0:7] is the sub-list for field type_name
+	2, // 0: trainyard.registry.v1.Checkpoint.files:type_name -> trainyard.registry.v1.CheckpointFile
+	5, // 1: trainyard.registry.v1.Checkpoint.metrics:type_name -> trainyard.registry.v1.Checkpoint.MetricsEntry
+	1, // 2: trainyard.registry.v1.Checkpoint.state:type_name -> trainyard.registry.v1.Checkpoint.State
+	7, // 3: trainyard.registry.v1.Checkpoint.create_time:type_name -> google.protobuf.Timestamp
+	7, // 4: trainyard.registry.v1.Checkpoint.tombstone_time:type_name -> google.protobuf.Timestamp
+	0, // 5: trainyard.registry.v1.Checkpoint.storage_tier:type_name -> trainyard.registry.v1.StorageTier
+	6, // 6: trainyard.registry.v1.TransferURL.headers:type_name -> trainyard.registry.v1.TransferURL.HeadersEntry
+	7, // 7: trainyard.registry.v1.TransferURL.expire_time:type_name -> google.protobuf.Timestamp
+	8, // [8:8] is the sub-list for method output_type
+	8, // [8:8] is the sub-list for method input_type
+	8, // [8:8] is the sub-list for extension type_name
+	8, // [8:8] is the sub-list for extension extendee
+	0, // [0:8] is the sub-list for field type_name
 }
 
 func init() { file_trainyard_registry_v1_checkpoint_proto_init() }
@@ -596,7 +665,7 @@ func file_trainyard_registry_v1_checkpoint_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_trainyard_registry_v1_checkpoint_proto_rawDesc), len(file_trainyard_registry_v1_checkpoint_proto_rawDesc)),
-			NumEnums:      1,
+			NumEnums:      2,
 			NumMessages:   5,
 			NumExtensions: 0,
 			NumServices:   0,

@@ -11,6 +11,7 @@ import (
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
 	durationpb "google.golang.org/protobuf/types/known/durationpb"
+	timestamppb "google.golang.org/protobuf/types/known/timestamppb"
 	reflect "reflect"
 	sync "sync"
 	unsafe "unsafe"
@@ -45,6 +46,8 @@ const (
 	Root_KIND_PARENT Root_Kind = 7
 	// Pinned by a person.
 	Root_KIND_PIN Root_Kind = 8
+	// Under a legal hold.
+	Root_KIND_LEGAL_HOLD Root_Kind = 9
 )
 
 // Enum value maps for Root_Kind.
@@ -59,6 +62,7 @@ var (
 		6: "KIND_LIVE_RUN",
 		7: "KIND_PARENT",
 		8: "KIND_PIN",
+		9: "KIND_LEGAL_HOLD",
 	}
 	Root_Kind_value = map[string]int32{
 		"KIND_UNSPECIFIED": 0,
@@ -70,6 +74,7 @@ var (
 		"KIND_LIVE_RUN":    6,
 		"KIND_PARENT":      7,
 		"KIND_PIN":         8,
+		"KIND_LEGAL_HOLD":  9,
 	}
 )
 
@@ -98,6 +103,67 @@ func (x Root_Kind) Number() protoreflect.EnumNumber {
 // Deprecated: Use Root_Kind.Descriptor instead.
 func (Root_Kind) EnumDescriptor() ([]byte, []int) {
 	return file_trainyard_registry_v1_retention_service_proto_rawDescGZIP(), []int{0, 0}
+}
+
+// State of an object.
+type ObjectInfo_State int32
+
+const (
+	// Never used.
+	ObjectInfo_STATE_UNSPECIFIED ObjectInfo_State = 0
+	// Announced; it may be missing, or its upload under way.
+	ObjectInfo_STATE_PENDING ObjectInfo_State = 1
+	// Proven.
+	ObjectInfo_STATE_PRESENT ObjectInfo_State = 2
+	// Found bad; evidence.
+	ObjectInfo_STATE_CORRUPT ObjectInfo_State = 3
+	// Being deleted with its checkpoint.
+	ObjectInfo_STATE_DELETING ObjectInfo_State = 4
+)
+
+// Enum value maps for ObjectInfo_State.
+var (
+	ObjectInfo_State_name = map[int32]string{
+		0: "STATE_UNSPECIFIED",
+		1: "STATE_PENDING",
+		2: "STATE_PRESENT",
+		3: "STATE_CORRUPT",
+		4: "STATE_DELETING",
+	}
+	ObjectInfo_State_value = map[string]int32{
+		"STATE_UNSPECIFIED": 0,
+		"STATE_PENDING":     1,
+		"STATE_PRESENT":     2,
+		"STATE_CORRUPT":     3,
+		"STATE_DELETING":    4,
+	}
+)
+
+func (x ObjectInfo_State) Enum() *ObjectInfo_State {
+	p := new(ObjectInfo_State)
+	*p = x
+	return p
+}
+
+func (x ObjectInfo_State) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (ObjectInfo_State) Descriptor() protoreflect.EnumDescriptor {
+	return file_trainyard_registry_v1_retention_service_proto_enumTypes[1].Descriptor()
+}
+
+func (ObjectInfo_State) Type() protoreflect.EnumType {
+	return &file_trainyard_registry_v1_retention_service_proto_enumTypes[1]
+}
+
+func (x ObjectInfo_State) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use ObjectInfo_State.Descriptor instead.
+func (ObjectInfo_State) EnumDescriptor() ([]byte, []int) {
+	return file_trainyard_registry_v1_retention_service_proto_rawDescGZIP(), []int{20, 0}
 }
 
 // Root is a reason why a checkpoint must stay.
@@ -165,9 +231,15 @@ type InventoryItem struct {
 	// Bytes that would be freed by its deletion alone: contents that nothing else shares.
 	ExclusiveBytes int64 `protobuf:"varint,3,opt,name=exclusive_bytes,json=exclusiveBytes,proto3" json:"exclusive_bytes,omitempty"`
 	// True while an attempt of its run is open.
-	RunActive     bool `protobuf:"varint,4,opt,name=run_active,json=runActive,proto3" json:"run_active,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	RunActive bool `protobuf:"varint,4,opt,name=run_active,json=runActive,proto3" json:"run_active,omitempty"`
+	// The newest read of it, or activity of its run; unset when unknown.
+	LastUseTime *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=last_use_time,json=lastUseTime,proto3" json:"last_use_time,omitempty"`
+	// The newest activity of any run of its experiment, with or without checkpoints; unset when unknown.
+	ExperimentUseTime *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=experiment_use_time,json=experimentUseTime,proto3" json:"experiment_use_time,omitempty"`
+	// Checkpoints without whose contents this one, being archived as a difference, cannot be read.
+	BaseCheckpointIds []string `protobuf:"bytes,7,rep,name=base_checkpoint_ids,json=baseCheckpointIds,proto3" json:"base_checkpoint_ids,omitempty"`
+	unknownFields     protoimpl.UnknownFields
+	sizeCache         protoimpl.SizeCache
 }
 
 func (x *InventoryItem) Reset() {
@@ -226,6 +298,27 @@ func (x *InventoryItem) GetRunActive() bool {
 		return x.RunActive
 	}
 	return false
+}
+
+func (x *InventoryItem) GetLastUseTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.LastUseTime
+	}
+	return nil
+}
+
+func (x *InventoryItem) GetExperimentUseTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.ExperimentUseTime
+	}
+	return nil
+}
+
+func (x *InventoryItem) GetBaseCheckpointIds() []string {
+	if x != nil {
+		return x.BaseCheckpointIds
+	}
+	return nil
 }
 
 // ListInventoryRequest pages the inventory.
@@ -851,14 +944,1532 @@ func (x *ConfirmDeletedResponse) GetResults() []*RetentionResult {
 	return nil
 }
 
+// ColdCopy is one content, packed, in the cold tier.
+type ColdCopy struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Digest of the content.
+	Sha256 []byte `protobuf:"bytes,1,opt,name=sha256,proto3" json:"sha256,omitempty"`
+	// Size of the content in bytes.
+	SizeBytes int64 `protobuf:"varint,2,opt,name=size_bytes,json=sizeBytes,proto3" json:"size_bytes,omitempty"`
+	// Key of the packed object.
+	ObjectKey string `protobuf:"bytes,3,opt,name=object_key,json=objectKey,proto3" json:"object_key,omitempty"`
+	// Digest of the packed object.
+	ObjectSha256 []byte `protobuf:"bytes,4,opt,name=object_sha256,json=objectSha256,proto3" json:"object_sha256,omitempty"`
+	// Size of the packed object in bytes.
+	ObjectSizeBytes int64 `protobuf:"varint,5,opt,name=object_size_bytes,json=objectSizeBytes,proto3" json:"object_size_bytes,omitempty"`
+	// Digest of the content that it is the difference to; empty when it stands alone.
+	BaseSha256    []byte `protobuf:"bytes,6,opt,name=base_sha256,json=baseSha256,proto3" json:"base_sha256,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ColdCopy) Reset() {
+	*x = ColdCopy{}
+	mi := &file_trainyard_registry_v1_retention_service_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ColdCopy) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ColdCopy) ProtoMessage() {}
+
+func (x *ColdCopy) ProtoReflect() protoreflect.Message {
+	mi := &file_trainyard_registry_v1_retention_service_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ColdCopy.ProtoReflect.Descriptor instead.
+func (*ColdCopy) Descriptor() ([]byte, []int) {
+	return file_trainyard_registry_v1_retention_service_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *ColdCopy) GetSha256() []byte {
+	if x != nil {
+		return x.Sha256
+	}
+	return nil
+}
+
+func (x *ColdCopy) GetSizeBytes() int64 {
+	if x != nil {
+		return x.SizeBytes
+	}
+	return 0
+}
+
+func (x *ColdCopy) GetObjectKey() string {
+	if x != nil {
+		return x.ObjectKey
+	}
+	return ""
+}
+
+func (x *ColdCopy) GetObjectSha256() []byte {
+	if x != nil {
+		return x.ObjectSha256
+	}
+	return nil
+}
+
+func (x *ColdCopy) GetObjectSizeBytes() int64 {
+	if x != nil {
+		return x.ObjectSizeBytes
+	}
+	return 0
+}
+
+func (x *ColdCopy) GetBaseSha256() []byte {
+	if x != nil {
+		return x.BaseSha256
+	}
+	return nil
+}
+
+// ArchiveFile is one content of a checkpoint on its way to the cold tier.
+type ArchiveFile struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Paths of the checkpoint's files with this content.
+	Paths []string `protobuf:"bytes,1,rep,name=paths,proto3" json:"paths,omitempty"`
+	// Digest of the content.
+	Sha256 []byte `protobuf:"bytes,2,opt,name=sha256,proto3" json:"sha256,omitempty"`
+	// Size in bytes.
+	SizeBytes int64 `protobuf:"varint,3,opt,name=size_bytes,json=sizeBytes,proto3" json:"size_bytes,omitempty"`
+	// Key of the hot object.
+	HotKey string `protobuf:"bytes,4,opt,name=hot_key,json=hotKey,proto3" json:"hot_key,omitempty"`
+	// Key to write the packed copy to.
+	ColdKey string `protobuf:"bytes,5,opt,name=cold_key,json=coldKey,proto3" json:"cold_key,omitempty"`
+	// Set when a packed copy exists already: read it back, nothing is to be written.
+	Existing *ColdCopy `protobuf:"bytes,6,opt,name=existing,proto3" json:"existing,omitempty"`
+	// A content that the difference may be taken to: the same file of the run's nearest archived checkpoint. Its own base follows
+	// it, and so on, to one that stands alone. Empty when there is none, or its chain is at its longest.
+	BaseChain     []*ColdCopy `protobuf:"bytes,7,rep,name=base_chain,json=baseChain,proto3" json:"base_chain,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ArchiveFile) Reset() {
+	*x = ArchiveFile{}
+	mi := &file_trainyard_registry_v1_retention_service_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ArchiveFile) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ArchiveFile) ProtoMessage() {}
+
+func (x *ArchiveFile) ProtoReflect() protoreflect.Message {
+	mi := &file_trainyard_registry_v1_retention_service_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ArchiveFile.ProtoReflect.Descriptor instead.
+func (*ArchiveFile) Descriptor() ([]byte, []int) {
+	return file_trainyard_registry_v1_retention_service_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *ArchiveFile) GetPaths() []string {
+	if x != nil {
+		return x.Paths
+	}
+	return nil
+}
+
+func (x *ArchiveFile) GetSha256() []byte {
+	if x != nil {
+		return x.Sha256
+	}
+	return nil
+}
+
+func (x *ArchiveFile) GetSizeBytes() int64 {
+	if x != nil {
+		return x.SizeBytes
+	}
+	return 0
+}
+
+func (x *ArchiveFile) GetHotKey() string {
+	if x != nil {
+		return x.HotKey
+	}
+	return ""
+}
+
+func (x *ArchiveFile) GetColdKey() string {
+	if x != nil {
+		return x.ColdKey
+	}
+	return ""
+}
+
+func (x *ArchiveFile) GetExisting() *ColdCopy {
+	if x != nil {
+		return x.Existing
+	}
+	return nil
+}
+
+func (x *ArchiveFile) GetBaseChain() []*ColdCopy {
+	if x != nil {
+		return x.BaseChain
+	}
+	return nil
+}
+
+// ArchiveJob is what it takes to archive one checkpoint.
+type ArchiveJob struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The checkpoint.
+	CheckpointId string `protobuf:"bytes,1,opt,name=checkpoint_id,json=checkpointId,proto3" json:"checkpoint_id,omitempty"`
+	// True when it may be archived, or is already.
+	Done bool `protobuf:"varint,2,opt,name=done,proto3" json:"done,omitempty"`
+	// Why not, for people.
+	Reason string `protobuf:"bytes,3,opt,name=reason,proto3" json:"reason,omitempty"`
+	// One per content, without those that are dropped; empty when it is archived already.
+	Files         []*ArchiveFile `protobuf:"bytes,4,rep,name=files,proto3" json:"files,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ArchiveJob) Reset() {
+	*x = ArchiveJob{}
+	mi := &file_trainyard_registry_v1_retention_service_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ArchiveJob) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ArchiveJob) ProtoMessage() {}
+
+func (x *ArchiveJob) ProtoReflect() protoreflect.Message {
+	mi := &file_trainyard_registry_v1_retention_service_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ArchiveJob.ProtoReflect.Descriptor instead.
+func (*ArchiveJob) Descriptor() ([]byte, []int) {
+	return file_trainyard_registry_v1_retention_service_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *ArchiveJob) GetCheckpointId() string {
+	if x != nil {
+		return x.CheckpointId
+	}
+	return ""
+}
+
+func (x *ArchiveJob) GetDone() bool {
+	if x != nil {
+		return x.Done
+	}
+	return false
+}
+
+func (x *ArchiveJob) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *ArchiveJob) GetFiles() []*ArchiveFile {
+	if x != nil {
+		return x.Files
+	}
+	return nil
+}
+
+// BeginArchiveRequest names checkpoints.
+type BeginArchiveRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// UUID that makes the call idempotent.
+	RequestId string `protobuf:"bytes,1,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	// Which.
+	CheckpointIds []string `protobuf:"bytes,2,rep,name=checkpoint_ids,json=checkpointIds,proto3" json:"checkpoint_ids,omitempty"`
+	// Glob patterns of paths that are not archived but given up for good: optimizer state. Never all files of a checkpoint.
+	DropPatterns  []string `protobuf:"bytes,3,rep,name=drop_patterns,json=dropPatterns,proto3" json:"drop_patterns,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *BeginArchiveRequest) Reset() {
+	*x = BeginArchiveRequest{}
+	mi := &file_trainyard_registry_v1_retention_service_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BeginArchiveRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BeginArchiveRequest) ProtoMessage() {}
+
+func (x *BeginArchiveRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_trainyard_registry_v1_retention_service_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BeginArchiveRequest.ProtoReflect.Descriptor instead.
+func (*BeginArchiveRequest) Descriptor() ([]byte, []int) {
+	return file_trainyard_registry_v1_retention_service_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *BeginArchiveRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
+func (x *BeginArchiveRequest) GetCheckpointIds() []string {
+	if x != nil {
+		return x.CheckpointIds
+	}
+	return nil
+}
+
+func (x *BeginArchiveRequest) GetDropPatterns() []string {
+	if x != nil {
+		return x.DropPatterns
+	}
+	return nil
+}
+
+// BeginArchiveResponse has one job per id.
+type BeginArchiveResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// In the order of the request.
+	Jobs          []*ArchiveJob `protobuf:"bytes,1,rep,name=jobs,proto3" json:"jobs,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *BeginArchiveResponse) Reset() {
+	*x = BeginArchiveResponse{}
+	mi := &file_trainyard_registry_v1_retention_service_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BeginArchiveResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BeginArchiveResponse) ProtoMessage() {}
+
+func (x *BeginArchiveResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_trainyard_registry_v1_retention_service_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BeginArchiveResponse.ProtoReflect.Descriptor instead.
+func (*BeginArchiveResponse) Descriptor() ([]byte, []int) {
+	return file_trainyard_registry_v1_retention_service_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *BeginArchiveResponse) GetJobs() []*ArchiveJob {
+	if x != nil {
+		return x.Jobs
+	}
+	return nil
+}
+
+// CommitArchiveRequest switches one checkpoint.
+type CommitArchiveRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// UUID that makes the call idempotent.
+	RequestId string `protobuf:"bytes,1,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	// Which.
+	CheckpointId string `protobuf:"bytes,2,opt,name=checkpoint_id,json=checkpointId,proto3" json:"checkpoint_id,omitempty"`
+	// The packed copies, one per content; each has been read back and compared.
+	Copies []*ColdCopy `protobuf:"bytes,3,rep,name=copies,proto3" json:"copies,omitempty"`
+	// The drop patterns of BeginArchive.
+	DropPatterns []string `protobuf:"bytes,4,rep,name=drop_patterns,json=dropPatterns,proto3" json:"drop_patterns,omitempty"`
+	// How long the bytes of dropped files are still kept; unset means 7 days.
+	Grace         *durationpb.Duration `protobuf:"bytes,5,opt,name=grace,proto3" json:"grace,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CommitArchiveRequest) Reset() {
+	*x = CommitArchiveRequest{}
+	mi := &file_trainyard_registry_v1_retention_service_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CommitArchiveRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CommitArchiveRequest) ProtoMessage() {}
+
+func (x *CommitArchiveRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_trainyard_registry_v1_retention_service_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CommitArchiveRequest.ProtoReflect.Descriptor instead.
+func (*CommitArchiveRequest) Descriptor() ([]byte, []int) {
+	return file_trainyard_registry_v1_retention_service_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *CommitArchiveRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
+func (x *CommitArchiveRequest) GetCheckpointId() string {
+	if x != nil {
+		return x.CheckpointId
+	}
+	return ""
+}
+
+func (x *CommitArchiveRequest) GetCopies() []*ColdCopy {
+	if x != nil {
+		return x.Copies
+	}
+	return nil
+}
+
+func (x *CommitArchiveRequest) GetDropPatterns() []string {
+	if x != nil {
+		return x.DropPatterns
+	}
+	return nil
+}
+
+func (x *CommitArchiveRequest) GetGrace() *durationpb.Duration {
+	if x != nil {
+		return x.Grace
+	}
+	return nil
+}
+
+// CommitArchiveResponse has the result.
+type CommitArchiveResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// What became of it.
+	Result *RetentionResult `protobuf:"bytes,1,opt,name=result,proto3" json:"result,omitempty"`
+	// Bytes of the hot objects that were released.
+	ReleasedBytes int64 `protobuf:"varint,2,opt,name=released_bytes,json=releasedBytes,proto3" json:"released_bytes,omitempty"`
+	// Bytes of files that were dropped.
+	DroppedBytes  int64 `protobuf:"varint,3,opt,name=dropped_bytes,json=droppedBytes,proto3" json:"dropped_bytes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CommitArchiveResponse) Reset() {
+	*x = CommitArchiveResponse{}
+	mi := &file_trainyard_registry_v1_retention_service_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CommitArchiveResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CommitArchiveResponse) ProtoMessage() {}
+
+func (x *CommitArchiveResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_trainyard_registry_v1_retention_service_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CommitArchiveResponse.ProtoReflect.Descriptor instead.
+func (*CommitArchiveResponse) Descriptor() ([]byte, []int) {
+	return file_trainyard_registry_v1_retention_service_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *CommitArchiveResponse) GetResult() *RetentionResult {
+	if x != nil {
+		return x.Result
+	}
+	return nil
+}
+
+func (x *CommitArchiveResponse) GetReleasedBytes() int64 {
+	if x != nil {
+		return x.ReleasedBytes
+	}
+	return 0
+}
+
+func (x *CommitArchiveResponse) GetDroppedBytes() int64 {
+	if x != nil {
+		return x.DroppedBytes
+	}
+	return 0
+}
+
+// ObjectInfo is one object that the registry knows of.
+type ObjectInfo struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Key.
+	ObjectKey string `protobuf:"bytes,1,opt,name=object_key,json=objectKey,proto3" json:"object_key,omitempty"`
+	// Where it is.
+	Tier StorageTier `protobuf:"varint,2,opt,name=tier,proto3,enum=trainyard.registry.v1.StorageTier" json:"tier,omitempty"`
+	// State.
+	State ObjectInfo_State `protobuf:"varint,3,opt,name=state,proto3,enum=trainyard.registry.v1.ObjectInfo_State" json:"state,omitempty"`
+	// Digest of the content.
+	Sha256 []byte `protobuf:"bytes,4,opt,name=sha256,proto3" json:"sha256,omitempty"`
+	// Digest of the object's own bytes: packed ones differ from their content. Empty when not known yet.
+	ObjectSha256 []byte `protobuf:"bytes,5,opt,name=object_sha256,json=objectSha256,proto3" json:"object_sha256,omitempty"`
+	// Size of the object in bytes.
+	SizeBytes int64 `protobuf:"varint,6,opt,name=size_bytes,json=sizeBytes,proto3" json:"size_bytes,omitempty"`
+	// Checkpoints that need it.
+	CheckpointCount int64 `protobuf:"varint,7,opt,name=checkpoint_count,json=checkpointCount,proto3" json:"checkpoint_count,omitempty"`
+	// Artifacts that refer to it.
+	ArtifactCount int64 `protobuf:"varint,8,opt,name=artifact_count,json=artifactCount,proto3" json:"artifact_count,omitempty"`
+	// Packed copies that are the difference to it.
+	DependentCount int64 `protobuf:"varint,9,opt,name=dependent_count,json=dependentCount,proto3" json:"dependent_count,omitempty"`
+	// When its row last changed.
+	UpdateTime    *timestamppb.Timestamp `protobuf:"bytes,10,opt,name=update_time,json=updateTime,proto3" json:"update_time,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ObjectInfo) Reset() {
+	*x = ObjectInfo{}
+	mi := &file_trainyard_registry_v1_retention_service_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ObjectInfo) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ObjectInfo) ProtoMessage() {}
+
+func (x *ObjectInfo) ProtoReflect() protoreflect.Message {
+	mi := &file_trainyard_registry_v1_retention_service_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ObjectInfo.ProtoReflect.Descriptor instead.
+func (*ObjectInfo) Descriptor() ([]byte, []int) {
+	return file_trainyard_registry_v1_retention_service_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *ObjectInfo) GetObjectKey() string {
+	if x != nil {
+		return x.ObjectKey
+	}
+	return ""
+}
+
+func (x *ObjectInfo) GetTier() StorageTier {
+	if x != nil {
+		return x.Tier
+	}
+	return StorageTier_STORAGE_TIER_UNSPECIFIED
+}
+
+func (x *ObjectInfo) GetState() ObjectInfo_State {
+	if x != nil {
+		return x.State
+	}
+	return ObjectInfo_STATE_UNSPECIFIED
+}
+
+func (x *ObjectInfo) GetSha256() []byte {
+	if x != nil {
+		return x.Sha256
+	}
+	return nil
+}
+
+func (x *ObjectInfo) GetObjectSha256() []byte {
+	if x != nil {
+		return x.ObjectSha256
+	}
+	return nil
+}
+
+func (x *ObjectInfo) GetSizeBytes() int64 {
+	if x != nil {
+		return x.SizeBytes
+	}
+	return 0
+}
+
+func (x *ObjectInfo) GetCheckpointCount() int64 {
+	if x != nil {
+		return x.CheckpointCount
+	}
+	return 0
+}
+
+func (x *ObjectInfo) GetArtifactCount() int64 {
+	if x != nil {
+		return x.ArtifactCount
+	}
+	return 0
+}
+
+func (x *ObjectInfo) GetDependentCount() int64 {
+	if x != nil {
+		return x.DependentCount
+	}
+	return 0
+}
+
+func (x *ObjectInfo) GetUpdateTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.UpdateTime
+	}
+	return nil
+}
+
+// ListObjectsRequest pages objects.
+type ListObjectsRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Rows per page; 0 means 2000, more than 5000 is taken as 5000.
+	PageSize int32 `protobuf:"varint,1,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
+	// Token of the previous answer.
+	PageToken     string `protobuf:"bytes,2,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListObjectsRequest) Reset() {
+	*x = ListObjectsRequest{}
+	mi := &file_trainyard_registry_v1_retention_service_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListObjectsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListObjectsRequest) ProtoMessage() {}
+
+func (x *ListObjectsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_trainyard_registry_v1_retention_service_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListObjectsRequest.ProtoReflect.Descriptor instead.
+func (*ListObjectsRequest) Descriptor() ([]byte, []int) {
+	return file_trainyard_registry_v1_retention_service_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *ListObjectsRequest) GetPageSize() int32 {
+	if x != nil {
+		return x.PageSize
+	}
+	return 0
+}
+
+func (x *ListObjectsRequest) GetPageToken() string {
+	if x != nil {
+		return x.PageToken
+	}
+	return ""
+}
+
+// ListObjectsResponse has a page.
+type ListObjectsResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// By key.
+	Objects []*ObjectInfo `protobuf:"bytes,1,rep,name=objects,proto3" json:"objects,omitempty"`
+	// Empty on the last page.
+	NextPageToken string `protobuf:"bytes,2,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListObjectsResponse) Reset() {
+	*x = ListObjectsResponse{}
+	mi := &file_trainyard_registry_v1_retention_service_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListObjectsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListObjectsResponse) ProtoMessage() {}
+
+func (x *ListObjectsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_trainyard_registry_v1_retention_service_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListObjectsResponse.ProtoReflect.Descriptor instead.
+func (*ListObjectsResponse) Descriptor() ([]byte, []int) {
+	return file_trainyard_registry_v1_retention_service_proto_rawDescGZIP(), []int{22}
+}
+
+func (x *ListObjectsResponse) GetObjects() []*ObjectInfo {
+	if x != nil {
+		return x.Objects
+	}
+	return nil
+}
+
+func (x *ListObjectsResponse) GetNextPageToken() string {
+	if x != nil {
+		return x.NextPageToken
+	}
+	return ""
+}
+
+// ReleaseObjectsRequest gives objects up.
+type ReleaseObjectsRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// UUID that makes the call idempotent.
+	RequestId string `protobuf:"bytes,1,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	// Which.
+	Objects []*ReleaseObjectsRequest_Object `protobuf:"bytes,2,rep,name=objects,proto3" json:"objects,omitempty"`
+	// Least time since the row of a known object last changed; unset means 7 days.
+	Grace         *durationpb.Duration `protobuf:"bytes,3,opt,name=grace,proto3" json:"grace,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReleaseObjectsRequest) Reset() {
+	*x = ReleaseObjectsRequest{}
+	mi := &file_trainyard_registry_v1_retention_service_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReleaseObjectsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReleaseObjectsRequest) ProtoMessage() {}
+
+func (x *ReleaseObjectsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_trainyard_registry_v1_retention_service_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReleaseObjectsRequest.ProtoReflect.Descriptor instead.
+func (*ReleaseObjectsRequest) Descriptor() ([]byte, []int) {
+	return file_trainyard_registry_v1_retention_service_proto_rawDescGZIP(), []int{23}
+}
+
+func (x *ReleaseObjectsRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
+func (x *ReleaseObjectsRequest) GetObjects() []*ReleaseObjectsRequest_Object {
+	if x != nil {
+		return x.Objects
+	}
+	return nil
+}
+
+func (x *ReleaseObjectsRequest) GetGrace() *durationpb.Duration {
+	if x != nil {
+		return x.Grace
+	}
+	return nil
+}
+
+// ObjectResult is what became of one object.
+type ObjectResult struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Key.
+	ObjectKey string `protobuf:"bytes,1,opt,name=object_key,json=objectKey,proto3" json:"object_key,omitempty"`
+	// True when it is released now.
+	Done bool `protobuf:"varint,2,opt,name=done,proto3" json:"done,omitempty"`
+	// Why not, for people.
+	Reason        string `protobuf:"bytes,3,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ObjectResult) Reset() {
+	*x = ObjectResult{}
+	mi := &file_trainyard_registry_v1_retention_service_proto_msgTypes[24]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ObjectResult) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ObjectResult) ProtoMessage() {}
+
+func (x *ObjectResult) ProtoReflect() protoreflect.Message {
+	mi := &file_trainyard_registry_v1_retention_service_proto_msgTypes[24]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ObjectResult.ProtoReflect.Descriptor instead.
+func (*ObjectResult) Descriptor() ([]byte, []int) {
+	return file_trainyard_registry_v1_retention_service_proto_rawDescGZIP(), []int{24}
+}
+
+func (x *ObjectResult) GetObjectKey() string {
+	if x != nil {
+		return x.ObjectKey
+	}
+	return ""
+}
+
+func (x *ObjectResult) GetDone() bool {
+	if x != nil {
+		return x.Done
+	}
+	return false
+}
+
+func (x *ObjectResult) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+// ReleaseObjectsResponse has one result per object.
+type ReleaseObjectsResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// In the order of the request.
+	Results       []*ObjectResult `protobuf:"bytes,1,rep,name=results,proto3" json:"results,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReleaseObjectsResponse) Reset() {
+	*x = ReleaseObjectsResponse{}
+	mi := &file_trainyard_registry_v1_retention_service_proto_msgTypes[25]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReleaseObjectsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReleaseObjectsResponse) ProtoMessage() {}
+
+func (x *ReleaseObjectsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_trainyard_registry_v1_retention_service_proto_msgTypes[25]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReleaseObjectsResponse.ProtoReflect.Descriptor instead.
+func (*ReleaseObjectsResponse) Descriptor() ([]byte, []int) {
+	return file_trainyard_registry_v1_retention_service_proto_rawDescGZIP(), []int{25}
+}
+
+func (x *ReleaseObjectsResponse) GetResults() []*ObjectResult {
+	if x != nil {
+		return x.Results
+	}
+	return nil
+}
+
+// ListReleasedObjectsRequest pages released objects.
+type ListReleasedObjectsRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Rows per page; 0 means 2000, more than 5000 is taken as 5000.
+	PageSize int32 `protobuf:"varint,1,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
+	// Token of the previous answer.
+	PageToken     string `protobuf:"bytes,2,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListReleasedObjectsRequest) Reset() {
+	*x = ListReleasedObjectsRequest{}
+	mi := &file_trainyard_registry_v1_retention_service_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListReleasedObjectsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListReleasedObjectsRequest) ProtoMessage() {}
+
+func (x *ListReleasedObjectsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_trainyard_registry_v1_retention_service_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListReleasedObjectsRequest.ProtoReflect.Descriptor instead.
+func (*ListReleasedObjectsRequest) Descriptor() ([]byte, []int) {
+	return file_trainyard_registry_v1_retention_service_proto_rawDescGZIP(), []int{26}
+}
+
+func (x *ListReleasedObjectsRequest) GetPageSize() int32 {
+	if x != nil {
+		return x.PageSize
+	}
+	return 0
+}
+
+func (x *ListReleasedObjectsRequest) GetPageToken() string {
+	if x != nil {
+		return x.PageToken
+	}
+	return ""
+}
+
+// ReleasedObject may be removed from due_time on.
+type ReleasedObject struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Key.
+	ObjectKey string `protobuf:"bytes,1,opt,name=object_key,json=objectKey,proto3" json:"object_key,omitempty"`
+	// Size in bytes.
+	SizeBytes int64 `protobuf:"varint,2,opt,name=size_bytes,json=sizeBytes,proto3" json:"size_bytes,omitempty"`
+	// Why, for people.
+	Reason string `protobuf:"bytes,3,opt,name=reason,proto3" json:"reason,omitempty"`
+	// From when on it may be removed.
+	DueTime       *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=due_time,json=dueTime,proto3" json:"due_time,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReleasedObject) Reset() {
+	*x = ReleasedObject{}
+	mi := &file_trainyard_registry_v1_retention_service_proto_msgTypes[27]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReleasedObject) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReleasedObject) ProtoMessage() {}
+
+func (x *ReleasedObject) ProtoReflect() protoreflect.Message {
+	mi := &file_trainyard_registry_v1_retention_service_proto_msgTypes[27]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReleasedObject.ProtoReflect.Descriptor instead.
+func (*ReleasedObject) Descriptor() ([]byte, []int) {
+	return file_trainyard_registry_v1_retention_service_proto_rawDescGZIP(), []int{27}
+}
+
+func (x *ReleasedObject) GetObjectKey() string {
+	if x != nil {
+		return x.ObjectKey
+	}
+	return ""
+}
+
+func (x *ReleasedObject) GetSizeBytes() int64 {
+	if x != nil {
+		return x.SizeBytes
+	}
+	return 0
+}
+
+func (x *ReleasedObject) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *ReleasedObject) GetDueTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.DueTime
+	}
+	return nil
+}
+
+// ListReleasedObjectsResponse has a page.
+type ListReleasedObjectsResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// By key, due or not.
+	Objects []*ReleasedObject `protobuf:"bytes,1,rep,name=objects,proto3" json:"objects,omitempty"`
+	// Empty on the last page.
+	NextPageToken string `protobuf:"bytes,2,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListReleasedObjectsResponse) Reset() {
+	*x = ListReleasedObjectsResponse{}
+	mi := &file_trainyard_registry_v1_retention_service_proto_msgTypes[28]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListReleasedObjectsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListReleasedObjectsResponse) ProtoMessage() {}
+
+func (x *ListReleasedObjectsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_trainyard_registry_v1_retention_service_proto_msgTypes[28]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListReleasedObjectsResponse.ProtoReflect.Descriptor instead.
+func (*ListReleasedObjectsResponse) Descriptor() ([]byte, []int) {
+	return file_trainyard_registry_v1_retention_service_proto_rawDescGZIP(), []int{28}
+}
+
+func (x *ListReleasedObjectsResponse) GetObjects() []*ReleasedObject {
+	if x != nil {
+		return x.Objects
+	}
+	return nil
+}
+
+func (x *ListReleasedObjectsResponse) GetNextPageToken() string {
+	if x != nil {
+		return x.NextPageToken
+	}
+	return ""
+}
+
+// ConfirmRemovedRequest names objects whose bytes are gone.
+type ConfirmRemovedRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// UUID that makes the call idempotent.
+	RequestId string `protobuf:"bytes,1,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	// Keys.
+	ObjectKeys    []string `protobuf:"bytes,2,rep,name=object_keys,json=objectKeys,proto3" json:"object_keys,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ConfirmRemovedRequest) Reset() {
+	*x = ConfirmRemovedRequest{}
+	mi := &file_trainyard_registry_v1_retention_service_proto_msgTypes[29]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ConfirmRemovedRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ConfirmRemovedRequest) ProtoMessage() {}
+
+func (x *ConfirmRemovedRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_trainyard_registry_v1_retention_service_proto_msgTypes[29]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ConfirmRemovedRequest.ProtoReflect.Descriptor instead.
+func (*ConfirmRemovedRequest) Descriptor() ([]byte, []int) {
+	return file_trainyard_registry_v1_retention_service_proto_rawDescGZIP(), []int{29}
+}
+
+func (x *ConfirmRemovedRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
+func (x *ConfirmRemovedRequest) GetObjectKeys() []string {
+	if x != nil {
+		return x.ObjectKeys
+	}
+	return nil
+}
+
+// ConfirmRemovedResponse confirms.
+type ConfirmRemovedResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ConfirmRemovedResponse) Reset() {
+	*x = ConfirmRemovedResponse{}
+	mi := &file_trainyard_registry_v1_retention_service_proto_msgTypes[30]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ConfirmRemovedResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ConfirmRemovedResponse) ProtoMessage() {}
+
+func (x *ConfirmRemovedResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_trainyard_registry_v1_retention_service_proto_msgTypes[30]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ConfirmRemovedResponse.ProtoReflect.Descriptor instead.
+func (*ConfirmRemovedResponse) Descriptor() ([]byte, []int) {
+	return file_trainyard_registry_v1_retention_service_proto_rawDescGZIP(), []int{30}
+}
+
+// ReportBadObjectRequest reports a finding.
+type ReportBadObjectRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// UUID that makes the call idempotent.
+	RequestId string `protobuf:"bytes,1,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	// Key.
+	ObjectKey string `protobuf:"bytes,2,opt,name=object_key,json=objectKey,proto3" json:"object_key,omitempty"`
+	// What was found, for people: "its bytes do not match their digest".
+	Detail        string `protobuf:"bytes,3,opt,name=detail,proto3" json:"detail,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReportBadObjectRequest) Reset() {
+	*x = ReportBadObjectRequest{}
+	mi := &file_trainyard_registry_v1_retention_service_proto_msgTypes[31]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReportBadObjectRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReportBadObjectRequest) ProtoMessage() {}
+
+func (x *ReportBadObjectRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_trainyard_registry_v1_retention_service_proto_msgTypes[31]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReportBadObjectRequest.ProtoReflect.Descriptor instead.
+func (*ReportBadObjectRequest) Descriptor() ([]byte, []int) {
+	return file_trainyard_registry_v1_retention_service_proto_rawDescGZIP(), []int{31}
+}
+
+func (x *ReportBadObjectRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
+func (x *ReportBadObjectRequest) GetObjectKey() string {
+	if x != nil {
+		return x.ObjectKey
+	}
+	return ""
+}
+
+func (x *ReportBadObjectRequest) GetDetail() string {
+	if x != nil {
+		return x.Detail
+	}
+	return ""
+}
+
+// ReportBadObjectResponse says what became of it.
+type ReportBadObjectResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// True when every checkpoint that needs the content reads it from another copy now.
+	Repaired bool `protobuf:"varint,1,opt,name=repaired,proto3" json:"repaired,omitempty"`
+	// Checkpoints that are CORRUPT for it now.
+	CorruptCheckpointIds []string `protobuf:"bytes,2,rep,name=corrupt_checkpoint_ids,json=corruptCheckpointIds,proto3" json:"corrupt_checkpoint_ids,omitempty"`
+	// What was done, for people.
+	Outcome       string `protobuf:"bytes,3,opt,name=outcome,proto3" json:"outcome,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReportBadObjectResponse) Reset() {
+	*x = ReportBadObjectResponse{}
+	mi := &file_trainyard_registry_v1_retention_service_proto_msgTypes[32]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReportBadObjectResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReportBadObjectResponse) ProtoMessage() {}
+
+func (x *ReportBadObjectResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_trainyard_registry_v1_retention_service_proto_msgTypes[32]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReportBadObjectResponse.ProtoReflect.Descriptor instead.
+func (*ReportBadObjectResponse) Descriptor() ([]byte, []int) {
+	return file_trainyard_registry_v1_retention_service_proto_rawDescGZIP(), []int{32}
+}
+
+func (x *ReportBadObjectResponse) GetRepaired() bool {
+	if x != nil {
+		return x.Repaired
+	}
+	return false
+}
+
+func (x *ReportBadObjectResponse) GetCorruptCheckpointIds() []string {
+	if x != nil {
+		return x.CorruptCheckpointIds
+	}
+	return nil
+}
+
+func (x *ReportBadObjectResponse) GetOutcome() string {
+	if x != nil {
+		return x.Outcome
+	}
+	return ""
+}
+
+// SetLegalHoldRequest sets or lifts a hold.
+type SetLegalHoldRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// UUID that makes the call idempotent.
+	RequestId string `protobuf:"bytes,1,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	// Which.
+	CheckpointId string `protobuf:"bytes,2,opt,name=checkpoint_id,json=checkpointId,proto3" json:"checkpoint_id,omitempty"`
+	// True holds.
+	Held bool `protobuf:"varint,3,opt,name=held,proto3" json:"held,omitempty"`
+	// Person who decided, as the janitor authenticated it.
+	Actor string `protobuf:"bytes,4,opt,name=actor,proto3" json:"actor,omitempty"`
+	// Why, for the record.
+	Reason        string `protobuf:"bytes,5,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SetLegalHoldRequest) Reset() {
+	*x = SetLegalHoldRequest{}
+	mi := &file_trainyard_registry_v1_retention_service_proto_msgTypes[33]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetLegalHoldRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetLegalHoldRequest) ProtoMessage() {}
+
+func (x *SetLegalHoldRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_trainyard_registry_v1_retention_service_proto_msgTypes[33]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetLegalHoldRequest.ProtoReflect.Descriptor instead.
+func (*SetLegalHoldRequest) Descriptor() ([]byte, []int) {
+	return file_trainyard_registry_v1_retention_service_proto_rawDescGZIP(), []int{33}
+}
+
+func (x *SetLegalHoldRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
+func (x *SetLegalHoldRequest) GetCheckpointId() string {
+	if x != nil {
+		return x.CheckpointId
+	}
+	return ""
+}
+
+func (x *SetLegalHoldRequest) GetHeld() bool {
+	if x != nil {
+		return x.Held
+	}
+	return false
+}
+
+func (x *SetLegalHoldRequest) GetActor() string {
+	if x != nil {
+		return x.Actor
+	}
+	return ""
+}
+
+func (x *SetLegalHoldRequest) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+// SetLegalHoldResponse has the checkpoint's state.
+type SetLegalHoldResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// What became of it.
+	Result        *RetentionResult `protobuf:"bytes,1,opt,name=result,proto3" json:"result,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SetLegalHoldResponse) Reset() {
+	*x = SetLegalHoldResponse{}
+	mi := &file_trainyard_registry_v1_retention_service_proto_msgTypes[34]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetLegalHoldResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetLegalHoldResponse) ProtoMessage() {}
+
+func (x *SetLegalHoldResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_trainyard_registry_v1_retention_service_proto_msgTypes[34]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetLegalHoldResponse.ProtoReflect.Descriptor instead.
+func (*SetLegalHoldResponse) Descriptor() ([]byte, []int) {
+	return file_trainyard_registry_v1_retention_service_proto_rawDescGZIP(), []int{34}
+}
+
+func (x *SetLegalHoldResponse) GetResult() *RetentionResult {
+	if x != nil {
+		return x.Result
+	}
+	return nil
+}
+
+// One object as the bucket lists it.
+type ReleaseObjectsRequest_Object struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Key.
+	ObjectKey string `protobuf:"bytes,1,opt,name=object_key,json=objectKey,proto3" json:"object_key,omitempty"`
+	// Size in bytes.
+	SizeBytes     int64 `protobuf:"varint,2,opt,name=size_bytes,json=sizeBytes,proto3" json:"size_bytes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReleaseObjectsRequest_Object) Reset() {
+	*x = ReleaseObjectsRequest_Object{}
+	mi := &file_trainyard_registry_v1_retention_service_proto_msgTypes[35]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReleaseObjectsRequest_Object) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReleaseObjectsRequest_Object) ProtoMessage() {}
+
+func (x *ReleaseObjectsRequest_Object) ProtoReflect() protoreflect.Message {
+	mi := &file_trainyard_registry_v1_retention_service_proto_msgTypes[35]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReleaseObjectsRequest_Object.ProtoReflect.Descriptor instead.
+func (*ReleaseObjectsRequest_Object) Descriptor() ([]byte, []int) {
+	return file_trainyard_registry_v1_retention_service_proto_rawDescGZIP(), []int{23, 0}
+}
+
+func (x *ReleaseObjectsRequest_Object) GetObjectKey() string {
+	if x != nil {
+		return x.ObjectKey
+	}
+	return ""
+}
+
+func (x *ReleaseObjectsRequest_Object) GetSizeBytes() int64 {
+	if x != nil {
+		return x.SizeBytes
+	}
+	return 0
+}
+
 var File_trainyard_registry_v1_retention_service_proto protoreflect.FileDescriptor
 
 const file_trainyard_registry_v1_retention_service_proto_rawDesc = "" +
 	"\n" +
-	"-trainyard/registry/v1/retention_service.proto\x12\x15trainyard.registry.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a&trainyard/registry/v1/checkpoint.proto\"\x8b\x02\n" +
+	"-trainyard/registry/v1/retention_service.proto\x12\x15trainyard.registry.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a&trainyard/registry/v1/checkpoint.proto\"\xa0\x02\n" +
 	"\x04Root\x124\n" +
 	"\x04kind\x18\x01 \x01(\x0e2 .trainyard.registry.v1.Root.KindR\x04kind\x12 \n" +
-	"\vdescription\x18\x02 \x01(\tR\vdescription\"\xaa\x01\n" +
+	"\vdescription\x18\x02 \x01(\tR\vdescription\"\xbf\x01\n" +
 	"\x04Kind\x12\x14\n" +
 	"\x10KIND_UNSPECIFIED\x10\x00\x12\x13\n" +
 	"\x0fKIND_PRODUCTION\x10\x01\x12\x10\n" +
@@ -869,7 +2480,8 @@ const file_trainyard_registry_v1_retention_service_proto_rawDesc = "" +
 	"\rKIND_ROLLBACK\x10\x05\x12\x11\n" +
 	"\rKIND_LIVE_RUN\x10\x06\x12\x0f\n" +
 	"\vKIND_PARENT\x10\a\x12\f\n" +
-	"\bKIND_PIN\x10\b\"\xcd\x01\n" +
+	"\bKIND_PIN\x10\b\x12\x13\n" +
+	"\x0fKIND_LEGAL_HOLD\x10\t\"\x89\x03\n" +
 	"\rInventoryItem\x12A\n" +
 	"\n" +
 	"checkpoint\x18\x01 \x01(\v2!.trainyard.registry.v1.CheckpointR\n" +
@@ -877,7 +2489,10 @@ const file_trainyard_registry_v1_retention_service_proto_rawDesc = "" +
 	"\x05roots\x18\x02 \x03(\v2\x1b.trainyard.registry.v1.RootR\x05roots\x12'\n" +
 	"\x0fexclusive_bytes\x18\x03 \x01(\x03R\x0eexclusiveBytes\x12\x1d\n" +
 	"\n" +
-	"run_active\x18\x04 \x01(\bR\trunActive\"e\n" +
+	"run_active\x18\x04 \x01(\bR\trunActive\x12>\n" +
+	"\rlast_use_time\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\vlastUseTime\x12J\n" +
+	"\x13experiment_use_time\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\x11experimentUseTime\x12.\n" +
+	"\x13base_checkpoint_ids\x18\a \x03(\tR\x11baseCheckpointIds\"e\n" +
 	"\x14ListInventoryRequest\x12$\n" +
 	"\tpage_size\x18\x01 \x01(\x05B\a\xbaH\x04\x1a\x02(\x00R\bpageSize\x12'\n" +
 	"\n" +
@@ -920,13 +2535,155 @@ const file_trainyard_registry_v1_retention_service_proto_rawDesc = "" +
 	"request_id\x18\x01 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\trequestId\x129\n" +
 	"\x0echeckpoint_ids\x18\x02 \x03(\tB\x12\xbaH\x0f\x92\x01\f\b\x01\x10\xe8\a\"\x05r\x03\xb0\x01\x01R\rcheckpointIds\"Z\n" +
 	"\x16ConfirmDeletedResponse\x12@\n" +
-	"\aresults\x18\x01 \x03(\v2&.trainyard.registry.v1.RetentionResultR\aresults2\xf1\x04\n" +
+	"\aresults\x18\x01 \x03(\v2&.trainyard.registry.v1.RetentionResultR\aresults\"\xd2\x01\n" +
+	"\bColdCopy\x12\x16\n" +
+	"\x06sha256\x18\x01 \x01(\fR\x06sha256\x12\x1d\n" +
+	"\n" +
+	"size_bytes\x18\x02 \x01(\x03R\tsizeBytes\x12\x1d\n" +
+	"\n" +
+	"object_key\x18\x03 \x01(\tR\tobjectKey\x12#\n" +
+	"\robject_sha256\x18\x04 \x01(\fR\fobjectSha256\x12*\n" +
+	"\x11object_size_bytes\x18\x05 \x01(\x03R\x0fobjectSizeBytes\x12\x1f\n" +
+	"\vbase_sha256\x18\x06 \x01(\fR\n" +
+	"baseSha256\"\x8b\x02\n" +
+	"\vArchiveFile\x12\x14\n" +
+	"\x05paths\x18\x01 \x03(\tR\x05paths\x12\x16\n" +
+	"\x06sha256\x18\x02 \x01(\fR\x06sha256\x12\x1d\n" +
+	"\n" +
+	"size_bytes\x18\x03 \x01(\x03R\tsizeBytes\x12\x17\n" +
+	"\ahot_key\x18\x04 \x01(\tR\x06hotKey\x12\x19\n" +
+	"\bcold_key\x18\x05 \x01(\tR\acoldKey\x12;\n" +
+	"\bexisting\x18\x06 \x01(\v2\x1f.trainyard.registry.v1.ColdCopyR\bexisting\x12>\n" +
+	"\n" +
+	"base_chain\x18\a \x03(\v2\x1f.trainyard.registry.v1.ColdCopyR\tbaseChain\"\x97\x01\n" +
+	"\n" +
+	"ArchiveJob\x12#\n" +
+	"\rcheckpoint_id\x18\x01 \x01(\tR\fcheckpointId\x12\x12\n" +
+	"\x04done\x18\x02 \x01(\bR\x04done\x12\x16\n" +
+	"\x06reason\x18\x03 \x01(\tR\x06reason\x128\n" +
+	"\x05files\x18\x04 \x03(\v2\".trainyard.registry.v1.ArchiveFileR\x05files\"\xb0\x01\n" +
+	"\x13BeginArchiveRequest\x12'\n" +
+	"\n" +
+	"request_id\x18\x01 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\trequestId\x128\n" +
+	"\x0echeckpoint_ids\x18\x02 \x03(\tB\x11\xbaH\x0e\x92\x01\v\b\x01\x10d\"\x05r\x03\xb0\x01\x01R\rcheckpointIds\x126\n" +
+	"\rdrop_patterns\x18\x03 \x03(\tB\x11\xbaH\x0e\x92\x01\v\x10@\"\ar\x05\x10\x01\x18\xc8\x01R\fdropPatterns\"M\n" +
+	"\x14BeginArchiveResponse\x125\n" +
+	"\x04jobs\x18\x01 \x03(\v2!.trainyard.registry.v1.ArchiveJobR\x04jobs\"\xa5\x02\n" +
+	"\x14CommitArchiveRequest\x12'\n" +
+	"\n" +
+	"request_id\x18\x01 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\trequestId\x12-\n" +
+	"\rcheckpoint_id\x18\x02 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\fcheckpointId\x12B\n" +
+	"\x06copies\x18\x03 \x03(\v2\x1f.trainyard.registry.v1.ColdCopyB\t\xbaH\x06\x92\x01\x03\x10\xe8\aR\x06copies\x126\n" +
+	"\rdrop_patterns\x18\x04 \x03(\tB\x11\xbaH\x0e\x92\x01\v\x10@\"\ar\x05\x10\x01\x18\xc8\x01R\fdropPatterns\x129\n" +
+	"\x05grace\x18\x05 \x01(\v2\x19.google.protobuf.DurationB\b\xbaH\x05\xaa\x01\x022\x00R\x05grace\"\xa3\x01\n" +
+	"\x15CommitArchiveResponse\x12>\n" +
+	"\x06result\x18\x01 \x01(\v2&.trainyard.registry.v1.RetentionResultR\x06result\x12%\n" +
+	"\x0ereleased_bytes\x18\x02 \x01(\x03R\rreleasedBytes\x12#\n" +
+	"\rdropped_bytes\x18\x03 \x01(\x03R\fdroppedBytes\"\xa3\x04\n" +
+	"\n" +
+	"ObjectInfo\x12\x1d\n" +
+	"\n" +
+	"object_key\x18\x01 \x01(\tR\tobjectKey\x126\n" +
+	"\x04tier\x18\x02 \x01(\x0e2\".trainyard.registry.v1.StorageTierR\x04tier\x12=\n" +
+	"\x05state\x18\x03 \x01(\x0e2'.trainyard.registry.v1.ObjectInfo.StateR\x05state\x12\x16\n" +
+	"\x06sha256\x18\x04 \x01(\fR\x06sha256\x12#\n" +
+	"\robject_sha256\x18\x05 \x01(\fR\fobjectSha256\x12\x1d\n" +
+	"\n" +
+	"size_bytes\x18\x06 \x01(\x03R\tsizeBytes\x12)\n" +
+	"\x10checkpoint_count\x18\a \x01(\x03R\x0fcheckpointCount\x12%\n" +
+	"\x0eartifact_count\x18\b \x01(\x03R\rartifactCount\x12'\n" +
+	"\x0fdependent_count\x18\t \x01(\x03R\x0edependentCount\x12;\n" +
+	"\vupdate_time\x18\n" +
+	" \x01(\v2\x1a.google.protobuf.TimestampR\n" +
+	"updateTime\"k\n" +
+	"\x05State\x12\x15\n" +
+	"\x11STATE_UNSPECIFIED\x10\x00\x12\x11\n" +
+	"\rSTATE_PENDING\x10\x01\x12\x11\n" +
+	"\rSTATE_PRESENT\x10\x02\x12\x11\n" +
+	"\rSTATE_CORRUPT\x10\x03\x12\x12\n" +
+	"\x0eSTATE_DELETING\x10\x04\"c\n" +
+	"\x12ListObjectsRequest\x12$\n" +
+	"\tpage_size\x18\x01 \x01(\x05B\a\xbaH\x04\x1a\x02(\x00R\bpageSize\x12'\n" +
+	"\n" +
+	"page_token\x18\x02 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x10R\tpageToken\"z\n" +
+	"\x13ListObjectsResponse\x12;\n" +
+	"\aobjects\x18\x01 \x03(\v2!.trainyard.registry.v1.ObjectInfoR\aobjects\x12&\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\xb4\x02\n" +
+	"\x15ReleaseObjectsRequest\x12'\n" +
+	"\n" +
+	"request_id\x18\x01 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\trequestId\x12Z\n" +
+	"\aobjects\x18\x02 \x03(\v23.trainyard.registry.v1.ReleaseObjectsRequest.ObjectB\v\xbaH\b\x92\x01\x05\b\x01\x10\xe8\aR\aobjects\x129\n" +
+	"\x05grace\x18\x03 \x01(\v2\x19.google.protobuf.DurationB\b\xbaH\x05\xaa\x01\x022\x00R\x05grace\x1a[\n" +
+	"\x06Object\x12)\n" +
+	"\n" +
+	"object_key\x18\x01 \x01(\tB\n" +
+	"\xbaH\ar\x05\x10\x01\x18\x80\bR\tobjectKey\x12&\n" +
+	"\n" +
+	"size_bytes\x18\x02 \x01(\x03B\a\xbaH\x04\"\x02(\x00R\tsizeBytes\"Y\n" +
+	"\fObjectResult\x12\x1d\n" +
+	"\n" +
+	"object_key\x18\x01 \x01(\tR\tobjectKey\x12\x12\n" +
+	"\x04done\x18\x02 \x01(\bR\x04done\x12\x16\n" +
+	"\x06reason\x18\x03 \x01(\tR\x06reason\"W\n" +
+	"\x16ReleaseObjectsResponse\x12=\n" +
+	"\aresults\x18\x01 \x03(\v2#.trainyard.registry.v1.ObjectResultR\aresults\"k\n" +
+	"\x1aListReleasedObjectsRequest\x12$\n" +
+	"\tpage_size\x18\x01 \x01(\x05B\a\xbaH\x04\x1a\x02(\x00R\bpageSize\x12'\n" +
+	"\n" +
+	"page_token\x18\x02 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x10R\tpageToken\"\x9d\x01\n" +
+	"\x0eReleasedObject\x12\x1d\n" +
+	"\n" +
+	"object_key\x18\x01 \x01(\tR\tobjectKey\x12\x1d\n" +
+	"\n" +
+	"size_bytes\x18\x02 \x01(\x03R\tsizeBytes\x12\x16\n" +
+	"\x06reason\x18\x03 \x01(\tR\x06reason\x125\n" +
+	"\bdue_time\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\adueTime\"\x86\x01\n" +
+	"\x1bListReleasedObjectsResponse\x12?\n" +
+	"\aobjects\x18\x01 \x03(\v2%.trainyard.registry.v1.ReleasedObjectR\aobjects\x12&\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"n\n" +
+	"\x15ConfirmRemovedRequest\x12'\n" +
+	"\n" +
+	"request_id\x18\x01 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\trequestId\x12,\n" +
+	"\vobject_keys\x18\x02 \x03(\tB\v\xbaH\b\x92\x01\x05\b\x01\x10\xe8\aR\n" +
+	"objectKeys\"\x18\n" +
+	"\x16ConfirmRemovedResponse\"\x90\x01\n" +
+	"\x16ReportBadObjectRequest\x12'\n" +
+	"\n" +
+	"request_id\x18\x01 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\trequestId\x12)\n" +
+	"\n" +
+	"object_key\x18\x02 \x01(\tB\n" +
+	"\xbaH\ar\x05\x10\x01\x18\x80\bR\tobjectKey\x12\"\n" +
+	"\x06detail\x18\x03 \x01(\tB\n" +
+	"\xbaH\ar\x05\x10\x01\x18\xf4\x03R\x06detail\"\x85\x01\n" +
+	"\x17ReportBadObjectResponse\x12\x1a\n" +
+	"\brepaired\x18\x01 \x01(\bR\brepaired\x124\n" +
+	"\x16corrupt_checkpoint_ids\x18\x02 \x03(\tR\x14corruptCheckpointIds\x12\x18\n" +
+	"\aoutcome\x18\x03 \x01(\tR\aoutcome\"\xc7\x01\n" +
+	"\x13SetLegalHoldRequest\x12'\n" +
+	"\n" +
+	"request_id\x18\x01 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\trequestId\x12-\n" +
+	"\rcheckpoint_id\x18\x02 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\fcheckpointId\x12\x12\n" +
+	"\x04held\x18\x03 \x01(\bR\x04held\x12 \n" +
+	"\x05actor\x18\x04 \x01(\tB\n" +
+	"\xbaH\ar\x05\x10\x01\x18\xfa\x01R\x05actor\x12\"\n" +
+	"\x06reason\x18\x05 \x01(\tB\n" +
+	"\xbaH\ar\x05\x10\x01\x18\xe8\aR\x06reason\"V\n" +
+	"\x14SetLegalHoldResponse\x12>\n" +
+	"\x06result\x18\x01 \x01(\v2&.trainyard.registry.v1.RetentionResultR\x06result2\xe3\v\n" +
 	"\x10RetentionService\x12j\n" +
 	"\rListInventory\x12+.trainyard.registry.v1.ListInventoryRequest\x1a,.trainyard.registry.v1.ListInventoryResponse\x12\x7f\n" +
 	"\x14TombstoneCheckpoints\x122.trainyard.registry.v1.TombstoneCheckpointsRequest\x1a3.trainyard.registry.v1.TombstoneCheckpointsResponse\x12y\n" +
 	"\x12RestoreCheckpoints\x120.trainyard.registry.v1.RestoreCheckpointsRequest\x1a1.trainyard.registry.v1.RestoreCheckpointsResponse\x12\x85\x01\n" +
 	"\x16BeginDeleteCheckpoints\x124.trainyard.registry.v1.BeginDeleteCheckpointsRequest\x1a5.trainyard.registry.v1.BeginDeleteCheckpointsResponse\x12m\n" +
-	"\x0eConfirmDeleted\x12,.trainyard.registry.v1.ConfirmDeletedRequest\x1a-.trainyard.registry.v1.ConfirmDeletedResponseB\xfd\x01\n" +
+	"\x0eConfirmDeleted\x12,.trainyard.registry.v1.ConfirmDeletedRequest\x1a-.trainyard.registry.v1.ConfirmDeletedResponse\x12g\n" +
+	"\fBeginArchive\x12*.trainyard.registry.v1.BeginArchiveRequest\x1a+.trainyard.registry.v1.BeginArchiveResponse\x12j\n" +
+	"\rCommitArchive\x12+.trainyard.registry.v1.CommitArchiveRequest\x1a,.trainyard.registry.v1.CommitArchiveResponse\x12d\n" +
+	"\vListObjects\x12).trainyard.registry.v1.ListObjectsRequest\x1a*.trainyard.registry.v1.ListObjectsResponse\x12m\n" +
+	"\x0eReleaseObjects\x12,.trainyard.registry.v1.ReleaseObjectsRequest\x1a-.trainyard.registry.v1.ReleaseObjectsResponse\x12|\n" +
+	"\x13ListReleasedObjects\x121.trainyard.registry.v1.ListReleasedObjectsRequest\x1a2.trainyard.registry.v1.ListReleasedObjectsResponse\x12m\n" +
+	"\x0eConfirmRemoved\x12,.trainyard.registry.v1.ConfirmRemovedRequest\x1a-.trainyard.registry.v1.ConfirmRemovedResponse\x12p\n" +
+	"\x0fReportBadObject\x12-.trainyard.registry.v1.ReportBadObjectRequest\x1a..trainyard.registry.v1.ReportBadObjectResponse\x12g\n" +
+	"\fSetLegalHold\x12*.trainyard.registry.v1.SetLegalHoldRequest\x1a+.trainyard.registry.v1.SetLegalHoldResponseB\xfd\x01\n" +
 	"\x19com.trainyard.registry.v1B\x15RetentionServiceProtoP\x01ZSgithub.com/ultrathink-pilot/trainyard/proto/gen/go/trainyard/registry/v1;registryv1\xa2\x02\x03TRX\xaa\x02\x15Trainyard.Registry.V1\xca\x02\x15Trainyard\\Registry\\V1\xe2\x02!Trainyard\\Registry\\V1\\GPBMetadata\xea\x02\x17Trainyard::Registry::V1b\x06proto3"
 
 var (
@@ -941,53 +2698,114 @@ func file_trainyard_registry_v1_retention_service_proto_rawDescGZIP() []byte {
 	return file_trainyard_registry_v1_retention_service_proto_rawDescData
 }
 
-var file_trainyard_registry_v1_retention_service_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_trainyard_registry_v1_retention_service_proto_msgTypes = make([]protoimpl.MessageInfo, 13)
+var file_trainyard_registry_v1_retention_service_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
+var file_trainyard_registry_v1_retention_service_proto_msgTypes = make([]protoimpl.MessageInfo, 36)
 var file_trainyard_registry_v1_retention_service_proto_goTypes = []any{
 	(Root_Kind)(0),                         // 0: trainyard.registry.v1.Root.Kind
-	(*Root)(nil),                           // 1: trainyard.registry.v1.Root
-	(*InventoryItem)(nil),                  // 2: trainyard.registry.v1.InventoryItem
-	(*ListInventoryRequest)(nil),           // 3: trainyard.registry.v1.ListInventoryRequest
-	(*ListInventoryResponse)(nil),          // 4: trainyard.registry.v1.ListInventoryResponse
-	(*RetentionResult)(nil),                // 5: trainyard.registry.v1.RetentionResult
-	(*TombstoneCheckpointsRequest)(nil),    // 6: trainyard.registry.v1.TombstoneCheckpointsRequest
-	(*TombstoneCheckpointsResponse)(nil),   // 7: trainyard.registry.v1.TombstoneCheckpointsResponse
-	(*RestoreCheckpointsRequest)(nil),      // 8: trainyard.registry.v1.RestoreCheckpointsRequest
-	(*RestoreCheckpointsResponse)(nil),     // 9: trainyard.registry.v1.RestoreCheckpointsResponse
-	(*BeginDeleteCheckpointsRequest)(nil),  // 10: trainyard.registry.v1.BeginDeleteCheckpointsRequest
-	(*BeginDeleteCheckpointsResponse)(nil), // 11: trainyard.registry.v1.BeginDeleteCheckpointsResponse
-	(*ConfirmDeletedRequest)(nil),          // 12: trainyard.registry.v1.ConfirmDeletedRequest
-	(*ConfirmDeletedResponse)(nil),         // 13: trainyard.registry.v1.ConfirmDeletedResponse
-	(*Checkpoint)(nil),                     // 14: trainyard.registry.v1.Checkpoint
-	(Checkpoint_State)(0),                  // 15: trainyard.registry.v1.Checkpoint.State
-	(*durationpb.Duration)(nil),            // 16: google.protobuf.Duration
+	(ObjectInfo_State)(0),                  // 1: trainyard.registry.v1.ObjectInfo.State
+	(*Root)(nil),                           // 2: trainyard.registry.v1.Root
+	(*InventoryItem)(nil),                  // 3: trainyard.registry.v1.InventoryItem
+	(*ListInventoryRequest)(nil),           // 4: trainyard.registry.v1.ListInventoryRequest
+	(*ListInventoryResponse)(nil),          // 5: trainyard.registry.v1.ListInventoryResponse
+	(*RetentionResult)(nil),                // 6: trainyard.registry.v1.RetentionResult
+	(*TombstoneCheckpointsRequest)(nil),    // 7: trainyard.registry.v1.TombstoneCheckpointsRequest
+	(*TombstoneCheckpointsResponse)(nil),   // 8: trainyard.registry.v1.TombstoneCheckpointsResponse
+	(*RestoreCheckpointsRequest)(nil),      // 9: trainyard.registry.v1.RestoreCheckpointsRequest
+	(*RestoreCheckpointsResponse)(nil),     // 10: trainyard.registry.v1.RestoreCheckpointsResponse
+	(*BeginDeleteCheckpointsRequest)(nil),  // 11: trainyard.registry.v1.BeginDeleteCheckpointsRequest
+	(*BeginDeleteCheckpointsResponse)(nil), // 12: trainyard.registry.v1.BeginDeleteCheckpointsResponse
+	(*ConfirmDeletedRequest)(nil),          // 13: trainyard.registry.v1.ConfirmDeletedRequest
+	(*ConfirmDeletedResponse)(nil),         // 14: trainyard.registry.v1.ConfirmDeletedResponse
+	(*ColdCopy)(nil),                       // 15: trainyard.registry.v1.ColdCopy
+	(*ArchiveFile)(nil),                    // 16: trainyard.registry.v1.ArchiveFile
+	(*ArchiveJob)(nil),                     // 17: trainyard.registry.v1.ArchiveJob
+	(*BeginArchiveRequest)(nil),            // 18: trainyard.registry.v1.BeginArchiveRequest
+	(*BeginArchiveResponse)(nil),           // 19: trainyard.registry.v1.BeginArchiveResponse
+	(*CommitArchiveRequest)(nil),           // 20: trainyard.registry.v1.CommitArchiveRequest
+	(*CommitArchiveResponse)(nil),          // 21: trainyard.registry.v1.CommitArchiveResponse
+	(*ObjectInfo)(nil),                     // 22: trainyard.registry.v1.ObjectInfo
+	(*ListObjectsRequest)(nil),             // 23: trainyard.registry.v1.ListObjectsRequest
+	(*ListObjectsResponse)(nil),            // 24: trainyard.registry.v1.ListObjectsResponse
+	(*ReleaseObjectsRequest)(nil),          // 25: trainyard.registry.v1.ReleaseObjectsRequest
+	(*ObjectResult)(nil),                   // 26: trainyard.registry.v1.ObjectResult
+	(*ReleaseObjectsResponse)(nil),         // 27: trainyard.registry.v1.ReleaseObjectsResponse
+	(*ListReleasedObjectsRequest)(nil),     // 28: trainyard.registry.v1.ListReleasedObjectsRequest
+	(*ReleasedObject)(nil),                 // 29: trainyard.registry.v1.ReleasedObject
+	(*ListReleasedObjectsResponse)(nil),    // 30: trainyard.registry.v1.ListReleasedObjectsResponse
+	(*ConfirmRemovedRequest)(nil),          // 31: trainyard.registry.v1.ConfirmRemovedRequest
+	(*ConfirmRemovedResponse)(nil),         // 32: trainyard.registry.v1.ConfirmRemovedResponse
+	(*ReportBadObjectRequest)(nil),         // 33: trainyard.registry.v1.ReportBadObjectRequest
+	(*ReportBadObjectResponse)(nil),        // 34: trainyard.registry.v1.ReportBadObjectResponse
+	(*SetLegalHoldRequest)(nil),            // 35: trainyard.registry.v1.SetLegalHoldRequest
+	(*SetLegalHoldResponse)(nil),           // 36: trainyard.registry.v1.SetLegalHoldResponse
+	(*ReleaseObjectsRequest_Object)(nil),   // 37: trainyard.registry.v1.ReleaseObjectsRequest.Object
+	(*Checkpoint)(nil),                     // 38: trainyard.registry.v1.Checkpoint
+	(*timestamppb.Timestamp)(nil),          // 39: google.protobuf.Timestamp
+	(Checkpoint_State)(0),                  // 40: trainyard.registry.v1.Checkpoint.State
+	(*durationpb.Duration)(nil),            // 41: google.protobuf.Duration
+	(StorageTier)(0),                       // 42: trainyard.registry.v1.StorageTier
 }
 var file_trainyard_registry_v1_retention_service_proto_depIdxs = []int32{
 	0,  // 0: trainyard.registry.v1.Root.kind:type_name -> trainyard.registry.v1.Root.Kind
-	14, // 1: trainyard.registry.v1.InventoryItem.checkpoint:type_name -> trainyard.registry.v1.Checkpoint
-	1,  // 2: trainyard.registry.v1.InventoryItem.roots:type_name -> trainyard.registry.v1.Root
-	2,  // 3: trainyard.registry.v1.ListInventoryResponse.items:type_name -> trainyard.registry.v1.InventoryItem
-	15, // 4: trainyard.registry.v1.RetentionResult.state:type_name -> trainyard.registry.v1.Checkpoint.State
-	5,  // 5: trainyard.registry.v1.TombstoneCheckpointsResponse.results:type_name -> trainyard.registry.v1.RetentionResult
-	5,  // 6: trainyard.registry.v1.RestoreCheckpointsResponse.results:type_name -> trainyard.registry.v1.RetentionResult
-	16, // 7: trainyard.registry.v1.BeginDeleteCheckpointsRequest.grace:type_name -> google.protobuf.Duration
-	5,  // 8: trainyard.registry.v1.BeginDeleteCheckpointsResponse.results:type_name -> trainyard.registry.v1.RetentionResult
-	5,  // 9: trainyard.registry.v1.ConfirmDeletedResponse.results:type_name -> trainyard.registry.v1.RetentionResult
-	3,  // 10: trainyard.registry.v1.RetentionService.ListInventory:input_type -> trainyard.registry.v1.ListInventoryRequest
-	6,  // 11: trainyard.registry.v1.RetentionService.TombstoneCheckpoints:input_type -> trainyard.registry.v1.TombstoneCheckpointsRequest
-	8,  // 12: trainyard.registry.v1.RetentionService.RestoreCheckpoints:input_type -> trainyard.registry.v1.RestoreCheckpointsRequest
-	10, // 13: trainyard.registry.v1.RetentionService.BeginDeleteCheckpoints:input_type -> trainyard.registry.v1.BeginDeleteCheckpointsRequest
-	12, // 14: trainyard.registry.v1.RetentionService.ConfirmDeleted:input_type -> trainyard.registry.v1.ConfirmDeletedRequest
-	4,  // 15: trainyard.registry.v1.RetentionService.ListInventory:output_type -> trainyard.registry.v1.ListInventoryResponse
-	7,  // 16: trainyard.registry.v1.RetentionService.TombstoneCheckpoints:output_type -> trainyard.registry.v1.TombstoneCheckpointsResponse
-	9,  // 17: trainyard.registry.v1.RetentionService.RestoreCheckpoints:output_type -> trainyard.registry.v1.RestoreCheckpointsResponse
-	11, // 18: trainyard.registry.v1.RetentionService.BeginDeleteCheckpoints:output_type -> trainyard.registry.v1.BeginDeleteCheckpointsResponse
-	13, // 19: trainyard.registry.v1.RetentionService.ConfirmDeleted:output_type -> trainyard.registry.v1.ConfirmDeletedResponse
-	15, // [15:20] is the sub-list for method output_type
-	10, // [10:15] is the sub-list for method input_type
-	10, // [10:10] is the sub-list for extension type_name
-	10, // [10:10] is the sub-list for extension extendee
-	0,  // [0:10] is the sub-list for field type_name
+	38, // 1: trainyard.registry.v1.InventoryItem.checkpoint:type_name -> trainyard.registry.v1.Checkpoint
+	2,  // 2: trainyard.registry.v1.InventoryItem.roots:type_name -> trainyard.registry.v1.Root
+	39, // 3: trainyard.registry.v1.InventoryItem.last_use_time:type_name -> google.protobuf.Timestamp
+	39, // 4: trainyard.registry.v1.InventoryItem.experiment_use_time:type_name -> google.protobuf.Timestamp
+	3,  // 5: trainyard.registry.v1.ListInventoryResponse.items:type_name -> trainyard.registry.v1.InventoryItem
+	40, // 6: trainyard.registry.v1.RetentionResult.state:type_name -> trainyard.registry.v1.Checkpoint.State
+	6,  // 7: trainyard.registry.v1.TombstoneCheckpointsResponse.results:type_name -> trainyard.registry.v1.RetentionResult
+	6,  // 8: trainyard.registry.v1.RestoreCheckpointsResponse.results:type_name -> trainyard.registry.v1.RetentionResult
+	41, // 9: trainyard.registry.v1.BeginDeleteCheckpointsRequest.grace:type_name -> google.protobuf.Duration
+	6,  // 10: trainyard.registry.v1.BeginDeleteCheckpointsResponse.results:type_name -> trainyard.registry.v1.RetentionResult
+	6,  // 11: trainyard.registry.v1.ConfirmDeletedResponse.results:type_name -> trainyard.registry.v1.RetentionResult
+	15, // 12: trainyard.registry.v1.ArchiveFile.existing:type_name -> trainyard.registry.v1.ColdCopy
+	15, // 13: trainyard.registry.v1.ArchiveFile.base_chain:type_name -> trainyard.registry.v1.ColdCopy
+	16, // 14: trainyard.registry.v1.ArchiveJob.files:type_name -> trainyard.registry.v1.ArchiveFile
+	17, // 15: trainyard.registry.v1.BeginArchiveResponse.jobs:type_name -> trainyard.registry.v1.ArchiveJob
+	15, // 16: trainyard.registry.v1.CommitArchiveRequest.copies:type_name -> trainyard.registry.v1.ColdCopy
+	41, // 17: trainyard.registry.v1.CommitArchiveRequest.grace:type_name -> google.protobuf.Duration
+	6,  // 18: trainyard.registry.v1.CommitArchiveResponse.result:type_name -> trainyard.registry.v1.RetentionResult
+	42, // 19: trainyard.registry.v1.ObjectInfo.tier:type_name -> trainyard.registry.v1.StorageTier
+	1,  // 20: trainyard.registry.v1.ObjectInfo.state:type_name -> trainyard.registry.v1.ObjectInfo.State
+	39, // 21: trainyard.registry.v1.ObjectInfo.update_time:type_name -> google.protobuf.Timestamp
+	22, // 22: trainyard.registry.v1.ListObjectsResponse.objects:type_name -> trainyard.registry.v1.ObjectInfo
+	37, // 23: trainyard.registry.v1.ReleaseObjectsRequest.objects:type_name -> trainyard.registry.v1.ReleaseObjectsRequest.Object
+	41, // 24: trainyard.registry.v1.ReleaseObjectsRequest.grace:type_name -> google.protobuf.Duration
+	26, // 25: trainyard.registry.v1.ReleaseObjectsResponse.results:type_name -> trainyard.registry.v1.ObjectResult
+	39, // 26: trainyard.registry.v1.ReleasedObject.due_time:type_name -> google.protobuf.Timestamp
+	29, // 27: trainyard.registry.v1.ListReleasedObjectsResponse.objects:type_name -> trainyard.registry.v1.ReleasedObject
+	6,  // 28: trainyard.registry.v1.SetLegalHoldResponse.result:type_name -> trainyard.registry.v1.RetentionResult
+	4,  // 29: trainyard.registry.v1.RetentionService.ListInventory:input_type -> trainyard.registry.v1.ListInventoryRequest
+	7,  // 30: trainyard.registry.v1.RetentionService.TombstoneCheckpoints:input_type -> trainyard.registry.v1.TombstoneCheckpointsRequest
+	9,  // 31: trainyard.registry.v1.RetentionService.RestoreCheckpoints:input_type -> trainyard.registry.v1.RestoreCheckpointsRequest
+	11, // 32: trainyard.registry.v1.RetentionService.BeginDeleteCheckpoints:input_type -> trainyard.registry.v1.BeginDeleteCheckpointsRequest
+	13, // 33: trainyard.registry.v1.RetentionService.ConfirmDeleted:input_type -> trainyard.registry.v1.ConfirmDeletedRequest
+	18, // 34: trainyard.registry.v1.RetentionService.BeginArchive:input_type -> trainyard.registry.v1.BeginArchiveRequest
+	20, // 35: trainyard.registry.v1.RetentionService.CommitArchive:input_type -> trainyard.registry.v1.CommitArchiveRequest
+	23, // 36: trainyard.registry.v1.RetentionService.ListObjects:input_type -> trainyard.registry.v1.ListObjectsRequest
+	25, // 37: trainyard.registry.v1.RetentionService.ReleaseObjects:input_type -> trainyard.registry.v1.ReleaseObjectsRequest
+	28, // 38: trainyard.registry.v1.RetentionService.ListReleasedObjects:input_type -> trainyard.registry.v1.ListReleasedObjectsRequest
+	31, // 39: trainyard.registry.v1.RetentionService.ConfirmRemoved:input_type -> trainyard.registry.v1.ConfirmRemovedRequest
+	33, // 40: trainyard.registry.v1.RetentionService.ReportBadObject:input_type -> trainyard.registry.v1.ReportBadObjectRequest
+	35, // 41: trainyard.registry.v1.RetentionService.SetLegalHold:input_type -> trainyard.registry.v1.SetLegalHoldRequest
+	5,  // 42: trainyard.registry.v1.RetentionService.ListInventory:output_type -> trainyard.registry.v1.ListInventoryResponse
+	8,  // 43: trainyard.registry.v1.RetentionService.TombstoneCheckpoints:output_type -> trainyard.registry.v1.TombstoneCheckpointsResponse
+	10, // 44: trainyard.registry.v1.RetentionService.RestoreCheckpoints:output_type -> trainyard.registry.v1.RestoreCheckpointsResponse
+	12, // 45: trainyard.registry.v1.RetentionService.BeginDeleteCheckpoints:output_type -> trainyard.registry.v1.BeginDeleteCheckpointsResponse
+	14, // 46: trainyard.registry.v1.RetentionService.ConfirmDeleted:output_type -> trainyard.registry.v1.ConfirmDeletedResponse
+	19, // 47: trainyard.registry.v1.RetentionService.BeginArchive:output_type -> trainyard.registry.v1.BeginArchiveResponse
+	21, // 48: trainyard.registry.v1.RetentionService.CommitArchive:output_type -> trainyard.registry.v1.CommitArchiveResponse
+	24, // 49: trainyard.registry.v1.RetentionService.ListObjects:output_type -> trainyard.registry.v1.ListObjectsResponse
+	27, // 50: trainyard.registry.v1.RetentionService.ReleaseObjects:output_type -> trainyard.registry.v1.ReleaseObjectsResponse
+	30, // 51: trainyard.registry.v1.RetentionService.ListReleasedObjects:output_type -> trainyard.registry.v1.ListReleasedObjectsResponse
+	32, // 52: trainyard.registry.v1.RetentionService.ConfirmRemoved:output_type -> trainyard.registry.v1.ConfirmRemovedResponse
+	34, // 53: trainyard.registry.v1.RetentionService.ReportBadObject:output_type -> trainyard.registry.v1.ReportBadObjectResponse
+	36, // 54: trainyard.registry.v1.RetentionService.SetLegalHold:output_type -> trainyard.registry.v1.SetLegalHoldResponse
+	42, // [42:55] is the sub-list for method output_type
+	29, // [29:42] is the sub-list for method input_type
+	29, // [29:29] is the sub-list for extension type_name
+	29, // [29:29] is the sub-list for extension extendee
+	0,  // [0:29] is the sub-list for field type_name
 }
 
 func init() { file_trainyard_registry_v1_retention_service_proto_init() }
@@ -1001,8 +2819,8 @@ func file_trainyard_registry_v1_retention_service_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_trainyard_registry_v1_retention_service_proto_rawDesc), len(file_trainyard_registry_v1_retention_service_proto_rawDesc)),
-			NumEnums:      1,
-			NumMessages:   13,
+			NumEnums:      2,
+			NumMessages:   36,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -24,6 +24,14 @@ const (
 	RetentionService_RestoreCheckpoints_FullMethodName     = "/trainyard.registry.v1.RetentionService/RestoreCheckpoints"
 	RetentionService_BeginDeleteCheckpoints_FullMethodName = "/trainyard.registry.v1.RetentionService/BeginDeleteCheckpoints"
 	RetentionService_ConfirmDeleted_FullMethodName         = "/trainyard.registry.v1.RetentionService/ConfirmDeleted"
+	RetentionService_BeginArchive_FullMethodName           = "/trainyard.registry.v1.RetentionService/BeginArchive"
+	RetentionService_CommitArchive_FullMethodName          = "/trainyard.registry.v1.RetentionService/CommitArchive"
+	RetentionService_ListObjects_FullMethodName            = "/trainyard.registry.v1.RetentionService/ListObjects"
+	RetentionService_ReleaseObjects_FullMethodName         = "/trainyard.registry.v1.RetentionService/ReleaseObjects"
+	RetentionService_ListReleasedObjects_FullMethodName    = "/trainyard.registry.v1.RetentionService/ListReleasedObjects"
+	RetentionService_ConfirmRemoved_FullMethodName         = "/trainyard.registry.v1.RetentionService/ConfirmRemoved"
+	RetentionService_ReportBadObject_FullMethodName        = "/trainyard.registry.v1.RetentionService/ReportBadObject"
+	RetentionService_SetLegalHold_FullMethodName           = "/trainyard.registry.v1.RetentionService/SetLegalHold"
 )
 
 // RetentionServiceClient is the client API for RetentionService service.
@@ -45,6 +53,28 @@ type RetentionServiceClient interface {
 	BeginDeleteCheckpoints(ctx context.Context, in *BeginDeleteCheckpointsRequest, opts ...grpc.CallOption) (*BeginDeleteCheckpointsResponse, error)
 	// ConfirmDeleted records that the bytes are gone: DELETING -> DELETED.
 	ConfirmDeleted(ctx context.Context, in *ConfirmDeletedRequest, opts ...grpc.CallOption) (*ConfirmDeletedResponse, error)
+	// BeginArchive reserves a key in the cold tier for every content of a checkpoint that has no packed copy yet, and names the
+	// contents that the difference can be taken to. Nothing changes for readers. Refused, with the reason, while anything but a
+	// dependent checkpoint refers to it. Calling it again returns the same keys.
+	BeginArchive(ctx context.Context, in *BeginArchiveRequest, opts ...grpc.CallOption) (*BeginArchiveResponse, error)
+	// CommitArchive switches a checkpoint to the cold tier: the registry proves the packed copies, re-evaluates under the row lock,
+	// and releases the hot objects that nothing else needs (see ListReleasedObjects). A refusal releases the unused copies instead.
+	CommitArchive(ctx context.Context, in *CommitArchiveRequest, opts ...grpc.CallOption) (*CommitArchiveResponse, error)
+	// ListObjects returns every object key that the registry knows of and that may hold bytes, in the order of the key. A key
+	// that is not listed here and not in ListReleasedObjects is nobody's.
+	ListObjects(ctx context.Context, in *ListObjectsRequest, opts ...grpc.CallOption) (*ListObjectsResponse, error)
+	// ReleaseObjects gives objects up that no checkpoint or artifact refers to: uploads that were never committed, and keys that
+	// the registry has never heard of. Each is looked at again under its lock; its key is never used again. One result per object.
+	ReleaseObjects(ctx context.Context, in *ReleaseObjectsRequest, opts ...grpc.CallOption) (*ReleaseObjectsResponse, error)
+	// ListReleasedObjects returns the objects whose bytes the janitor is to remove, in the order of the key, until it confirms.
+	ListReleasedObjects(ctx context.Context, in *ListReleasedObjectsRequest, opts ...grpc.CallOption) (*ListReleasedObjectsResponse, error)
+	// ConfirmRemoved records that the bytes of released objects are gone. Unknown keys are no error.
+	ConfirmRemoved(ctx context.Context, in *ConfirmRemovedRequest, opts ...grpc.CallOption) (*ConfirmRemovedResponse, error)
+	// ReportBadObject says that an object's bytes are gone or are not what they should be. What can be restored from another copy
+	// is; else every checkpoint that needs it becomes CORRUPT, and stays as evidence.
+	ReportBadObject(ctx context.Context, in *ReportBadObjectRequest, opts ...grpc.CallOption) (*ReportBadObjectResponse, error)
+	// SetLegalHold forbids, or allows again, that a checkpoint is swept or archived, for everyone and at the database itself.
+	SetLegalHold(ctx context.Context, in *SetLegalHoldRequest, opts ...grpc.CallOption) (*SetLegalHoldResponse, error)
 }
 
 type retentionServiceClient struct {
@@ -105,6 +135,86 @@ func (c *retentionServiceClient) ConfirmDeleted(ctx context.Context, in *Confirm
 	return out, nil
 }
 
+func (c *retentionServiceClient) BeginArchive(ctx context.Context, in *BeginArchiveRequest, opts ...grpc.CallOption) (*BeginArchiveResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(BeginArchiveResponse)
+	err := c.cc.Invoke(ctx, RetentionService_BeginArchive_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *retentionServiceClient) CommitArchive(ctx context.Context, in *CommitArchiveRequest, opts ...grpc.CallOption) (*CommitArchiveResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(CommitArchiveResponse)
+	err := c.cc.Invoke(ctx, RetentionService_CommitArchive_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *retentionServiceClient) ListObjects(ctx context.Context, in *ListObjectsRequest, opts ...grpc.CallOption) (*ListObjectsResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ListObjectsResponse)
+	err := c.cc.Invoke(ctx, RetentionService_ListObjects_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *retentionServiceClient) ReleaseObjects(ctx context.Context, in *ReleaseObjectsRequest, opts ...grpc.CallOption) (*ReleaseObjectsResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ReleaseObjectsResponse)
+	err := c.cc.Invoke(ctx, RetentionService_ReleaseObjects_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *retentionServiceClient) ListReleasedObjects(ctx context.Context, in *ListReleasedObjectsRequest, opts ...grpc.CallOption) (*ListReleasedObjectsResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ListReleasedObjectsResponse)
+	err := c.cc.Invoke(ctx, RetentionService_ListReleasedObjects_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *retentionServiceClient) ConfirmRemoved(ctx context.Context, in *ConfirmRemovedRequest, opts ...grpc.CallOption) (*ConfirmRemovedResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ConfirmRemovedResponse)
+	err := c.cc.Invoke(ctx, RetentionService_ConfirmRemoved_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *retentionServiceClient) ReportBadObject(ctx context.Context, in *ReportBadObjectRequest, opts ...grpc.CallOption) (*ReportBadObjectResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ReportBadObjectResponse)
+	err := c.cc.Invoke(ctx, RetentionService_ReportBadObject_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *retentionServiceClient) SetLegalHold(ctx context.Context, in *SetLegalHoldRequest, opts ...grpc.CallOption) (*SetLegalHoldResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(SetLegalHoldResponse)
+	err := c.cc.Invoke(ctx, RetentionService_SetLegalHold_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // RetentionServiceServer is the server API for RetentionService service.
 // All implementations must embed UnimplementedRetentionServiceServer
 // for forward compatibility.
@@ -124,6 +234,28 @@ type RetentionServiceServer interface {
 	BeginDeleteCheckpoints(context.Context, *BeginDeleteCheckpointsRequest) (*BeginDeleteCheckpointsResponse, error)
 	// ConfirmDeleted records that the bytes are gone: DELETING -> DELETED.
 	ConfirmDeleted(context.Context, *ConfirmDeletedRequest) (*ConfirmDeletedResponse, error)
+	// BeginArchive reserves a key in the cold tier for every content of a checkpoint that has no packed copy yet, and names the
+	// contents that the difference can be taken to. Nothing changes for readers. Refused, with the reason, while anything but a
+	// dependent checkpoint refers to it. Calling it again returns the same keys.
+	BeginArchive(context.Context, *BeginArchiveRequest) (*BeginArchiveResponse, error)
+	// CommitArchive switches a checkpoint to the cold tier: the registry proves the packed copies, re-evaluates under the row lock,
+	// and releases the hot objects that nothing else needs (see ListReleasedObjects). A refusal releases the unused copies instead.
+	CommitArchive(context.Context, *CommitArchiveRequest) (*CommitArchiveResponse, error)
+	// ListObjects returns every object key that the registry knows of and that may hold bytes, in the order of the key. A key
+	// that is not listed here and not in ListReleasedObjects is nobody's.
+	ListObjects(context.Context, *ListObjectsRequest) (*ListObjectsResponse, error)
+	// ReleaseObjects gives objects up that no checkpoint or artifact refers to: uploads that were never committed, and keys that
+	// the registry has never heard of. Each is looked at again under its lock; its key is never used again. One result per object.
+	ReleaseObjects(context.Context, *ReleaseObjectsRequest) (*ReleaseObjectsResponse, error)
+	// ListReleasedObjects returns the objects whose bytes the janitor is to remove, in the order of the key, until it confirms.
+	ListReleasedObjects(context.Context, *ListReleasedObjectsRequest) (*ListReleasedObjectsResponse, error)
+	// ConfirmRemoved records that the bytes of released objects are gone. Unknown keys are no error.
+	ConfirmRemoved(context.Context, *ConfirmRemovedRequest) (*ConfirmRemovedResponse, error)
+	// ReportBadObject says that an object's bytes are gone or are not what they should be. What can be restored from another copy
+	// is; else every checkpoint that needs it becomes CORRUPT, and stays as evidence.
+	ReportBadObject(context.Context, *ReportBadObjectRequest) (*ReportBadObjectResponse, error)
+	// SetLegalHold forbids, or allows again, that a checkpoint is swept or archived, for everyone and at the database itself.
+	SetLegalHold(context.Context, *SetLegalHoldRequest) (*SetLegalHoldResponse, error)
 	mustEmbedUnimplementedRetentionServiceServer()
 }
 
@@ -148,6 +280,30 @@ func (UnimplementedRetentionServiceServer) BeginDeleteCheckpoints(context.Contex
 }
 func (UnimplementedRetentionServiceServer) ConfirmDeleted(context.Context, *ConfirmDeletedRequest) (*ConfirmDeletedResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ConfirmDeleted not implemented")
+}
+func (UnimplementedRetentionServiceServer) BeginArchive(context.Context, *BeginArchiveRequest) (*BeginArchiveResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method BeginArchive not implemented")
+}
+func (UnimplementedRetentionServiceServer) CommitArchive(context.Context, *CommitArchiveRequest) (*CommitArchiveResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method CommitArchive not implemented")
+}
+func (UnimplementedRetentionServiceServer) ListObjects(context.Context, *ListObjectsRequest) (*ListObjectsResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ListObjects not implemented")
+}
+func (UnimplementedRetentionServiceServer) ReleaseObjects(context.Context, *ReleaseObjectsRequest) (*ReleaseObjectsResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ReleaseObjects not implemented")
+}
+func (UnimplementedRetentionServiceServer) ListReleasedObjects(context.Context, *ListReleasedObjectsRequest) (*ListReleasedObjectsResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ListReleasedObjects not implemented")
+}
+func (UnimplementedRetentionServiceServer) ConfirmRemoved(context.Context, *ConfirmRemovedRequest) (*ConfirmRemovedResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ConfirmRemoved not implemented")
+}
+func (UnimplementedRetentionServiceServer) ReportBadObject(context.Context, *ReportBadObjectRequest) (*ReportBadObjectResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ReportBadObject not implemented")
+}
+func (UnimplementedRetentionServiceServer) SetLegalHold(context.Context, *SetLegalHoldRequest) (*SetLegalHoldResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method SetLegalHold not implemented")
 }
 func (UnimplementedRetentionServiceServer) mustEmbedUnimplementedRetentionServiceServer() {}
 func (UnimplementedRetentionServiceServer) testEmbeddedByValue()                          {}
@@ -260,6 +416,150 @@ func _RetentionService_ConfirmDeleted_Handler(srv interface{}, ctx context.Conte
 	return interceptor(ctx, in, info, handler)
 }
 
+func _RetentionService_BeginArchive_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(BeginArchiveRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(RetentionServiceServer).BeginArchive(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: RetentionService_BeginArchive_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(RetentionServiceServer).BeginArchive(ctx, req.(*BeginArchiveRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _RetentionService_CommitArchive_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(CommitArchiveRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(RetentionServiceServer).CommitArchive(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: RetentionService_CommitArchive_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(RetentionServiceServer).CommitArchive(ctx, req.(*CommitArchiveRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _RetentionService_ListObjects_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ListObjectsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(RetentionServiceServer).ListObjects(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: RetentionService_ListObjects_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(RetentionServiceServer).ListObjects(ctx, req.(*ListObjectsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _RetentionService_ReleaseObjects_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ReleaseObjectsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(RetentionServiceServer).ReleaseObjects(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: RetentionService_ReleaseObjects_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(RetentionServiceServer).ReleaseObjects(ctx, req.(*ReleaseObjectsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _RetentionService_ListReleasedObjects_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ListReleasedObjectsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(RetentionServiceServer).ListReleasedObjects(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: RetentionService_ListReleasedObjects_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(RetentionServiceServer).ListReleasedObjects(ctx, req.(*ListReleasedObjectsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _RetentionService_ConfirmRemoved_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ConfirmRemovedRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(RetentionServiceServer).ConfirmRemoved(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: RetentionService_ConfirmRemoved_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(RetentionServiceServer).ConfirmRemoved(ctx, req.(*ConfirmRemovedRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _RetentionService_ReportBadObject_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ReportBadObjectRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(RetentionServiceServer).ReportBadObject(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: RetentionService_ReportBadObject_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(RetentionServiceServer).ReportBadObject(ctx, req.(*ReportBadObjectRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _RetentionService_SetLegalHold_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(SetLegalHoldRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(RetentionServiceServer).SetLegalHold(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: RetentionService_SetLegalHold_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(RetentionServiceServer).SetLegalHold(ctx, req.(*SetLegalHoldRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // RetentionService_ServiceDesc is the grpc.ServiceDesc for RetentionService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -286,6 +586,38 @@ var RetentionService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "ConfirmDeleted",
 			Handler:    _RetentionService_ConfirmDeleted_Handler,
+		},
+		{
+			MethodName: "BeginArchive",
+			Handler:    _RetentionService_BeginArchive_Handler,
+		},
+		{
+			MethodName: "CommitArchive",
+			Handler:    _RetentionService_CommitArchive_Handler,
+		},
+		{
+			MethodName: "ListObjects",
+			Handler:    _RetentionService_ListObjects_Handler,
+		},
+		{
+			MethodName: "ReleaseObjects",
+			Handler:    _RetentionService_ReleaseObjects_Handler,
+		},
+		{
+			MethodName: "ListReleasedObjects",
+			Handler:    _RetentionService_ListReleasedObjects_Handler,
+		},
+		{
+			MethodName: "ConfirmRemoved",
+			Handler:    _RetentionService_ConfirmRemoved_Handler,
+		},
+		{
+			MethodName: "ReportBadObject",
+			Handler:    _RetentionService_ReportBadObject_Handler,
+		},
+		{
+			MethodName: "SetLegalHold",
+			Handler:    _RetentionService_SetLegalHold_Handler,
 		},
 	},
 	Streams:  []grpc.StreamDesc{},

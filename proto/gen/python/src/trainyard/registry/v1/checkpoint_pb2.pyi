@@ -7,6 +7,15 @@ from typing import ClassVar as _ClassVar, Iterable as _Iterable, Mapping as _Map
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class StorageTier(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    STORAGE_TIER_UNSPECIFIED: _ClassVar[StorageTier]
+    STORAGE_TIER_HOT: _ClassVar[StorageTier]
+    STORAGE_TIER_COLD: _ClassVar[StorageTier]
+STORAGE_TIER_UNSPECIFIED: StorageTier
+STORAGE_TIER_HOT: StorageTier
+STORAGE_TIER_COLD: StorageTier
+
 class CheckpointFile(_message.Message):
     __slots__ = ("path", "sha256", "size_bytes")
     PATH_FIELD_NUMBER: _ClassVar[int]
@@ -18,7 +27,7 @@ class CheckpointFile(_message.Message):
     def __init__(self, path: _Optional[str] = ..., sha256: _Optional[bytes] = ..., size_bytes: _Optional[int] = ...) -> None: ...
 
 class Checkpoint(_message.Message):
-    __slots__ = ("checkpoint_id", "run_id", "experiment", "attempt", "fence", "step", "files", "manifest_sha256", "size_bytes", "metrics", "resumable", "feature_schema", "data_version", "evaluation_window", "trades", "parent_checkpoint_id", "state", "pinned", "create_time", "tombstone_time", "code_version")
+    __slots__ = ("checkpoint_id", "run_id", "experiment", "attempt", "fence", "step", "files", "manifest_sha256", "size_bytes", "metrics", "resumable", "feature_schema", "data_version", "evaluation_window", "trades", "parent_checkpoint_id", "state", "pinned", "create_time", "tombstone_time", "code_version", "storage_tier")
     class State(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
         __slots__ = ()
         STATE_UNSPECIFIED: _ClassVar[Checkpoint.State]
@@ -63,6 +72,7 @@ class Checkpoint(_message.Message):
     CREATE_TIME_FIELD_NUMBER: _ClassVar[int]
     TOMBSTONE_TIME_FIELD_NUMBER: _ClassVar[int]
     CODE_VERSION_FIELD_NUMBER: _ClassVar[int]
+    STORAGE_TIER_FIELD_NUMBER: _ClassVar[int]
     checkpoint_id: str
     run_id: str
     experiment: str
@@ -84,7 +94,8 @@ class Checkpoint(_message.Message):
     create_time: _timestamp_pb2.Timestamp
     tombstone_time: _timestamp_pb2.Timestamp
     code_version: str
-    def __init__(self, checkpoint_id: _Optional[str] = ..., run_id: _Optional[str] = ..., experiment: _Optional[str] = ..., attempt: _Optional[int] = ..., fence: _Optional[int] = ..., step: _Optional[int] = ..., files: _Optional[_Iterable[_Union[CheckpointFile, _Mapping]]] = ..., manifest_sha256: _Optional[bytes] = ..., size_bytes: _Optional[int] = ..., metrics: _Optional[_Mapping[str, float]] = ..., resumable: bool = ..., feature_schema: _Optional[str] = ..., data_version: _Optional[str] = ..., evaluation_window: _Optional[str] = ..., trades: _Optional[int] = ..., parent_checkpoint_id: _Optional[str] = ..., state: _Optional[_Union[Checkpoint.State, str]] = ..., pinned: bool = ..., create_time: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., tombstone_time: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., code_version: _Optional[str] = ...) -> None: ...
+    storage_tier: StorageTier
+    def __init__(self, checkpoint_id: _Optional[str] = ..., run_id: _Optional[str] = ..., experiment: _Optional[str] = ..., attempt: _Optional[int] = ..., fence: _Optional[int] = ..., step: _Optional[int] = ..., files: _Optional[_Iterable[_Union[CheckpointFile, _Mapping]]] = ..., manifest_sha256: _Optional[bytes] = ..., size_bytes: _Optional[int] = ..., metrics: _Optional[_Mapping[str, float]] = ..., resumable: bool = ..., feature_schema: _Optional[str] = ..., data_version: _Optional[str] = ..., evaluation_window: _Optional[str] = ..., trades: _Optional[int] = ..., parent_checkpoint_id: _Optional[str] = ..., state: _Optional[_Union[Checkpoint.State, str]] = ..., pinned: bool = ..., create_time: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., tombstone_time: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., code_version: _Optional[str] = ..., storage_tier: _Optional[_Union[StorageTier, str]] = ...) -> None: ...
 
 class TransferURL(_message.Message):
     __slots__ = ("sha256", "size_bytes", "method", "url", "headers", "expire_time", "paths")

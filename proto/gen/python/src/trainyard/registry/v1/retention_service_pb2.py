@@ -13,10 +13,11 @@ _sym_db = _symbol_database.Default()
 
 
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
+from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from trainyard.registry.v1 import checkpoint_pb2 as trainyard_dot_registry_dot_v1_dot_checkpoint__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n-trainyard/registry/v1/retention_service.proto\x12\x15trainyard.registry.v1\x1a\x1egoogle/protobuf/duration.proto\x1a&trainyard/registry/v1/checkpoint.proto\"\x8b\x02\n\x04Root\x12\x34\n\x04kind\x18\x01 \x01(\x0e\x32 .trainyard.registry.v1.Root.KindR\x04kind\x12 \n\x0b\x64\x65scription\x18\x02 \x01(\tR\x0b\x64\x65scription\"\xaa\x01\n\x04Kind\x12\x14\n\x10KIND_UNSPECIFIED\x10\x00\x12\x13\n\x0fKIND_PRODUCTION\x10\x01\x12\x10\n\x0cKIND_STAGING\x10\x02\x12\x10\n\x0cKIND_VERSION\x10\x03\x12\x0e\n\nKIND_ALIAS\x10\x04\x12\x11\n\rKIND_ROLLBACK\x10\x05\x12\x11\n\rKIND_LIVE_RUN\x10\x06\x12\x0f\n\x0bKIND_PARENT\x10\x07\x12\x0c\n\x08KIND_PIN\x10\x08\"\xcd\x01\n\rInventoryItem\x12\x41\n\ncheckpoint\x18\x01 \x01(\x0b\x32!.trainyard.registry.v1.CheckpointR\ncheckpoint\x12\x31\n\x05roots\x18\x02 \x03(\x0b\x32\x1b.trainyard.registry.v1.RootR\x05roots\x12\'\n\x0f\x65xclusive_bytes\x18\x03 \x01(\x03R\x0e\x65xclusiveBytes\x12\x1d\n\nrun_active\x18\x04 \x01(\x08R\trunActive\"R\n\x14ListInventoryRequest\x12\x1b\n\tpage_size\x18\x01 \x01(\x05R\x08pageSize\x12\x1d\n\npage_token\x18\x02 \x01(\tR\tpageToken\"\x9c\x01\n\x15ListInventoryResponse\x12:\n\x05items\x18\x01 \x03(\x0b\x32$.trainyard.registry.v1.InventoryItemR\x05items\x12&\n\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\x12\x1f\n\x0btotal_count\x18\x03 \x01(\x03R\ntotalCount\"\xa1\x01\n\x0fRetentionResult\x12#\n\rcheckpoint_id\x18\x01 \x01(\tR\x0c\x63heckpointId\x12=\n\x05state\x18\x02 \x01(\x0e\x32\'.trainyard.registry.v1.Checkpoint.StateR\x05state\x12\x12\n\x04\x64one\x18\x03 \x01(\x08R\x04\x64one\x12\x16\n\x06reason\x18\x04 \x01(\tR\x06reason\"\x80\x01\n\x1bTombstoneCheckpointsRequest\x12\x1d\n\nrequest_id\x18\x01 \x01(\tR\trequestId\x12\x1b\n\tplan_hash\x18\x02 \x01(\tR\x08planHash\x12%\n\x0e\x63heckpoint_ids\x18\x03 \x03(\tR\rcheckpointIds\"`\n\x1cTombstoneCheckpointsResponse\x12@\n\x07results\x18\x01 \x03(\x0b\x32&.trainyard.registry.v1.RetentionResultR\x07results\"a\n\x19RestoreCheckpointsRequest\x12\x1d\n\nrequest_id\x18\x01 \x01(\tR\trequestId\x12%\n\x0e\x63heckpoint_ids\x18\x02 \x03(\tR\rcheckpointIds\"^\n\x1aRestoreCheckpointsResponse\x12@\n\x07results\x18\x01 \x03(\x0b\x32&.trainyard.registry.v1.RetentionResultR\x07results\"\x96\x01\n\x1d\x42\x65ginDeleteCheckpointsRequest\x12\x1d\n\nrequest_id\x18\x01 \x01(\tR\trequestId\x12%\n\x0e\x63heckpoint_ids\x18\x02 \x03(\tR\rcheckpointIds\x12/\n\x05grace\x18\x03 \x01(\x0b\x32\x19.google.protobuf.DurationR\x05grace\"\x83\x01\n\x1e\x42\x65ginDeleteCheckpointsResponse\x12@\n\x07results\x18\x01 \x03(\x0b\x32&.trainyard.registry.v1.RetentionResultR\x07results\x12\x1f\n\x0bobject_keys\x18\x02 \x03(\tR\nobjectKeys\"]\n\x15\x43onfirmDeletedRequest\x12\x1d\n\nrequest_id\x18\x01 \x01(\tR\trequestId\x12%\n\x0e\x63heckpoint_ids\x18\x02 \x03(\tR\rcheckpointIds\"Z\n\x16\x43onfirmDeletedResponse\x12@\n\x07results\x18\x01 \x03(\x0b\x32&.trainyard.registry.v1.RetentionResultR\x07results2\xf1\x04\n\x10RetentionService\x12j\n\rListInventory\x12+.trainyard.registry.v1.ListInventoryRequest\x1a,.trainyard.registry.v1.ListInventoryResponse\x12\x7f\n\x14TombstoneCheckpoints\x12\x32.trainyard.registry.v1.TombstoneCheckpointsRequest\x1a\x33.trainyard.registry.v1.TombstoneCheckpointsResponse\x12y\n\x12RestoreCheckpoints\x12\x30.trainyard.registry.v1.RestoreCheckpointsRequest\x1a\x31.trainyard.registry.v1.RestoreCheckpointsResponse\x12\x85\x01\n\x16\x42\x65ginDeleteCheckpoints\x12\x34.trainyard.registry.v1.BeginDeleteCheckpointsRequest\x1a\x35.trainyard.registry.v1.BeginDeleteCheckpointsResponse\x12m\n\x0e\x43onfirmDeleted\x12,.trainyard.registry.v1.ConfirmDeletedRequest\x1a-.trainyard.registry.v1.ConfirmDeletedResponseB\xfd\x01\n\x19\x63om.trainyard.registry.v1B\x15RetentionServiceProtoP\x01ZSgithub.com/ultrathink-pilot/trainyard/proto/gen/go/trainyard/registry/v1;registryv1\xa2\x02\x03TRX\xaa\x02\x15Trainyard.Registry.V1\xca\x02\x15Trainyard\\Registry\\V1\xe2\x02!Trainyard\\Registry\\V1\\GPBMetadata\xea\x02\x17Trainyard::Registry::V1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n-trainyard/registry/v1/retention_service.proto\x12\x15trainyard.registry.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a&trainyard/registry/v1/checkpoint.proto\"\xa0\x02\n\x04Root\x12\x34\n\x04kind\x18\x01 \x01(\x0e\x32 .trainyard.registry.v1.Root.KindR\x04kind\x12 \n\x0b\x64\x65scription\x18\x02 \x01(\tR\x0b\x64\x65scription\"\xbf\x01\n\x04Kind\x12\x14\n\x10KIND_UNSPECIFIED\x10\x00\x12\x13\n\x0fKIND_PRODUCTION\x10\x01\x12\x10\n\x0cKIND_STAGING\x10\x02\x12\x10\n\x0cKIND_VERSION\x10\x03\x12\x0e\n\nKIND_ALIAS\x10\x04\x12\x11\n\rKIND_ROLLBACK\x10\x05\x12\x11\n\rKIND_LIVE_RUN\x10\x06\x12\x0f\n\x0bKIND_PARENT\x10\x07\x12\x0c\n\x08KIND_PIN\x10\x08\x12\x13\n\x0fKIND_LEGAL_HOLD\x10\t\"\x89\x03\n\rInventoryItem\x12\x41\n\ncheckpoint\x18\x01 \x01(\x0b\x32!.trainyard.registry.v1.CheckpointR\ncheckpoint\x12\x31\n\x05roots\x18\x02 \x03(\x0b\x32\x1b.trainyard.registry.v1.RootR\x05roots\x12\'\n\x0f\x65xclusive_bytes\x18\x03 \x01(\x03R\x0e\x65xclusiveBytes\x12\x1d\n\nrun_active\x18\x04 \x01(\x08R\trunActive\x12>\n\rlast_use_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x0blastUseTime\x12J\n\x13\x65xperiment_use_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x11\x65xperimentUseTime\x12.\n\x13\x62\x61se_checkpoint_ids\x18\x07 \x03(\tR\x11\x62\x61seCheckpointIds\"R\n\x14ListInventoryRequest\x12\x1b\n\tpage_size\x18\x01 \x01(\x05R\x08pageSize\x12\x1d\n\npage_token\x18\x02 \x01(\tR\tpageToken\"\x9c\x01\n\x15ListInventoryResponse\x12:\n\x05items\x18\x01 \x03(\x0b\x32$.trainyard.registry.v1.InventoryItemR\x05items\x12&\n\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\x12\x1f\n\x0btotal_count\x18\x03 \x01(\x03R\ntotalCount\"\xa1\x01\n\x0fRetentionResult\x12#\n\rcheckpoint_id\x18\x01 \x01(\tR\x0c\x63heckpointId\x12=\n\x05state\x18\x02 \x01(\x0e\x32\'.trainyard.registry.v1.Checkpoint.StateR\x05state\x12\x12\n\x04\x64one\x18\x03 \x01(\x08R\x04\x64one\x12\x16\n\x06reason\x18\x04 \x01(\tR\x06reason\"\x80\x01\n\x1bTombstoneCheckpointsRequest\x12\x1d\n\nrequest_id\x18\x01 \x01(\tR\trequestId\x12\x1b\n\tplan_hash\x18\x02 \x01(\tR\x08planHash\x12%\n\x0e\x63heckpoint_ids\x18\x03 \x03(\tR\rcheckpointIds\"`\n\x1cTombstoneCheckpointsResponse\x12@\n\x07results\x18\x01 \x03(\x0b\x32&.trainyard.registry.v1.RetentionResultR\x07results\"a\n\x19RestoreCheckpointsRequest\x12\x1d\n\nrequest_id\x18\x01 \x01(\tR\trequestId\x12%\n\x0e\x63heckpoint_ids\x18\x02 \x03(\tR\rcheckpointIds\"^\n\x1aRestoreCheckpointsResponse\x12@\n\x07results\x18\x01 \x03(\x0b\x32&.trainyard.registry.v1.RetentionResultR\x07results\"\x96\x01\n\x1d\x42\x65ginDeleteCheckpointsRequest\x12\x1d\n\nrequest_id\x18\x01 \x01(\tR\trequestId\x12%\n\x0e\x63heckpoint_ids\x18\x02 \x03(\tR\rcheckpointIds\x12/\n\x05grace\x18\x03 \x01(\x0b\x32\x19.google.protobuf.DurationR\x05grace\"\x83\x01\n\x1e\x42\x65ginDeleteCheckpointsResponse\x12@\n\x07results\x18\x01 \x03(\x0b\x32&.trainyard.registry.v1.RetentionResultR\x07results\x12\x1f\n\x0bobject_keys\x18\x02 \x03(\tR\nobjectKeys\"]\n\x15\x43onfirmDeletedRequest\x12\x1d\n\nrequest_id\x18\x01 \x01(\tR\trequestId\x12%\n\x0e\x63heckpoint_ids\x18\x02 \x03(\tR\rcheckpointIds\"Z\n\x16\x43onfirmDeletedResponse\x12@\n\x07results\x18\x01 \x03(\x0b\x32&.trainyard.registry.v1.RetentionResultR\x07results\"\xd2\x01\n\x08\x43oldCopy\x12\x16\n\x06sha256\x18\x01 \x01(\x0cR\x06sha256\x12\x1d\n\nsize_bytes\x18\x02 \x01(\x03R\tsizeBytes\x12\x1d\n\nobject_key\x18\x03 \x01(\tR\tobjectKey\x12#\n\robject_sha256\x18\x04 \x01(\x0cR\x0cobjectSha256\x12*\n\x11object_size_bytes\x18\x05 \x01(\x03R\x0fobjectSizeBytes\x12\x1f\n\x0b\x62\x61se_sha256\x18\x06 \x01(\x0cR\nbaseSha256\"\x8b\x02\n\x0b\x41rchiveFile\x12\x14\n\x05paths\x18\x01 \x03(\tR\x05paths\x12\x16\n\x06sha256\x18\x02 \x01(\x0cR\x06sha256\x12\x1d\n\nsize_bytes\x18\x03 \x01(\x03R\tsizeBytes\x12\x17\n\x07hot_key\x18\x04 \x01(\tR\x06hotKey\x12\x19\n\x08\x63old_key\x18\x05 \x01(\tR\x07\x63oldKey\x12;\n\x08\x65xisting\x18\x06 \x01(\x0b\x32\x1f.trainyard.registry.v1.ColdCopyR\x08\x65xisting\x12>\n\nbase_chain\x18\x07 \x03(\x0b\x32\x1f.trainyard.registry.v1.ColdCopyR\tbaseChain\"\x97\x01\n\nArchiveJob\x12#\n\rcheckpoint_id\x18\x01 \x01(\tR\x0c\x63heckpointId\x12\x12\n\x04\x64one\x18\x02 \x01(\x08R\x04\x64one\x12\x16\n\x06reason\x18\x03 \x01(\tR\x06reason\x12\x38\n\x05\x66iles\x18\x04 \x03(\x0b\x32\".trainyard.registry.v1.ArchiveFileR\x05\x66iles\"\x80\x01\n\x13\x42\x65ginArchiveRequest\x12\x1d\n\nrequest_id\x18\x01 \x01(\tR\trequestId\x12%\n\x0e\x63heckpoint_ids\x18\x02 \x03(\tR\rcheckpointIds\x12#\n\rdrop_patterns\x18\x03 \x03(\tR\x0c\x64ropPatterns\"M\n\x14\x42\x65ginArchiveResponse\x12\x35\n\x04jobs\x18\x01 \x03(\x0b\x32!.trainyard.registry.v1.ArchiveJobR\x04jobs\"\xe9\x01\n\x14\x43ommitArchiveRequest\x12\x1d\n\nrequest_id\x18\x01 \x01(\tR\trequestId\x12#\n\rcheckpoint_id\x18\x02 \x01(\tR\x0c\x63heckpointId\x12\x37\n\x06\x63opies\x18\x03 \x03(\x0b\x32\x1f.trainyard.registry.v1.ColdCopyR\x06\x63opies\x12#\n\rdrop_patterns\x18\x04 \x03(\tR\x0c\x64ropPatterns\x12/\n\x05grace\x18\x05 \x01(\x0b\x32\x19.google.protobuf.DurationR\x05grace\"\xa3\x01\n\x15\x43ommitArchiveResponse\x12>\n\x06result\x18\x01 \x01(\x0b\x32&.trainyard.registry.v1.RetentionResultR\x06result\x12%\n\x0ereleased_bytes\x18\x02 \x01(\x03R\rreleasedBytes\x12#\n\rdropped_bytes\x18\x03 \x01(\x03R\x0c\x64roppedBytes\"\xa3\x04\n\nObjectInfo\x12\x1d\n\nobject_key\x18\x01 \x01(\tR\tobjectKey\x12\x36\n\x04tier\x18\x02 \x01(\x0e\x32\".trainyard.registry.v1.StorageTierR\x04tier\x12=\n\x05state\x18\x03 \x01(\x0e\x32\'.trainyard.registry.v1.ObjectInfo.StateR\x05state\x12\x16\n\x06sha256\x18\x04 \x01(\x0cR\x06sha256\x12#\n\robject_sha256\x18\x05 \x01(\x0cR\x0cobjectSha256\x12\x1d\n\nsize_bytes\x18\x06 \x01(\x03R\tsizeBytes\x12)\n\x10\x63heckpoint_count\x18\x07 \x01(\x03R\x0f\x63heckpointCount\x12%\n\x0e\x61rtifact_count\x18\x08 \x01(\x03R\rartifactCount\x12\'\n\x0f\x64\x65pendent_count\x18\t \x01(\x03R\x0e\x64\x65pendentCount\x12;\n\x0bupdate_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.TimestampR\nupdateTime\"k\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x11\n\rSTATE_PENDING\x10\x01\x12\x11\n\rSTATE_PRESENT\x10\x02\x12\x11\n\rSTATE_CORRUPT\x10\x03\x12\x12\n\x0eSTATE_DELETING\x10\x04\"P\n\x12ListObjectsRequest\x12\x1b\n\tpage_size\x18\x01 \x01(\x05R\x08pageSize\x12\x1d\n\npage_token\x18\x02 \x01(\tR\tpageToken\"z\n\x13ListObjectsResponse\x12;\n\x07objects\x18\x01 \x03(\x0b\x32!.trainyard.registry.v1.ObjectInfoR\x07objects\x12&\n\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\xfe\x01\n\x15ReleaseObjectsRequest\x12\x1d\n\nrequest_id\x18\x01 \x01(\tR\trequestId\x12M\n\x07objects\x18\x02 \x03(\x0b\x32\x33.trainyard.registry.v1.ReleaseObjectsRequest.ObjectR\x07objects\x12/\n\x05grace\x18\x03 \x01(\x0b\x32\x19.google.protobuf.DurationR\x05grace\x1a\x46\n\x06Object\x12\x1d\n\nobject_key\x18\x01 \x01(\tR\tobjectKey\x12\x1d\n\nsize_bytes\x18\x02 \x01(\x03R\tsizeBytes\"Y\n\x0cObjectResult\x12\x1d\n\nobject_key\x18\x01 \x01(\tR\tobjectKey\x12\x12\n\x04\x64one\x18\x02 \x01(\x08R\x04\x64one\x12\x16\n\x06reason\x18\x03 \x01(\tR\x06reason\"W\n\x16ReleaseObjectsResponse\x12=\n\x07results\x18\x01 \x03(\x0b\x32#.trainyard.registry.v1.ObjectResultR\x07results\"X\n\x1aListReleasedObjectsRequest\x12\x1b\n\tpage_size\x18\x01 \x01(\x05R\x08pageSize\x12\x1d\n\npage_token\x18\x02 \x01(\tR\tpageToken\"\x9d\x01\n\x0eReleasedObject\x12\x1d\n\nobject_key\x18\x01 \x01(\tR\tobjectKey\x12\x1d\n\nsize_bytes\x18\x02 \x01(\x03R\tsizeBytes\x12\x16\n\x06reason\x18\x03 \x01(\tR\x06reason\x12\x35\n\x08\x64ue_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x07\x64ueTime\"\x86\x01\n\x1bListReleasedObjectsResponse\x12?\n\x07objects\x18\x01 \x03(\x0b\x32%.trainyard.registry.v1.ReleasedObjectR\x07objects\x12&\n\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"W\n\x15\x43onfirmRemovedRequest\x12\x1d\n\nrequest_id\x18\x01 \x01(\tR\trequestId\x12\x1f\n\x0bobject_keys\x18\x02 \x03(\tR\nobjectKeys\"\x18\n\x16\x43onfirmRemovedResponse\"n\n\x16ReportBadObjectRequest\x12\x1d\n\nrequest_id\x18\x01 \x01(\tR\trequestId\x12\x1d\n\nobject_key\x18\x02 \x01(\tR\tobjectKey\x12\x16\n\x06\x64\x65tail\x18\x03 \x01(\tR\x06\x64\x65tail\"\x85\x01\n\x17ReportBadObjectResponse\x12\x1a\n\x08repaired\x18\x01 \x01(\x08R\x08repaired\x12\x34\n\x16\x63orrupt_checkpoint_ids\x18\x02 \x03(\tR\x14\x63orruptCheckpointIds\x12\x18\n\x07outcome\x18\x03 \x01(\tR\x07outcome\"\x9b\x01\n\x13SetLegalHoldRequest\x12\x1d\n\nrequest_id\x18\x01 \x01(\tR\trequestId\x12#\n\rcheckpoint_id\x18\x02 \x01(\tR\x0c\x63heckpointId\x12\x12\n\x04held\x18\x03 \x01(\x08R\x04held\x12\x14\n\x05\x61\x63tor\x18\x04 \x01(\tR\x05\x61\x63tor\x12\x16\n\x06reason\x18\x05 \x01(\tR\x06reason\"V\n\x14SetLegalHoldResponse\x12>\n\x06result\x18\x01 \x01(\x0b\x32&.trainyard.registry.v1.RetentionResultR\x06result2\xe3\x0b\n\x10RetentionService\x12j\n\rListInventory\x12+.trainyard.registry.v1.ListInventoryRequest\x1a,.trainyard.registry.v1.ListInventoryResponse\x12\x7f\n\x14TombstoneCheckpoints\x12\x32.trainyard.registry.v1.TombstoneCheckpointsRequest\x1a\x33.trainyard.registry.v1.TombstoneCheckpointsResponse\x12y\n\x12RestoreCheckpoints\x12\x30.trainyard.registry.v1.RestoreCheckpointsRequest\x1a\x31.trainyard.registry.v1.RestoreCheckpointsResponse\x12\x85\x01\n\x16\x42\x65ginDeleteCheckpoints\x12\x34.trainyard.registry.v1.BeginDeleteCheckpointsRequest\x1a\x35.trainyard.registry.v1.BeginDeleteCheckpointsResponse\x12m\n\x0e\x43onfirmDeleted\x12,.trainyard.registry.v1.ConfirmDeletedRequest\x1a-.trainyard.registry.v1.ConfirmDeletedResponse\x12g\n\x0c\x42\x65ginArchive\x12*.trainyard.registry.v1.BeginArchiveRequest\x1a+.trainyard.registry.v1.BeginArchiveResponse\x12j\n\rCommitArchive\x12+.trainyard.registry.v1.CommitArchiveRequest\x1a,.trainyard.registry.v1.CommitArchiveResponse\x12\x64\n\x0bListObjects\x12).trainyard.registry.v1.ListObjectsRequest\x1a*.trainyard.registry.v1.ListObjectsResponse\x12m\n\x0eReleaseObjects\x12,.trainyard.registry.v1.ReleaseObjectsRequest\x1a-.trainyard.registry.v1.ReleaseObjectsResponse\x12|\n\x13ListReleasedObjects\x12\x31.trainyard.registry.v1.ListReleasedObjectsRequest\x1a\x32.trainyard.registry.v1.ListReleasedObjectsResponse\x12m\n\x0e\x43onfirmRemoved\x12,.trainyard.registry.v1.ConfirmRemovedRequest\x1a-.trainyard.registry.v1.ConfirmRemovedResponse\x12p\n\x0fReportBadObject\x12-.trainyard.registry.v1.ReportBadObjectRequest\x1a..trainyard.registry.v1.ReportBadObjectResponse\x12g\n\x0cSetLegalHold\x12*.trainyard.registry.v1.SetLegalHoldRequest\x1a+.trainyard.registry.v1.SetLegalHoldResponseB\xfd\x01\n\x19\x63om.trainyard.registry.v1B\x15RetentionServiceProtoP\x01ZSgithub.com/ultrathink-pilot/trainyard/proto/gen/go/trainyard/registry/v1;registryv1\xa2\x02\x03TRX\xaa\x02\x15Trainyard.Registry.V1\xca\x02\x15Trainyard\\Registry\\V1\xe2\x02!Trainyard\\Registry\\V1\\GPBMetadata\xea\x02\x17Trainyard::Registry::V1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -24,34 +25,82 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'trainyard.registry.v1.reten
 if _descriptor._USE_C_DESCRIPTORS == False:
   _globals['DESCRIPTOR']._options = None
   _globals['DESCRIPTOR']._serialized_options = b'\n\031com.trainyard.registry.v1B\025RetentionServiceProtoP\001ZSgithub.com/ultrathink-pilot/trainyard/proto/gen/go/trainyard/registry/v1;registryv1\242\002\003TRX\252\002\025Trainyard.Registry.V1\312\002\025Trainyard\\Registry\\V1\342\002!Trainyard\\Registry\\V1\\GPBMetadata\352\002\027Trainyard::Registry::V1'
-  _globals['_ROOT']._serialized_start=145
-  _globals['_ROOT']._serialized_end=412
-  _globals['_ROOT_KIND']._serialized_start=242
-  _globals['_ROOT_KIND']._serialized_end=412
-  _globals['_INVENTORYITEM']._serialized_start=415
-  _globals['_INVENTORYITEM']._serialized_end=620
-  _globals['_LISTINVENTORYREQUEST']._serialized_start=622
-  _globals['_LISTINVENTORYREQUEST']._serialized_end=704
-  _globals['_LISTINVENTORYRESPONSE']._serialized_start=707
-  _globals['_LISTINVENTORYRESPONSE']._serialized_end=863
-  _globals['_RETENTIONRESULT']._serialized_start=866
-  _globals['_RETENTIONRESULT']._serialized_end=1027
-  _globals['_TOMBSTONECHECKPOINTSREQUEST']._serialized_start=1030
-  _globals['_TOMBSTONECHECKPOINTSREQUEST']._serialized_end=1158
-  _globals['_TOMBSTONECHECKPOINTSRESPONSE']._serialized_start=1160
-  _globals['_TOMBSTONECHECKPOINTSRESPONSE']._serialized_end=1256
-  _globals['_RESTORECHECKPOINTSREQUEST']._serialized_start=1258
-  _globals['_RESTORECHECKPOINTSREQUEST']._serialized_end=1355
-  _globals['_RESTORECHECKPOINTSRESPONSE']._serialized_start=1357
-  _globals['_RESTORECHECKPOINTSRESPONSE']._serialized_end=1451
-  _globals['_BEGINDELETECHECKPOINTSREQUEST']._serialized_start=1454
-  _globals['_BEGINDELETECHECKPOINTSREQUEST']._serialized_end=1604
-  _globals['_BEGINDELETECHECKPOINTSRESPONSE']._serialized_start=1607
-  _globals['_BEGINDELETECHECKPOINTSRESPONSE']._serialized_end=1738
-  _globals['_CONFIRMDELETEDREQUEST']._serialized_start=1740
-  _globals['_CONFIRMDELETEDREQUEST']._serialized_end=1833
-  _globals['_CONFIRMDELETEDRESPONSE']._serialized_start=1835
-  _globals['_CONFIRMDELETEDRESPONSE']._serialized_end=1925
-  _globals['_RETENTIONSERVICE']._serialized_start=1928
-  _globals['_RETENTIONSERVICE']._serialized_end=2553
+  _globals['_ROOT']._serialized_start=178
+  _globals['_ROOT']._serialized_end=466
+  _globals['_ROOT_KIND']._serialized_start=275
+  _globals['_ROOT_KIND']._serialized_end=466
+  _globals['_INVENTORYITEM']._serialized_start=469
+  _globals['_INVENTORYITEM']._serialized_end=862
+  _globals['_LISTINVENTORYREQUEST']._serialized_start=864
+  _globals['_LISTINVENTORYREQUEST']._serialized_end=946
+  _globals['_LISTINVENTORYRESPONSE']._serialized_start=949
+  _globals['_LISTINVENTORYRESPONSE']._serialized_end=1105
+  _globals['_RETENTIONRESULT']._serialized_start=1108
+  _globals['_RETENTIONRESULT']._serialized_end=1269
+  _globals['_TOMBSTONECHECKPOINTSREQUEST']._serialized_start=1272
+  _globals['_TOMBSTONECHECKPOINTSREQUEST']._serialized_end=1400
+  _globals['_TOMBSTONECHECKPOINTSRESPONSE']._serialized_start=1402
+  _globals['_TOMBSTONECHECKPOINTSRESPONSE']._serialized_end=1498
+  _globals['_RESTORECHECKPOINTSREQUEST']._serialized_start=1500
+  _globals['_RESTORECHECKPOINTSREQUEST']._serialized_end=1597
+  _globals['_RESTORECHECKPOINTSRESPONSE']._serialized_start=1599
+  _globals['_RESTORECHECKPOINTSRESPONSE']._serialized_end=1693
+  _globals['_BEGINDELETECHECKPOINTSREQUEST']._serialized_start=1696
+  _globals['_BEGINDELETECHECKPOINTSREQUEST']._serialized_end=1846
+  _globals['_BEGINDELETECHECKPOINTSRESPONSE']._serialized_start=1849
+  _globals['_BEGINDELETECHECKPOINTSRESPONSE']._serialized_end=1980
+  _globals['_CONFIRMDELETEDREQUEST']._serialized_start=1982
+  _globals['_CONFIRMDELETEDREQUEST']._serialized_end=2075
+  _globals['_CONFIRMDELETEDRESPONSE']._serialized_start=2077
+  _globals['_CONFIRMDELETEDRESPONSE']._serialized_end=2167
+  _globals['_COLDCOPY']._serialized_start=2170
+  _globals['_COLDCOPY']._serialized_end=2380
+  _globals['_ARCHIVEFILE']._serialized_start=2383
+  _globals['_ARCHIVEFILE']._serialized_end=2650
+  _globals['_ARCHIVEJOB']._serialized_start=2653
+  _globals['_ARCHIVEJOB']._serialized_end=2804
+  _globals['_BEGINARCHIVEREQUEST']._serialized_start=2807
+  _globals['_BEGINARCHIVEREQUEST']._serialized_end=2935
+  _globals['_BEGINARCHIVERESPONSE']._serialized_start=2937
+  _globals['_BEGINARCHIVERESPONSE']._serialized_end=3014
+  _globals['_COMMITARCHIVEREQUEST']._serialized_start=3017
+  _globals['_COMMITARCHIVEREQUEST']._serialized_end=3250
+  _globals['_COMMITARCHIVERESPONSE']._serialized_start=3253
+  _globals['_COMMITARCHIVERESPONSE']._serialized_end=3416
+  _globals['_OBJECTINFO']._serialized_start=3419
+  _globals['_OBJECTINFO']._serialized_end=3966
+  _globals['_OBJECTINFO_STATE']._serialized_start=3859
+  _globals['_OBJECTINFO_STATE']._serialized_end=3966
+  _globals['_LISTOBJECTSREQUEST']._serialized_start=3968
+  _globals['_LISTOBJECTSREQUEST']._serialized_end=4048
+  _globals['_LISTOBJECTSRESPONSE']._serialized_start=4050
+  _globals['_LISTOBJECTSRESPONSE']._serialized_end=4172
+  _globals['_RELEASEOBJECTSREQUEST']._serialized_start=4175
+  _globals['_RELEASEOBJECTSREQUEST']._serialized_end=4429
+  _globals['_RELEASEOBJECTSREQUEST_OBJECT']._serialized_start=4359
+  _globals['_RELEASEOBJECTSREQUEST_OBJECT']._serialized_end=4429
+  _globals['_OBJECTRESULT']._serialized_start=4431
+  _globals['_OBJECTRESULT']._serialized_end=4520
+  _globals['_RELEASEOBJECTSRESPONSE']._serialized_start=4522
+  _globals['_RELEASEOBJECTSRESPONSE']._serialized_end=4609
+  _globals['_LISTRELEASEDOBJECTSREQUEST']._serialized_start=4611
+  _globals['_LISTRELEASEDOBJECTSREQUEST']._serialized_end=4699
+  _globals['_RELEASEDOBJECT']._serialized_start=4702
+  _globals['_RELEASEDOBJECT']._serialized_end=4859
+  _globals['_LISTRELEASEDOBJECTSRESPONSE']._serialized_start=4862
+  _globals['_LISTRELEASEDOBJECTSRESPONSE']._serialized_end=4996
+  _globals['_CONFIRMREMOVEDREQUEST']._serialized_start=4998
+  _globals['_CONFIRMREMOVEDREQUEST']._serialized_end=5085
+  _globals['_CONFIRMREMOVEDRESPONSE']._serialized_start=5087
+  _globals['_CONFIRMREMOVEDRESPONSE']._serialized_end=5111
+  _globals['_REPORTBADOBJECTREQUEST']._serialized_start=5113
+  _globals['_REPORTBADOBJECTREQUEST']._serialized_end=5223
+  _globals['_REPORTBADOBJECTRESPONSE']._serialized_start=5226
+  _globals['_REPORTBADOBJECTRESPONSE']._serialized_end=5359
+  _globals['_SETLEGALHOLDREQUEST']._serialized_start=5362
+  _globals['_SETLEGALHOLDREQUEST']._serialized_end=5517
+  _globals['_SETLEGALHOLDRESPONSE']._serialized_start=5519
+  _globals['_SETLEGALHOLDRESPONSE']._serialized_end=5605
+  _globals['_RETENTIONSERVICE']._serialized_start=5608
+  _globals['_RETENTIONSERVICE']._serialized_end=7115
 # @@protoc_insertion_point(module_scope)

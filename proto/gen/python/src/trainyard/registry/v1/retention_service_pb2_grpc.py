@@ -41,6 +41,46 @@ class RetentionServiceStub(object):
                 request_serializer=trainyard_dot_registry_dot_v1_dot_retention__service__pb2.ConfirmDeletedRequest.SerializeToString,
                 response_deserializer=trainyard_dot_registry_dot_v1_dot_retention__service__pb2.ConfirmDeletedResponse.FromString,
                 )
+        self.BeginArchive = channel.unary_unary(
+                '/trainyard.registry.v1.RetentionService/BeginArchive',
+                request_serializer=trainyard_dot_registry_dot_v1_dot_retention__service__pb2.BeginArchiveRequest.SerializeToString,
+                response_deserializer=trainyard_dot_registry_dot_v1_dot_retention__service__pb2.BeginArchiveResponse.FromString,
+                )
+        self.CommitArchive = channel.unary_unary(
+                '/trainyard.registry.v1.RetentionService/CommitArchive',
+                request_serializer=trainyard_dot_registry_dot_v1_dot_retention__service__pb2.CommitArchiveRequest.SerializeToString,
+                response_deserializer=trainyard_dot_registry_dot_v1_dot_retention__service__pb2.CommitArchiveResponse.FromString,
+                )
+        self.ListObjects = channel.unary_unary(
+                '/trainyard.registry.v1.RetentionService/ListObjects',
+                request_serializer=trainyard_dot_registry_dot_v1_dot_retention__service__pb2.ListObjectsRequest.SerializeToString,
+                response_deserializer=trainyard_dot_registry_dot_v1_dot_retention__service__pb2.ListObjectsResponse.FromString,
+                )
+        self.ReleaseObjects = channel.unary_unary(
+                '/trainyard.registry.v1.RetentionService/ReleaseObjects',
+                request_serializer=trainyard_dot_registry_dot_v1_dot_retention__service__pb2.ReleaseObjectsRequest.SerializeToString,
+                response_deserializer=trainyard_dot_registry_dot_v1_dot_retention__service__pb2.ReleaseObjectsResponse.FromString,
+                )
+        self.ListReleasedObjects = channel.unary_unary(
+                '/trainyard.registry.v1.RetentionService/ListReleasedObjects',
+                request_serializer=trainyard_dot_registry_dot_v1_dot_retention__service__pb2.ListReleasedObjectsRequest.SerializeToString,
+                response_deserializer=trainyard_dot_registry_dot_v1_dot_retention__service__pb2.ListReleasedObjectsResponse.FromString,
+                )
+        self.ConfirmRemoved = channel.unary_unary(
+                '/trainyard.registry.v1.RetentionService/ConfirmRemoved',
+                request_serializer=trainyard_dot_registry_dot_v1_dot_retention__service__pb2.ConfirmRemovedRequest.SerializeToString,
+                response_deserializer=trainyard_dot_registry_dot_v1_dot_retention__service__pb2.ConfirmRemovedResponse.FromString,
+                )
+        self.ReportBadObject = channel.unary_unary(
+                '/trainyard.registry.v1.RetentionService/ReportBadObject',
+                request_serializer=trainyard_dot_registry_dot_v1_dot_retention__service__pb2.ReportBadObjectRequest.SerializeToString,
+                response_deserializer=trainyard_dot_registry_dot_v1_dot_retention__service__pb2.ReportBadObjectResponse.FromString,
+                )
+        self.SetLegalHold = channel.unary_unary(
+                '/trainyard.registry.v1.RetentionService/SetLegalHold',
+                request_serializer=trainyard_dot_registry_dot_v1_dot_retention__service__pb2.SetLegalHoldRequest.SerializeToString,
+                response_deserializer=trainyard_dot_registry_dot_v1_dot_retention__service__pb2.SetLegalHoldResponse.FromString,
+                )
 
 
 class RetentionServiceServicer(object):
@@ -85,6 +125,68 @@ class RetentionServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def BeginArchive(self, request, context):
+        """BeginArchive reserves a key in the cold tier for every content of a checkpoint that has no packed copy yet, and names the
+        contents that the difference can be taken to. Nothing changes for readers. Refused, with the reason, while anything but a
+        dependent checkpoint refers to it. Calling it again returns the same keys.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CommitArchive(self, request, context):
+        """CommitArchive switches a checkpoint to the cold tier: the registry proves the packed copies, re-evaluates under the row lock,
+        and releases the hot objects that nothing else needs (see ListReleasedObjects). A refusal releases the unused copies instead.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListObjects(self, request, context):
+        """ListObjects returns every object key that the registry knows of and that may hold bytes, in the order of the key. A key
+        that is not listed here and not in ListReleasedObjects is nobody's.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReleaseObjects(self, request, context):
+        """ReleaseObjects gives objects up that no checkpoint or artifact refers to: uploads that were never committed, and keys that
+        the registry has never heard of. Each is looked at again under its lock; its key is never used again. One result per object.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListReleasedObjects(self, request, context):
+        """ListReleasedObjects returns the objects whose bytes the janitor is to remove, in the order of the key, until it confirms.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ConfirmRemoved(self, request, context):
+        """ConfirmRemoved records that the bytes of released objects are gone. Unknown keys are no error.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReportBadObject(self, request, context):
+        """ReportBadObject says that an object's bytes are gone or are not what they should be. What can be restored from another copy
+        is; else every checkpoint that needs it becomes CORRUPT, and stays as evidence.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SetLegalHold(self, request, context):
+        """SetLegalHold forbids, or allows again, that a checkpoint is swept or archived, for everyone and at the database itself.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_RetentionServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -112,6 +214,46 @@ def add_RetentionServiceServicer_to_server(servicer, server):
                     servicer.ConfirmDeleted,
                     request_deserializer=trainyard_dot_registry_dot_v1_dot_retention__service__pb2.ConfirmDeletedRequest.FromString,
                     response_serializer=trainyard_dot_registry_dot_v1_dot_retention__service__pb2.ConfirmDeletedResponse.SerializeToString,
+            ),
+            'BeginArchive': grpc.unary_unary_rpc_method_handler(
+                    servicer.BeginArchive,
+                    request_deserializer=trainyard_dot_registry_dot_v1_dot_retention__service__pb2.BeginArchiveRequest.FromString,
+                    response_serializer=trainyard_dot_registry_dot_v1_dot_retention__service__pb2.BeginArchiveResponse.SerializeToString,
+            ),
+            'CommitArchive': grpc.unary_unary_rpc_method_handler(
+                    servicer.CommitArchive,
+                    request_deserializer=trainyard_dot_registry_dot_v1_dot_retention__service__pb2.CommitArchiveRequest.FromString,
+                    response_serializer=trainyard_dot_registry_dot_v1_dot_retention__service__pb2.CommitArchiveResponse.SerializeToString,
+            ),
+            'ListObjects': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListObjects,
+                    request_deserializer=trainyard_dot_registry_dot_v1_dot_retention__service__pb2.ListObjectsRequest.FromString,
+                    response_serializer=trainyard_dot_registry_dot_v1_dot_retention__service__pb2.ListObjectsResponse.SerializeToString,
+            ),
+            'ReleaseObjects': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReleaseObjects,
+                    request_deserializer=trainyard_dot_registry_dot_v1_dot_retention__service__pb2.ReleaseObjectsRequest.FromString,
+                    response_serializer=trainyard_dot_registry_dot_v1_dot_retention__service__pb2.ReleaseObjectsResponse.SerializeToString,
+            ),
+            'ListReleasedObjects': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListReleasedObjects,
+                    request_deserializer=trainyard_dot_registry_dot_v1_dot_retention__service__pb2.ListReleasedObjectsRequest.FromString,
+                    response_serializer=trainyard_dot_registry_dot_v1_dot_retention__service__pb2.ListReleasedObjectsResponse.SerializeToString,
+            ),
+            'ConfirmRemoved': grpc.unary_unary_rpc_method_handler(
+                    servicer.ConfirmRemoved,
+                    request_deserializer=trainyard_dot_registry_dot_v1_dot_retention__service__pb2.ConfirmRemovedRequest.FromString,
+                    response_serializer=trainyard_dot_registry_dot_v1_dot_retention__service__pb2.ConfirmRemovedResponse.SerializeToString,
+            ),
+            'ReportBadObject': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReportBadObject,
+                    request_deserializer=trainyard_dot_registry_dot_v1_dot_retention__service__pb2.ReportBadObjectRequest.FromString,
+                    response_serializer=trainyard_dot_registry_dot_v1_dot_retention__service__pb2.ReportBadObjectResponse.SerializeToString,
+            ),
+            'SetLegalHold': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetLegalHold,
+                    request_deserializer=trainyard_dot_registry_dot_v1_dot_retention__service__pb2.SetLegalHoldRequest.FromString,
+                    response_serializer=trainyard_dot_registry_dot_v1_dot_retention__service__pb2.SetLegalHoldResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -207,5 +349,141 @@ class RetentionService(object):
         return grpc.experimental.unary_unary(request, target, '/trainyard.registry.v1.RetentionService/ConfirmDeleted',
             trainyard_dot_registry_dot_v1_dot_retention__service__pb2.ConfirmDeletedRequest.SerializeToString,
             trainyard_dot_registry_dot_v1_dot_retention__service__pb2.ConfirmDeletedResponse.FromString,
+            options, channel_credentials,
+            insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
+
+    @staticmethod
+    def BeginArchive(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(request, target, '/trainyard.registry.v1.RetentionService/BeginArchive',
+            trainyard_dot_registry_dot_v1_dot_retention__service__pb2.BeginArchiveRequest.SerializeToString,
+            trainyard_dot_registry_dot_v1_dot_retention__service__pb2.BeginArchiveResponse.FromString,
+            options, channel_credentials,
+            insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
+
+    @staticmethod
+    def CommitArchive(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(request, target, '/trainyard.registry.v1.RetentionService/CommitArchive',
+            trainyard_dot_registry_dot_v1_dot_retention__service__pb2.CommitArchiveRequest.SerializeToString,
+            trainyard_dot_registry_dot_v1_dot_retention__service__pb2.CommitArchiveResponse.FromString,
+            options, channel_credentials,
+            insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
+
+    @staticmethod
+    def ListObjects(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(request, target, '/trainyard.registry.v1.RetentionService/ListObjects',
+            trainyard_dot_registry_dot_v1_dot_retention__service__pb2.ListObjectsRequest.SerializeToString,
+            trainyard_dot_registry_dot_v1_dot_retention__service__pb2.ListObjectsResponse.FromString,
+            options, channel_credentials,
+            insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
+
+    @staticmethod
+    def ReleaseObjects(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(request, target, '/trainyard.registry.v1.RetentionService/ReleaseObjects',
+            trainyard_dot_registry_dot_v1_dot_retention__service__pb2.ReleaseObjectsRequest.SerializeToString,
+            trainyard_dot_registry_dot_v1_dot_retention__service__pb2.ReleaseObjectsResponse.FromString,
+            options, channel_credentials,
+            insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
+
+    @staticmethod
+    def ListReleasedObjects(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(request, target, '/trainyard.registry.v1.RetentionService/ListReleasedObjects',
+            trainyard_dot_registry_dot_v1_dot_retention__service__pb2.ListReleasedObjectsRequest.SerializeToString,
+            trainyard_dot_registry_dot_v1_dot_retention__service__pb2.ListReleasedObjectsResponse.FromString,
+            options, channel_credentials,
+            insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
+
+    @staticmethod
+    def ConfirmRemoved(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(request, target, '/trainyard.registry.v1.RetentionService/ConfirmRemoved',
+            trainyard_dot_registry_dot_v1_dot_retention__service__pb2.ConfirmRemovedRequest.SerializeToString,
+            trainyard_dot_registry_dot_v1_dot_retention__service__pb2.ConfirmRemovedResponse.FromString,
+            options, channel_credentials,
+            insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
+
+    @staticmethod
+    def ReportBadObject(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(request, target, '/trainyard.registry.v1.RetentionService/ReportBadObject',
+            trainyard_dot_registry_dot_v1_dot_retention__service__pb2.ReportBadObjectRequest.SerializeToString,
+            trainyard_dot_registry_dot_v1_dot_retention__service__pb2.ReportBadObjectResponse.FromString,
+            options, channel_credentials,
+            insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
+
+    @staticmethod
+    def SetLegalHold(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(request, target, '/trainyard.registry.v1.RetentionService/SetLegalHold',
+            trainyard_dot_registry_dot_v1_dot_retention__service__pb2.SetLegalHoldRequest.SerializeToString,
+            trainyard_dot_registry_dot_v1_dot_retention__service__pb2.SetLegalHoldResponse.FromString,
             options, channel_credentials,
             insecure, call_credentials, compression, wait_for_ready, timeout, metadata)

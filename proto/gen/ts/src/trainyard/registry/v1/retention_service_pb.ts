@@ -5,9 +5,9 @@
 import type { GenEnum, GenFile, GenMessage, GenService } from "@bufbuild/protobuf/codegenv2";
 import { enumDesc, fileDesc, messageDesc, serviceDesc } from "@bufbuild/protobuf/codegenv2";
 import { file_buf_validate_validate } from "../../../buf/validate/validate_pb.js";
-import type { Duration } from "@bufbuild/protobuf/wkt";
-import { file_google_protobuf_duration } from "@bufbuild/protobuf/wkt";
-import type { Checkpoint, Checkpoint_State } from "./checkpoint_pb.js";
+import type { Duration, Timestamp } from "@bufbuild/protobuf/wkt";
+import { file_google_protobuf_duration, file_google_protobuf_timestamp } from "@bufbuild/protobuf/wkt";
+import type { Checkpoint, Checkpoint_State, StorageTier } from "./checkpoint_pb.js";
 import { file_trainyard_registry_v1_checkpoint } from "./checkpoint_pb.js";
 import type { Message } from "@bufbuild/protobuf";
 
@@ -15,7 +15,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file trainyard/registry/v1/retention_service.proto.
  */
 export const file_trainyard_registry_v1_retention_service: GenFile = /*@__PURE__*/
-  fileDesc("Ci10cmFpbnlhcmQvcmVnaXN0cnkvdjEvcmV0ZW50aW9uX3NlcnZpY2UucHJvdG8SFXRyYWlueWFyZC5yZWdpc3RyeS52MSL4AQoEUm9vdBIuCgRraW5kGAEgASgOMiAudHJhaW55YXJkLnJlZ2lzdHJ5LnYxLlJvb3QuS2luZBITCgtkZXNjcmlwdGlvbhgCIAEoCSKqAQoES2luZBIUChBLSU5EX1VOU1BFQ0lGSUVEEAASEwoPS0lORF9QUk9EVUNUSU9OEAESEAoMS0lORF9TVEFHSU5HEAISEAoMS0lORF9WRVJTSU9OEAMSDgoKS0lORF9BTElBUxAEEhEKDUtJTkRfUk9MTEJBQ0sQBRIRCg1LSU5EX0xJVkVfUlVOEAYSDwoLS0lORF9QQVJFTlQQBxIMCghLSU5EX1BJThAIIp8BCg1JbnZlbnRvcnlJdGVtEjUKCmNoZWNrcG9pbnQYASABKAsyIS50cmFpbnlhcmQucmVnaXN0cnkudjEuQ2hlY2twb2ludBIqCgVyb290cxgCIAMoCzIbLnRyYWlueWFyZC5yZWdpc3RyeS52MS5Sb290EhcKD2V4Y2x1c2l2ZV9ieXRlcxgDIAEoAxISCgpydW5fYWN0aXZlGAQgASgIIlAKFExpc3RJbnZlbnRvcnlSZXF1ZXN0EhoKCXBhZ2Vfc2l6ZRgBIAEoBUIHukgEGgIoABIcCgpwYWdlX3Rva2VuGAIgASgJQgi6SAVyAxiACCJ6ChVMaXN0SW52ZW50b3J5UmVzcG9uc2USMwoFaXRlbXMYASADKAsyJC50cmFpbnlhcmQucmVnaXN0cnkudjEuSW52ZW50b3J5SXRlbRIXCg9uZXh0X3BhZ2VfdG9rZW4YAiABKAkSEwoLdG90YWxfY291bnQYAyABKAMifgoPUmV0ZW50aW9uUmVzdWx0EhUKDWNoZWNrcG9pbnRfaWQYASABKAkSNgoFc3RhdGUYAiABKA4yJy50cmFpbnlhcmQucmVnaXN0cnkudjEuQ2hlY2twb2ludC5TdGF0ZRIMCgRkb25lGAMgASgIEg4KBnJlYXNvbhgEIAEoCSKGAQobVG9tYnN0b25lQ2hlY2twb2ludHNSZXF1ZXN0EhwKCnJlcXVlc3RfaWQYASABKAlCCLpIBXIDsAEBEh0KCXBsYW5faGFzaBgCIAEoCUIKukgHcgUQARiAARIqCg5jaGVja3BvaW50X2lkcxgDIAMoCUISukgPkgEMCAEQ6AciBXIDsAEBIlcKHFRvbWJzdG9uZUNoZWNrcG9pbnRzUmVzcG9uc2USNwoHcmVzdWx0cxgBIAMoCzImLnRyYWlueWFyZC5yZWdpc3RyeS52MS5SZXRlbnRpb25SZXN1bHQiZQoZUmVzdG9yZUNoZWNrcG9pbnRzUmVxdWVzdBIcCgpyZXF1ZXN0X2lkGAEgASgJQgi6SAVyA7ABARIqCg5jaGVja3BvaW50X2lkcxgCIAMoCUISukgPkgEMCAEQ6AciBXIDsAEBIlUKGlJlc3RvcmVDaGVja3BvaW50c1Jlc3BvbnNlEjcKB3Jlc3VsdHMYASADKAsyJi50cmFpbnlhcmQucmVnaXN0cnkudjEuUmV0ZW50aW9uUmVzdWx0Ip0BCh1CZWdpbkRlbGV0ZUNoZWNrcG9pbnRzUmVxdWVzdBIcCgpyZXF1ZXN0X2lkGAEgASgJQgi6SAVyA7ABARIqCg5jaGVja3BvaW50X2lkcxgCIAMoCUISukgPkgEMCAEQ6AciBXIDsAEBEjIKBWdyYWNlGAMgASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uQgi6SAWqAQIyACJuCh5CZWdpbkRlbGV0ZUNoZWNrcG9pbnRzUmVzcG9uc2USNwoHcmVzdWx0cxgBIAMoCzImLnRyYWlueWFyZC5yZWdpc3RyeS52MS5SZXRlbnRpb25SZXN1bHQSEwoLb2JqZWN0X2tleXMYAiADKAkiYQoVQ29uZmlybURlbGV0ZWRSZXF1ZXN0EhwKCnJlcXVlc3RfaWQYASABKAlCCLpIBXIDsAEBEioKDmNoZWNrcG9pbnRfaWRzGAIgAygJQhK6SA+SAQwIARDoByIFcgOwAQEiUQoWQ29uZmlybURlbGV0ZWRSZXNwb25zZRI3CgdyZXN1bHRzGAEgAygLMiYudHJhaW55YXJkLnJlZ2lzdHJ5LnYxLlJldGVudGlvblJlc3VsdDLxBAoQUmV0ZW50aW9uU2VydmljZRJqCg1MaXN0SW52ZW50b3J5EisudHJhaW55YXJkLnJlZ2lzdHJ5LnYxLkxpc3RJbnZlbnRvcnlSZXF1ZXN0GiwudHJhaW55YXJkLnJlZ2lzdHJ5LnYxLkxpc3RJbnZlbnRvcnlSZXNwb25zZRJ/ChRUb21ic3RvbmVDaGVja3BvaW50cxIyLnRyYWlueWFyZC5yZWdpc3RyeS52MS5Ub21ic3RvbmVDaGVja3BvaW50c1JlcXVlc3QaMy50cmFpbnlhcmQucmVnaXN0cnkudjEuVG9tYnN0b25lQ2hlY2twb2ludHNSZXNwb25zZRJ5ChJSZXN0b3JlQ2hlY2twb2ludHMSMC50cmFpbnlhcmQucmVnaXN0cnkudjEuUmVzdG9yZUNoZWNrcG9pbnRzUmVxdWVzdBoxLnRyYWlueWFyZC5yZWdpc3RyeS52MS5SZXN0b3JlQ2hlY2twb2ludHNSZXNwb25zZRKFAQoWQmVnaW5EZWxldGVDaGVja3BvaW50cxI0LnRyYWlueWFyZC5yZWdpc3RyeS52MS5CZWdpbkRlbGV0ZUNoZWNrcG9pbnRzUmVxdWVzdBo1LnRyYWlueWFyZC5yZWdpc3RyeS52MS5CZWdpbkRlbGV0ZUNoZWNrcG9pbnRzUmVzcG9uc2USbQoOQ29uZmlybURlbGV0ZWQSLC50cmFpbnlhcmQucmVnaXN0cnkudjEuQ29uZmlybURlbGV0ZWRSZXF1ZXN0Gi0udHJhaW55YXJkLnJlZ2lzdHJ5LnYxLkNvbmZpcm1EZWxldGVkUmVzcG9uc2VC/QEKGWNvbS50cmFpbnlhcmQucmVnaXN0cnkudjFCFVJldGVudGlvblNlcnZpY2VQcm90b1ABWlNnaXRodWIuY29tL3VsdHJhdGhpbmstcGlsb3QvdHJhaW55YXJkL3Byb3RvL2dlbi9nby90cmFpbnlhcmQvcmVnaXN0cnkvdjE7cmVnaXN0cnl2MaICA1RSWKoCFVRyYWlueWFyZC5SZWdpc3RyeS5WMcoCFVRyYWlueWFyZFxSZWdpc3RyeVxWMeICIVRyYWlueWFyZFxSZWdpc3RyeVxWMVxHUEJNZXRhZGF0YeoCF1RyYWlueWFyZDo6UmVnaXN0cnk6OlYxYgZwcm90bzM", [file_buf_validate_validate, file_google_protobuf_duration, file_trainyard_registry_v1_checkpoint]);
+  fileDesc("Ci10cmFpbnlhcmQvcmVnaXN0cnkvdjEvcmV0ZW50aW9uX3NlcnZpY2UucHJvdG8SFXRyYWlueWFyZC5yZWdpc3RyeS52MSKNAgoEUm9vdBIuCgRraW5kGAEgASgOMiAudHJhaW55YXJkLnJlZ2lzdHJ5LnYxLlJvb3QuS2luZBITCgtkZXNjcmlwdGlvbhgCIAEoCSK/AQoES2luZBIUChBLSU5EX1VOU1BFQ0lGSUVEEAASEwoPS0lORF9QUk9EVUNUSU9OEAESEAoMS0lORF9TVEFHSU5HEAISEAoMS0lORF9WRVJTSU9OEAMSDgoKS0lORF9BTElBUxAEEhEKDUtJTkRfUk9MTEJBQ0sQBRIRCg1LSU5EX0xJVkVfUlVOEAYSDwoLS0lORF9QQVJFTlQQBxIMCghLSU5EX1BJThAIEhMKD0tJTkRfTEVHQUxfSE9MRBAJIqgCCg1JbnZlbnRvcnlJdGVtEjUKCmNoZWNrcG9pbnQYASABKAsyIS50cmFpbnlhcmQucmVnaXN0cnkudjEuQ2hlY2twb2ludBIqCgVyb290cxgCIAMoCzIbLnRyYWlueWFyZC5yZWdpc3RyeS52MS5Sb290EhcKD2V4Y2x1c2l2ZV9ieXRlcxgDIAEoAxISCgpydW5fYWN0aXZlGAQgASgIEjEKDWxhc3RfdXNlX3RpbWUYBSABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEjcKE2V4cGVyaW1lbnRfdXNlX3RpbWUYBiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEhsKE2Jhc2VfY2hlY2twb2ludF9pZHMYByADKAkiUAoUTGlzdEludmVudG9yeVJlcXVlc3QSGgoJcGFnZV9zaXplGAEgASgFQge6SAQaAigAEhwKCnBhZ2VfdG9rZW4YAiABKAlCCLpIBXIDGIAIInoKFUxpc3RJbnZlbnRvcnlSZXNwb25zZRIzCgVpdGVtcxgBIAMoCzIkLnRyYWlueWFyZC5yZWdpc3RyeS52MS5JbnZlbnRvcnlJdGVtEhcKD25leHRfcGFnZV90b2tlbhgCIAEoCRITCgt0b3RhbF9jb3VudBgDIAEoAyJ+Cg9SZXRlbnRpb25SZXN1bHQSFQoNY2hlY2twb2ludF9pZBgBIAEoCRI2CgVzdGF0ZRgCIAEoDjInLnRyYWlueWFyZC5yZWdpc3RyeS52MS5DaGVja3BvaW50LlN0YXRlEgwKBGRvbmUYAyABKAgSDgoGcmVhc29uGAQgASgJIoYBChtUb21ic3RvbmVDaGVja3BvaW50c1JlcXVlc3QSHAoKcmVxdWVzdF9pZBgBIAEoCUIIukgFcgOwAQESHQoJcGxhbl9oYXNoGAIgASgJQgq6SAdyBRABGIABEioKDmNoZWNrcG9pbnRfaWRzGAMgAygJQhK6SA+SAQwIARDoByIFcgOwAQEiVwocVG9tYnN0b25lQ2hlY2twb2ludHNSZXNwb25zZRI3CgdyZXN1bHRzGAEgAygLMiYudHJhaW55YXJkLnJlZ2lzdHJ5LnYxLlJldGVudGlvblJlc3VsdCJlChlSZXN0b3JlQ2hlY2twb2ludHNSZXF1ZXN0EhwKCnJlcXVlc3RfaWQYASABKAlCCLpIBXIDsAEBEioKDmNoZWNrcG9pbnRfaWRzGAIgAygJQhK6SA+SAQwIARDoByIFcgOwAQEiVQoaUmVzdG9yZUNoZWNrcG9pbnRzUmVzcG9uc2USNwoHcmVzdWx0cxgBIAMoCzImLnRyYWlueWFyZC5yZWdpc3RyeS52MS5SZXRlbnRpb25SZXN1bHQinQEKHUJlZ2luRGVsZXRlQ2hlY2twb2ludHNSZXF1ZXN0EhwKCnJlcXVlc3RfaWQYASABKAlCCLpIBXIDsAEBEioKDmNoZWNrcG9pbnRfaWRzGAIgAygJQhK6SA+SAQwIARDoByIFcgOwAQESMgoFZ3JhY2UYAyABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb25CCLpIBaoBAjIAIm4KHkJlZ2luRGVsZXRlQ2hlY2twb2ludHNSZXNwb25zZRI3CgdyZXN1bHRzGAEgAygLMiYudHJhaW55YXJkLnJlZ2lzdHJ5LnYxLlJldGVudGlvblJlc3VsdBITCgtvYmplY3Rfa2V5cxgCIAMoCSJhChVDb25maXJtRGVsZXRlZFJlcXVlc3QSHAoKcmVxdWVzdF9pZBgBIAEoCUIIukgFcgOwAQESKgoOY2hlY2twb2ludF9pZHMYAiADKAlCErpID5IBDAgBEOgHIgVyA7ABASJRChZDb25maXJtRGVsZXRlZFJlc3BvbnNlEjcKB3Jlc3VsdHMYASADKAsyJi50cmFpbnlhcmQucmVnaXN0cnkudjEuUmV0ZW50aW9uUmVzdWx0IokBCghDb2xkQ29weRIOCgZzaGEyNTYYASABKAwSEgoKc2l6ZV9ieXRlcxgCIAEoAxISCgpvYmplY3Rfa2V5GAMgASgJEhUKDW9iamVjdF9zaGEyNTYYBCABKAwSGQoRb2JqZWN0X3NpemVfYnl0ZXMYBSABKAMSEwoLYmFzZV9zaGEyNTYYBiABKAwiywEKC0FyY2hpdmVGaWxlEg0KBXBhdGhzGAEgAygJEg4KBnNoYTI1NhgCIAEoDBISCgpzaXplX2J5dGVzGAMgASgDEg8KB2hvdF9rZXkYBCABKAkSEAoIY29sZF9rZXkYBSABKAkSMQoIZXhpc3RpbmcYBiABKAsyHy50cmFpbnlhcmQucmVnaXN0cnkudjEuQ29sZENvcHkSMwoKYmFzZV9jaGFpbhgHIAMoCzIfLnRyYWlueWFyZC5yZWdpc3RyeS52MS5Db2xkQ29weSJ0CgpBcmNoaXZlSm9iEhUKDWNoZWNrcG9pbnRfaWQYASABKAkSDAoEZG9uZRgCIAEoCBIOCgZyZWFzb24YAyABKAkSMQoFZmlsZXMYBCADKAsyIi50cmFpbnlhcmQucmVnaXN0cnkudjEuQXJjaGl2ZUZpbGUiiAEKE0JlZ2luQXJjaGl2ZVJlcXVlc3QSHAoKcmVxdWVzdF9pZBgBIAEoCUIIukgFcgOwAQESKQoOY2hlY2twb2ludF9pZHMYAiADKAlCEbpIDpIBCwgBEGQiBXIDsAEBEigKDWRyb3BfcGF0dGVybnMYAyADKAlCEbpIDpIBCxBAIgdyBRABGMgBIkcKFEJlZ2luQXJjaGl2ZVJlc3BvbnNlEi8KBGpvYnMYASADKAsyIS50cmFpbnlhcmQucmVnaXN0cnkudjEuQXJjaGl2ZUpvYiLvAQoUQ29tbWl0QXJjaGl2ZVJlcXVlc3QSHAoKcmVxdWVzdF9pZBgBIAEoCUIIukgFcgOwAQESHwoNY2hlY2twb2ludF9pZBgCIAEoCUIIukgFcgOwAQESOgoGY29waWVzGAMgAygLMh8udHJhaW55YXJkLnJlZ2lzdHJ5LnYxLkNvbGRDb3B5Qgm6SAaSAQMQ6AcSKAoNZHJvcF9wYXR0ZXJucxgEIAMoCUIRukgOkgELEEAiB3IFEAEYyAESMgoFZ3JhY2UYBSABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb25CCLpIBaoBAjIAIn4KFUNvbW1pdEFyY2hpdmVSZXNwb25zZRI2CgZyZXN1bHQYASABKAsyJi50cmFpbnlhcmQucmVnaXN0cnkudjEuUmV0ZW50aW9uUmVzdWx0EhYKDnJlbGVhc2VkX2J5dGVzGAIgASgDEhUKDWRyb3BwZWRfYnl0ZXMYAyABKAMirgMKCk9iamVjdEluZm8SEgoKb2JqZWN0X2tleRgBIAEoCRIwCgR0aWVyGAIgASgOMiIudHJhaW55YXJkLnJlZ2lzdHJ5LnYxLlN0b3JhZ2VUaWVyEjYKBXN0YXRlGAMgASgOMicudHJhaW55YXJkLnJlZ2lzdHJ5LnYxLk9iamVjdEluZm8uU3RhdGUSDgoGc2hhMjU2GAQgASgMEhUKDW9iamVjdF9zaGEyNTYYBSABKAwSEgoKc2l6ZV9ieXRlcxgGIAEoAxIYChBjaGVja3BvaW50X2NvdW50GAcgASgDEhYKDmFydGlmYWN0X2NvdW50GAggASgDEhcKD2RlcGVuZGVudF9jb3VudBgJIAEoAxIvCgt1cGRhdGVfdGltZRgKIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXAiawoFU3RhdGUSFQoRU1RBVEVfVU5TUEVDSUZJRUQQABIRCg1TVEFURV9QRU5ESU5HEAESEQoNU1RBVEVfUFJFU0VOVBACEhEKDVNUQVRFX0NPUlJVUFQQAxISCg5TVEFURV9ERUxFVElORxAEIk4KEkxpc3RPYmplY3RzUmVxdWVzdBIaCglwYWdlX3NpemUYASABKAVCB7pIBBoCKAASHAoKcGFnZV90b2tlbhgCIAEoCUIIukgFcgMYgBAiYgoTTGlzdE9iamVjdHNSZXNwb25zZRIyCgdvYmplY3RzGAEgAygLMiEudHJhaW55YXJkLnJlZ2lzdHJ5LnYxLk9iamVjdEluZm8SFwoPbmV4dF9wYWdlX3Rva2VuGAIgASgJIoMCChVSZWxlYXNlT2JqZWN0c1JlcXVlc3QSHAoKcmVxdWVzdF9pZBgBIAEoCUIIukgFcgOwAQESUQoHb2JqZWN0cxgCIAMoCzIzLnRyYWlueWFyZC5yZWdpc3RyeS52MS5SZWxlYXNlT2JqZWN0c1JlcXVlc3QuT2JqZWN0Qgu6SAiSAQUIARDoBxIyCgVncmFjZRgDIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbkIIukgFqgECMgAaRQoGT2JqZWN0Eh4KCm9iamVjdF9rZXkYASABKAlCCrpIB3IFEAEYgAgSGwoKc2l6ZV9ieXRlcxgCIAEoA0IHukgEIgIoACJACgxPYmplY3RSZXN1bHQSEgoKb2JqZWN0X2tleRgBIAEoCRIMCgRkb25lGAIgASgIEg4KBnJlYXNvbhgDIAEoCSJOChZSZWxlYXNlT2JqZWN0c1Jlc3BvbnNlEjQKB3Jlc3VsdHMYASADKAsyIy50cmFpbnlhcmQucmVnaXN0cnkudjEuT2JqZWN0UmVzdWx0IlYKGkxpc3RSZWxlYXNlZE9iamVjdHNSZXF1ZXN0EhoKCXBhZ2Vfc2l6ZRgBIAEoBUIHukgEGgIoABIcCgpwYWdlX3Rva2VuGAIgASgJQgi6SAVyAxiAECJ2Cg5SZWxlYXNlZE9iamVjdBISCgpvYmplY3Rfa2V5GAEgASgJEhIKCnNpemVfYnl0ZXMYAiABKAMSDgoGcmVhc29uGAMgASgJEiwKCGR1ZV90aW1lGAQgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcCJuChtMaXN0UmVsZWFzZWRPYmplY3RzUmVzcG9uc2USNgoHb2JqZWN0cxgBIAMoCzIlLnRyYWlueWFyZC5yZWdpc3RyeS52MS5SZWxlYXNlZE9iamVjdBIXCg9uZXh0X3BhZ2VfdG9rZW4YAiABKAkiVwoVQ29uZmlybVJlbW92ZWRSZXF1ZXN0EhwKCnJlcXVlc3RfaWQYASABKAlCCLpIBXIDsAEBEiAKC29iamVjdF9rZXlzGAIgAygJQgu6SAiSAQUIARDoByIYChZDb25maXJtUmVtb3ZlZFJlc3BvbnNlInIKFlJlcG9ydEJhZE9iamVjdFJlcXVlc3QSHAoKcmVxdWVzdF9pZBgBIAEoCUIIukgFcgOwAQESHgoKb2JqZWN0X2tleRgCIAEoCUIKukgHcgUQARiACBIaCgZkZXRhaWwYAyABKAlCCrpIB3IFEAEY9AMiXAoXUmVwb3J0QmFkT2JqZWN0UmVzcG9uc2USEAoIcmVwYWlyZWQYASABKAgSHgoWY29ycnVwdF9jaGVja3BvaW50X2lkcxgCIAMoCRIPCgdvdXRjb21lGAMgASgJIpkBChNTZXRMZWdhbEhvbGRSZXF1ZXN0EhwKCnJlcXVlc3RfaWQYASABKAlCCLpIBXIDsAEBEh8KDWNoZWNrcG9pbnRfaWQYAiABKAlCCLpIBXIDsAEBEgwKBGhlbGQYAyABKAgSGQoFYWN0b3IYBCABKAlCCrpIB3IFEAEY+gESGgoGcmVhc29uGAUgASgJQgq6SAdyBRABGOgHIk4KFFNldExlZ2FsSG9sZFJlc3BvbnNlEjYKBnJlc3VsdBgBIAEoCzImLnRyYWlueWFyZC5yZWdpc3RyeS52MS5SZXRlbnRpb25SZXN1bHQy4wsKEFJldGVudGlvblNlcnZpY2USagoNTGlzdEludmVudG9yeRIrLnRyYWlueWFyZC5yZWdpc3RyeS52MS5MaXN0SW52ZW50b3J5UmVxdWVzdBosLnRyYWlueWFyZC5yZWdpc3RyeS52MS5MaXN0SW52ZW50b3J5UmVzcG9uc2USfwoUVG9tYnN0b25lQ2hlY2twb2ludHMSMi50cmFpbnlhcmQucmVnaXN0cnkudjEuVG9tYnN0b25lQ2hlY2twb2ludHNSZXF1ZXN0GjMudHJhaW55YXJkLnJlZ2lzdHJ5LnYxLlRvbWJzdG9uZUNoZWNrcG9pbnRzUmVzcG9uc2USeQoSUmVzdG9yZUNoZWNrcG9pbnRzEjAudHJhaW55YXJkLnJlZ2lzdHJ5LnYxLlJlc3RvcmVDaGVja3BvaW50c1JlcXVlc3QaMS50cmFpbnlhcmQucmVnaXN0cnkudjEuUmVzdG9yZUNoZWNrcG9pbnRzUmVzcG9uc2UShQEKFkJlZ2luRGVsZXRlQ2hlY2twb2ludHMSNC50cmFpbnlhcmQucmVnaXN0cnkudjEuQmVnaW5EZWxldGVDaGVja3BvaW50c1JlcXVlc3QaNS50cmFpbnlhcmQucmVnaXN0cnkudjEuQmVnaW5EZWxldGVDaGVja3BvaW50c1Jlc3BvbnNlEm0KDkNvbmZpcm1EZWxldGVkEiwudHJhaW55YXJkLnJlZ2lzdHJ5LnYxLkNvbmZpcm1EZWxldGVkUmVxdWVzdBotLnRyYWlueWFyZC5yZWdpc3RyeS52MS5Db25maXJtRGVsZXRlZFJlc3BvbnNlEmcKDEJlZ2luQXJjaGl2ZRIqLnRyYWlueWFyZC5yZWdpc3RyeS52MS5CZWdpbkFyY2hpdmVSZXF1ZXN0GisudHJhaW55YXJkLnJlZ2lzdHJ5LnYxLkJlZ2luQXJjaGl2ZVJlc3BvbnNlEmoKDUNvbW1pdEFyY2hpdmUSKy50cmFpbnlhcmQucmVnaXN0cnkudjEuQ29tbWl0QXJjaGl2ZVJlcXVlc3QaLC50cmFpbnlhcmQucmVnaXN0cnkudjEuQ29tbWl0QXJjaGl2ZVJlc3BvbnNlEmQKC0xpc3RPYmplY3RzEikudHJhaW55YXJkLnJlZ2lzdHJ5LnYxLkxpc3RPYmplY3RzUmVxdWVzdBoqLnRyYWlueWFyZC5yZWdpc3RyeS52MS5MaXN0T2JqZWN0c1Jlc3BvbnNlEm0KDlJlbGVhc2VPYmplY3RzEiwudHJhaW55YXJkLnJlZ2lzdHJ5LnYxLlJlbGVhc2VPYmplY3RzUmVxdWVzdBotLnRyYWlueWFyZC5yZWdpc3RyeS52MS5SZWxlYXNlT2JqZWN0c1Jlc3BvbnNlEnwKE0xpc3RSZWxlYXNlZE9iamVjdHMSMS50cmFpbnlhcmQucmVnaXN0cnkudjEuTGlzdFJlbGVhc2VkT2JqZWN0c1JlcXVlc3QaMi50cmFpbnlhcmQucmVnaXN0cnkudjEuTGlzdFJlbGVhc2VkT2JqZWN0c1Jlc3BvbnNlEm0KDkNvbmZpcm1SZW1vdmVkEiwudHJhaW55YXJkLnJlZ2lzdHJ5LnYxLkNvbmZpcm1SZW1vdmVkUmVxdWVzdBotLnRyYWlueWFyZC5yZWdpc3RyeS52MS5Db25maXJtUmVtb3ZlZFJlc3BvbnNlEnAKD1JlcG9ydEJhZE9iamVjdBItLnRyYWlueWFyZC5yZWdpc3RyeS52MS5SZXBvcnRCYWRPYmplY3RSZXF1ZXN0Gi4udHJhaW55YXJkLnJlZ2lzdHJ5LnYxLlJlcG9ydEJhZE9iamVjdFJlc3BvbnNlEmcKDFNldExlZ2FsSG9sZBIqLnRyYWlueWFyZC5yZWdpc3RyeS52MS5TZXRMZWdhbEhvbGRSZXF1ZXN0GisudHJhaW55YXJkLnJlZ2lzdHJ5LnYxLlNldExlZ2FsSG9sZFJlc3BvbnNlQv0BChljb20udHJhaW55YXJkLnJlZ2lzdHJ5LnYxQhVSZXRlbnRpb25TZXJ2aWNlUHJvdG9QAVpTZ2l0aHViLmNvbS91bHRyYXRoaW5rLXBpbG90L3RyYWlueWFyZC9wcm90by9nZW4vZ28vdHJhaW55YXJkL3JlZ2lzdHJ5L3YxO3JlZ2lzdHJ5djGiAgNUUliqAhVUcmFpbnlhcmQuUmVnaXN0cnkuVjHKAhVUcmFpbnlhcmRcUmVnaXN0cnlcVjHiAiFUcmFpbnlhcmRcUmVnaXN0cnlcVjFcR1BCTWV0YWRhdGHqAhdUcmFpbnlhcmQ6OlJlZ2lzdHJ5OjpWMWIGcHJvdG8z", [file_buf_validate_validate, file_google_protobuf_duration, file_google_protobuf_timestamp, file_trainyard_registry_v1_checkpoint]);
 
 /**
  * Root is a reason why a checkpoint must stay.
@@ -113,6 +113,13 @@ export enum Root_Kind {
    * @generated from enum value: KIND_PIN = 8;
    */
   PIN = 8,
+
+  /**
+   * Under a legal hold.
+   *
+   * @generated from enum value: KIND_LEGAL_HOLD = 9;
+   */
+  LEGAL_HOLD = 9,
 }
 
 /**
@@ -154,6 +161,27 @@ export type InventoryItem = Message<"trainyard.registry.v1.InventoryItem"> & {
    * @generated from field: bool run_active = 4;
    */
   runActive: boolean;
+
+  /**
+   * The newest read of it, or activity of its run; unset when unknown.
+   *
+   * @generated from field: google.protobuf.Timestamp last_use_time = 5;
+   */
+  lastUseTime?: Timestamp | undefined;
+
+  /**
+   * The newest activity of any run of its experiment, with or without checkpoints; unset when unknown.
+   *
+   * @generated from field: google.protobuf.Timestamp experiment_use_time = 6;
+   */
+  experimentUseTime?: Timestamp | undefined;
+
+  /**
+   * Checkpoints without whose contents this one, being archived as a difference, cannot be read.
+   *
+   * @generated from field: repeated string base_checkpoint_ids = 7;
+   */
+  baseCheckpointIds: string[];
 };
 
 /**
@@ -486,6 +514,896 @@ export const ConfirmDeletedResponseSchema: GenMessage<ConfirmDeletedResponse> = 
   messageDesc(file_trainyard_registry_v1_retention_service, 12);
 
 /**
+ * ColdCopy is one content, packed, in the cold tier.
+ *
+ * @generated from message trainyard.registry.v1.ColdCopy
+ */
+export type ColdCopy = Message<"trainyard.registry.v1.ColdCopy"> & {
+  /**
+   * Digest of the content.
+   *
+   * @generated from field: bytes sha256 = 1;
+   */
+  sha256: Uint8Array;
+
+  /**
+   * Size of the content in bytes.
+   *
+   * @generated from field: int64 size_bytes = 2;
+   */
+  sizeBytes: bigint;
+
+  /**
+   * Key of the packed object.
+   *
+   * @generated from field: string object_key = 3;
+   */
+  objectKey: string;
+
+  /**
+   * Digest of the packed object.
+   *
+   * @generated from field: bytes object_sha256 = 4;
+   */
+  objectSha256: Uint8Array;
+
+  /**
+   * Size of the packed object in bytes.
+   *
+   * @generated from field: int64 object_size_bytes = 5;
+   */
+  objectSizeBytes: bigint;
+
+  /**
+   * Digest of the content that it is the difference to; empty when it stands alone.
+   *
+   * @generated from field: bytes base_sha256 = 6;
+   */
+  baseSha256: Uint8Array;
+};
+
+/**
+ * Describes the message trainyard.registry.v1.ColdCopy.
+ * Use `create(ColdCopySchema)` to create a new message.
+ */
+export const ColdCopySchema: GenMessage<ColdCopy> = /*@__PURE__*/
+  messageDesc(file_trainyard_registry_v1_retention_service, 13);
+
+/**
+ * ArchiveFile is one content of a checkpoint on its way to the cold tier.
+ *
+ * @generated from message trainyard.registry.v1.ArchiveFile
+ */
+export type ArchiveFile = Message<"trainyard.registry.v1.ArchiveFile"> & {
+  /**
+   * Paths of the checkpoint's files with this content.
+   *
+   * @generated from field: repeated string paths = 1;
+   */
+  paths: string[];
+
+  /**
+   * Digest of the content.
+   *
+   * @generated from field: bytes sha256 = 2;
+   */
+  sha256: Uint8Array;
+
+  /**
+   * Size in bytes.
+   *
+   * @generated from field: int64 size_bytes = 3;
+   */
+  sizeBytes: bigint;
+
+  /**
+   * Key of the hot object.
+   *
+   * @generated from field: string hot_key = 4;
+   */
+  hotKey: string;
+
+  /**
+   * Key to write the packed copy to.
+   *
+   * @generated from field: string cold_key = 5;
+   */
+  coldKey: string;
+
+  /**
+   * Set when a packed copy exists already: read it back, nothing is to be written.
+   *
+   * @generated from field: trainyard.registry.v1.ColdCopy existing = 6;
+   */
+  existing?: ColdCopy | undefined;
+
+  /**
+   * A content that the difference may be taken to: the same file of the run's nearest archived checkpoint. Its own base follows
+   * it, and so on, to one that stands alone. Empty when there is none, or its chain is at its longest.
+   *
+   * @generated from field: repeated trainyard.registry.v1.ColdCopy base_chain = 7;
+   */
+  baseChain: ColdCopy[];
+};
+
+/**
+ * Describes the message trainyard.registry.v1.ArchiveFile.
+ * Use `create(ArchiveFileSchema)` to create a new message.
+ */
+export const ArchiveFileSchema: GenMessage<ArchiveFile> = /*@__PURE__*/
+  messageDesc(file_trainyard_registry_v1_retention_service, 14);
+
+/**
+ * ArchiveJob is what it takes to archive one checkpoint.
+ *
+ * @generated from message trainyard.registry.v1.ArchiveJob
+ */
+export type ArchiveJob = Message<"trainyard.registry.v1.ArchiveJob"> & {
+  /**
+   * The checkpoint.
+   *
+   * @generated from field: string checkpoint_id = 1;
+   */
+  checkpointId: string;
+
+  /**
+   * True when it may be archived, or is already.
+   *
+   * @generated from field: bool done = 2;
+   */
+  done: boolean;
+
+  /**
+   * Why not, for people.
+   *
+   * @generated from field: string reason = 3;
+   */
+  reason: string;
+
+  /**
+   * One per content, without those that are dropped; empty when it is archived already.
+   *
+   * @generated from field: repeated trainyard.registry.v1.ArchiveFile files = 4;
+   */
+  files: ArchiveFile[];
+};
+
+/**
+ * Describes the message trainyard.registry.v1.ArchiveJob.
+ * Use `create(ArchiveJobSchema)` to create a new message.
+ */
+export const ArchiveJobSchema: GenMessage<ArchiveJob> = /*@__PURE__*/
+  messageDesc(file_trainyard_registry_v1_retention_service, 15);
+
+/**
+ * BeginArchiveRequest names checkpoints.
+ *
+ * @generated from message trainyard.registry.v1.BeginArchiveRequest
+ */
+export type BeginArchiveRequest = Message<"trainyard.registry.v1.BeginArchiveRequest"> & {
+  /**
+   * UUID that makes the call idempotent.
+   *
+   * @generated from field: string request_id = 1;
+   */
+  requestId: string;
+
+  /**
+   * Which.
+   *
+   * @generated from field: repeated string checkpoint_ids = 2;
+   */
+  checkpointIds: string[];
+
+  /**
+   * Glob patterns of paths that are not archived but given up for good: optimizer state. Never all files of a checkpoint.
+   *
+   * @generated from field: repeated string drop_patterns = 3;
+   */
+  dropPatterns: string[];
+};
+
+/**
+ * Describes the message trainyard.registry.v1.BeginArchiveRequest.
+ * Use `create(BeginArchiveRequestSchema)` to create a new message.
+ */
+export const BeginArchiveRequestSchema: GenMessage<BeginArchiveRequest> = /*@__PURE__*/
+  messageDesc(file_trainyard_registry_v1_retention_service, 16);
+
+/**
+ * BeginArchiveResponse has one job per id.
+ *
+ * @generated from message trainyard.registry.v1.BeginArchiveResponse
+ */
+export type BeginArchiveResponse = Message<"trainyard.registry.v1.BeginArchiveResponse"> & {
+  /**
+   * In the order of the request.
+   *
+   * @generated from field: repeated trainyard.registry.v1.ArchiveJob jobs = 1;
+   */
+  jobs: ArchiveJob[];
+};
+
+/**
+ * Describes the message trainyard.registry.v1.BeginArchiveResponse.
+ * Use `create(BeginArchiveResponseSchema)` to create a new message.
+ */
+export const BeginArchiveResponseSchema: GenMessage<BeginArchiveResponse> = /*@__PURE__*/
+  messageDesc(file_trainyard_registry_v1_retention_service, 17);
+
+/**
+ * CommitArchiveRequest switches one checkpoint.
+ *
+ * @generated from message trainyard.registry.v1.CommitArchiveRequest
+ */
+export type CommitArchiveRequest = Message<"trainyard.registry.v1.CommitArchiveRequest"> & {
+  /**
+   * UUID that makes the call idempotent.
+   *
+   * @generated from field: string request_id = 1;
+   */
+  requestId: string;
+
+  /**
+   * Which.
+   *
+   * @generated from field: string checkpoint_id = 2;
+   */
+  checkpointId: string;
+
+  /**
+   * The packed copies, one per content; each has been read back and compared.
+   *
+   * @generated from field: repeated trainyard.registry.v1.ColdCopy copies = 3;
+   */
+  copies: ColdCopy[];
+
+  /**
+   * The drop patterns of BeginArchive.
+   *
+   * @generated from field: repeated string drop_patterns = 4;
+   */
+  dropPatterns: string[];
+
+  /**
+   * How long the bytes of dropped files are still kept; unset means 7 days.
+   *
+   * @generated from field: google.protobuf.Duration grace = 5;
+   */
+  grace?: Duration | undefined;
+};
+
+/**
+ * Describes the message trainyard.registry.v1.CommitArchiveRequest.
+ * Use `create(CommitArchiveRequestSchema)` to create a new message.
+ */
+export const CommitArchiveRequestSchema: GenMessage<CommitArchiveRequest> = /*@__PURE__*/
+  messageDesc(file_trainyard_registry_v1_retention_service, 18);
+
+/**
+ * CommitArchiveResponse has the result.
+ *
+ * @generated from message trainyard.registry.v1.CommitArchiveResponse
+ */
+export type CommitArchiveResponse = Message<"trainyard.registry.v1.CommitArchiveResponse"> & {
+  /**
+   * What became of it.
+   *
+   * @generated from field: trainyard.registry.v1.RetentionResult result = 1;
+   */
+  result?: RetentionResult | undefined;
+
+  /**
+   * Bytes of the hot objects that were released.
+   *
+   * @generated from field: int64 released_bytes = 2;
+   */
+  releasedBytes: bigint;
+
+  /**
+   * Bytes of files that were dropped.
+   *
+   * @generated from field: int64 dropped_bytes = 3;
+   */
+  droppedBytes: bigint;
+};
+
+/**
+ * Describes the message trainyard.registry.v1.CommitArchiveResponse.
+ * Use `create(CommitArchiveResponseSchema)` to create a new message.
+ */
+export const CommitArchiveResponseSchema: GenMessage<CommitArchiveResponse> = /*@__PURE__*/
+  messageDesc(file_trainyard_registry_v1_retention_service, 19);
+
+/**
+ * ObjectInfo is one object that the registry knows of.
+ *
+ * @generated from message trainyard.registry.v1.ObjectInfo
+ */
+export type ObjectInfo = Message<"trainyard.registry.v1.ObjectInfo"> & {
+  /**
+   * Key.
+   *
+   * @generated from field: string object_key = 1;
+   */
+  objectKey: string;
+
+  /**
+   * Where it is.
+   *
+   * @generated from field: trainyard.registry.v1.StorageTier tier = 2;
+   */
+  tier: StorageTier;
+
+  /**
+   * State.
+   *
+   * @generated from field: trainyard.registry.v1.ObjectInfo.State state = 3;
+   */
+  state: ObjectInfo_State;
+
+  /**
+   * Digest of the content.
+   *
+   * @generated from field: bytes sha256 = 4;
+   */
+  sha256: Uint8Array;
+
+  /**
+   * Digest of the object's own bytes: packed ones differ from their content. Empty when not known yet.
+   *
+   * @generated from field: bytes object_sha256 = 5;
+   */
+  objectSha256: Uint8Array;
+
+  /**
+   * Size of the object in bytes.
+   *
+   * @generated from field: int64 size_bytes = 6;
+   */
+  sizeBytes: bigint;
+
+  /**
+   * Checkpoints that need it.
+   *
+   * @generated from field: int64 checkpoint_count = 7;
+   */
+  checkpointCount: bigint;
+
+  /**
+   * Artifacts that refer to it.
+   *
+   * @generated from field: int64 artifact_count = 8;
+   */
+  artifactCount: bigint;
+
+  /**
+   * Packed copies that are the difference to it.
+   *
+   * @generated from field: int64 dependent_count = 9;
+   */
+  dependentCount: bigint;
+
+  /**
+   * When its row last changed.
+   *
+   * @generated from field: google.protobuf.Timestamp update_time = 10;
+   */
+  updateTime?: Timestamp | undefined;
+};
+
+/**
+ * Describes the message trainyard.registry.v1.ObjectInfo.
+ * Use `create(ObjectInfoSchema)` to create a new message.
+ */
+export const ObjectInfoSchema: GenMessage<ObjectInfo> = /*@__PURE__*/
+  messageDesc(file_trainyard_registry_v1_retention_service, 20);
+
+/**
+ * State of an object.
+ *
+ * @generated from enum trainyard.registry.v1.ObjectInfo.State
+ */
+export enum ObjectInfo_State {
+  /**
+   * Never used.
+   *
+   * @generated from enum value: STATE_UNSPECIFIED = 0;
+   */
+  UNSPECIFIED = 0,
+
+  /**
+   * Announced; it may be missing, or its upload under way.
+   *
+   * @generated from enum value: STATE_PENDING = 1;
+   */
+  PENDING = 1,
+
+  /**
+   * Proven.
+   *
+   * @generated from enum value: STATE_PRESENT = 2;
+   */
+  PRESENT = 2,
+
+  /**
+   * Found bad; evidence.
+   *
+   * @generated from enum value: STATE_CORRUPT = 3;
+   */
+  CORRUPT = 3,
+
+  /**
+   * Being deleted with its checkpoint.
+   *
+   * @generated from enum value: STATE_DELETING = 4;
+   */
+  DELETING = 4,
+}
+
+/**
+ * Describes the enum trainyard.registry.v1.ObjectInfo.State.
+ */
+export const ObjectInfo_StateSchema: GenEnum<ObjectInfo_State> = /*@__PURE__*/
+  enumDesc(file_trainyard_registry_v1_retention_service, 20, 0);
+
+/**
+ * ListObjectsRequest pages objects.
+ *
+ * @generated from message trainyard.registry.v1.ListObjectsRequest
+ */
+export type ListObjectsRequest = Message<"trainyard.registry.v1.ListObjectsRequest"> & {
+  /**
+   * Rows per page; 0 means 2000, more than 5000 is taken as 5000.
+   *
+   * @generated from field: int32 page_size = 1;
+   */
+  pageSize: number;
+
+  /**
+   * Token of the previous answer.
+   *
+   * @generated from field: string page_token = 2;
+   */
+  pageToken: string;
+};
+
+/**
+ * Describes the message trainyard.registry.v1.ListObjectsRequest.
+ * Use `create(ListObjectsRequestSchema)` to create a new message.
+ */
+export const ListObjectsRequestSchema: GenMessage<ListObjectsRequest> = /*@__PURE__*/
+  messageDesc(file_trainyard_registry_v1_retention_service, 21);
+
+/**
+ * ListObjectsResponse has a page.
+ *
+ * @generated from message trainyard.registry.v1.ListObjectsResponse
+ */
+export type ListObjectsResponse = Message<"trainyard.registry.v1.ListObjectsResponse"> & {
+  /**
+   * By key.
+   *
+   * @generated from field: repeated trainyard.registry.v1.ObjectInfo objects = 1;
+   */
+  objects: ObjectInfo[];
+
+  /**
+   * Empty on the last page.
+   *
+   * @generated from field: string next_page_token = 2;
+   */
+  nextPageToken: string;
+};
+
+/**
+ * Describes the message trainyard.registry.v1.ListObjectsResponse.
+ * Use `create(ListObjectsResponseSchema)` to create a new message.
+ */
+export const ListObjectsResponseSchema: GenMessage<ListObjectsResponse> = /*@__PURE__*/
+  messageDesc(file_trainyard_registry_v1_retention_service, 22);
+
+/**
+ * ReleaseObjectsRequest gives objects up.
+ *
+ * @generated from message trainyard.registry.v1.ReleaseObjectsRequest
+ */
+export type ReleaseObjectsRequest = Message<"trainyard.registry.v1.ReleaseObjectsRequest"> & {
+  /**
+   * UUID that makes the call idempotent.
+   *
+   * @generated from field: string request_id = 1;
+   */
+  requestId: string;
+
+  /**
+   * Which.
+   *
+   * @generated from field: repeated trainyard.registry.v1.ReleaseObjectsRequest.Object objects = 2;
+   */
+  objects: ReleaseObjectsRequest_Object[];
+
+  /**
+   * Least time since the row of a known object last changed; unset means 7 days.
+   *
+   * @generated from field: google.protobuf.Duration grace = 3;
+   */
+  grace?: Duration | undefined;
+};
+
+/**
+ * Describes the message trainyard.registry.v1.ReleaseObjectsRequest.
+ * Use `create(ReleaseObjectsRequestSchema)` to create a new message.
+ */
+export const ReleaseObjectsRequestSchema: GenMessage<ReleaseObjectsRequest> = /*@__PURE__*/
+  messageDesc(file_trainyard_registry_v1_retention_service, 23);
+
+/**
+ * One object as the bucket lists it.
+ *
+ * @generated from message trainyard.registry.v1.ReleaseObjectsRequest.Object
+ */
+export type ReleaseObjectsRequest_Object = Message<"trainyard.registry.v1.ReleaseObjectsRequest.Object"> & {
+  /**
+   * Key.
+   *
+   * @generated from field: string object_key = 1;
+   */
+  objectKey: string;
+
+  /**
+   * Size in bytes.
+   *
+   * @generated from field: int64 size_bytes = 2;
+   */
+  sizeBytes: bigint;
+};
+
+/**
+ * Describes the message trainyard.registry.v1.ReleaseObjectsRequest.Object.
+ * Use `create(ReleaseObjectsRequest_ObjectSchema)` to create a new message.
+ */
+export const ReleaseObjectsRequest_ObjectSchema: GenMessage<ReleaseObjectsRequest_Object> = /*@__PURE__*/
+  messageDesc(file_trainyard_registry_v1_retention_service, 23, 0);
+
+/**
+ * ObjectResult is what became of one object.
+ *
+ * @generated from message trainyard.registry.v1.ObjectResult
+ */
+export type ObjectResult = Message<"trainyard.registry.v1.ObjectResult"> & {
+  /**
+   * Key.
+   *
+   * @generated from field: string object_key = 1;
+   */
+  objectKey: string;
+
+  /**
+   * True when it is released now.
+   *
+   * @generated from field: bool done = 2;
+   */
+  done: boolean;
+
+  /**
+   * Why not, for people.
+   *
+   * @generated from field: string reason = 3;
+   */
+  reason: string;
+};
+
+/**
+ * Describes the message trainyard.registry.v1.ObjectResult.
+ * Use `create(ObjectResultSchema)` to create a new message.
+ */
+export const ObjectResultSchema: GenMessage<ObjectResult> = /*@__PURE__*/
+  messageDesc(file_trainyard_registry_v1_retention_service, 24);
+
+/**
+ * ReleaseObjectsResponse has one result per object.
+ *
+ * @generated from message trainyard.registry.v1.ReleaseObjectsResponse
+ */
+export type ReleaseObjectsResponse = Message<"trainyard.registry.v1.ReleaseObjectsResponse"> & {
+  /**
+   * In the order of the request.
+   *
+   * @generated from field: repeated trainyard.registry.v1.ObjectResult results = 1;
+   */
+  results: ObjectResult[];
+};
+
+/**
+ * Describes the message trainyard.registry.v1.ReleaseObjectsResponse.
+ * Use `create(ReleaseObjectsResponseSchema)` to create a new message.
+ */
+export const ReleaseObjectsResponseSchema: GenMessage<ReleaseObjectsResponse> = /*@__PURE__*/
+  messageDesc(file_trainyard_registry_v1_retention_service, 25);
+
+/**
+ * ListReleasedObjectsRequest pages released objects.
+ *
+ * @generated from message trainyard.registry.v1.ListReleasedObjectsRequest
+ */
+export type ListReleasedObjectsRequest = Message<"trainyard.registry.v1.ListReleasedObjectsRequest"> & {
+  /**
+   * Rows per page; 0 means 2000, more than 5000 is taken as 5000.
+   *
+   * @generated from field: int32 page_size = 1;
+   */
+  pageSize: number;
+
+  /**
+   * Token of the previous answer.
+   *
+   * @generated from field: string page_token = 2;
+   */
+  pageToken: string;
+};
+
+/**
+ * Describes the message trainyard.registry.v1.ListReleasedObjectsRequest.
+ * Use `create(ListReleasedObjectsRequestSchema)` to create a new message.
+ */
+export const ListReleasedObjectsRequestSchema: GenMessage<ListReleasedObjectsRequest> = /*@__PURE__*/
+  messageDesc(file_trainyard_registry_v1_retention_service, 26);
+
+/**
+ * ReleasedObject may be removed from due_time on.
+ *
+ * @generated from message trainyard.registry.v1.ReleasedObject
+ */
+export type ReleasedObject = Message<"trainyard.registry.v1.ReleasedObject"> & {
+  /**
+   * Key.
+   *
+   * @generated from field: string object_key = 1;
+   */
+  objectKey: string;
+
+  /**
+   * Size in bytes.
+   *
+   * @generated from field: int64 size_bytes = 2;
+   */
+  sizeBytes: bigint;
+
+  /**
+   * Why, for people.
+   *
+   * @generated from field: string reason = 3;
+   */
+  reason: string;
+
+  /**
+   * From when on it may be removed.
+   *
+   * @generated from field: google.protobuf.Timestamp due_time = 4;
+   */
+  dueTime?: Timestamp | undefined;
+};
+
+/**
+ * Describes the message trainyard.registry.v1.ReleasedObject.
+ * Use `create(ReleasedObjectSchema)` to create a new message.
+ */
+export const ReleasedObjectSchema: GenMessage<ReleasedObject> = /*@__PURE__*/
+  messageDesc(file_trainyard_registry_v1_retention_service, 27);
+
+/**
+ * ListReleasedObjectsResponse has a page.
+ *
+ * @generated from message trainyard.registry.v1.ListReleasedObjectsResponse
+ */
+export type ListReleasedObjectsResponse = Message<"trainyard.registry.v1.ListReleasedObjectsResponse"> & {
+  /**
+   * By key, due or not.
+   *
+   * @generated from field: repeated trainyard.registry.v1.ReleasedObject objects = 1;
+   */
+  objects: ReleasedObject[];
+
+  /**
+   * Empty on the last page.
+   *
+   * @generated from field: string next_page_token = 2;
+   */
+  nextPageToken: string;
+};
+
+/**
+ * Describes the message trainyard.registry.v1.ListReleasedObjectsResponse.
+ * Use `create(ListReleasedObjectsResponseSchema)` to create a new message.
+ */
+export const ListReleasedObjectsResponseSchema: GenMessage<ListReleasedObjectsResponse> = /*@__PURE__*/
+  messageDesc(file_trainyard_registry_v1_retention_service, 28);
+
+/**
+ * ConfirmRemovedRequest names objects whose bytes are gone.
+ *
+ * @generated from message trainyard.registry.v1.ConfirmRemovedRequest
+ */
+export type ConfirmRemovedRequest = Message<"trainyard.registry.v1.ConfirmRemovedRequest"> & {
+  /**
+   * UUID that makes the call idempotent.
+   *
+   * @generated from field: string request_id = 1;
+   */
+  requestId: string;
+
+  /**
+   * Keys.
+   *
+   * @generated from field: repeated string object_keys = 2;
+   */
+  objectKeys: string[];
+};
+
+/**
+ * Describes the message trainyard.registry.v1.ConfirmRemovedRequest.
+ * Use `create(ConfirmRemovedRequestSchema)` to create a new message.
+ */
+export const ConfirmRemovedRequestSchema: GenMessage<ConfirmRemovedRequest> = /*@__PURE__*/
+  messageDesc(file_trainyard_registry_v1_retention_service, 29);
+
+/**
+ * ConfirmRemovedResponse confirms.
+ *
+ * @generated from message trainyard.registry.v1.ConfirmRemovedResponse
+ */
+export type ConfirmRemovedResponse = Message<"trainyard.registry.v1.ConfirmRemovedResponse"> & {
+};
+
+/**
+ * Describes the message trainyard.registry.v1.ConfirmRemovedResponse.
+ * Use `create(ConfirmRemovedResponseSchema)` to create a new message.
+ */
+export const ConfirmRemovedResponseSchema: GenMessage<ConfirmRemovedResponse> = /*@__PURE__*/
+  messageDesc(file_trainyard_registry_v1_retention_service, 30);
+
+/**
+ * ReportBadObjectRequest reports a finding.
+ *
+ * @generated from message trainyard.registry.v1.ReportBadObjectRequest
+ */
+export type ReportBadObjectRequest = Message<"trainyard.registry.v1.ReportBadObjectRequest"> & {
+  /**
+   * UUID that makes the call idempotent.
+   *
+   * @generated from field: string request_id = 1;
+   */
+  requestId: string;
+
+  /**
+   * Key.
+   *
+   * @generated from field: string object_key = 2;
+   */
+  objectKey: string;
+
+  /**
+   * What was found, for people: "its bytes do not match their digest".
+   *
+   * @generated from field: string detail = 3;
+   */
+  detail: string;
+};
+
+/**
+ * Describes the message trainyard.registry.v1.ReportBadObjectRequest.
+ * Use `create(ReportBadObjectRequestSchema)` to create a new message.
+ */
+export const ReportBadObjectRequestSchema: GenMessage<ReportBadObjectRequest> = /*@__PURE__*/
+  messageDesc(file_trainyard_registry_v1_retention_service, 31);
+
+/**
+ * ReportBadObjectResponse says what became of it.
+ *
+ * @generated from message trainyard.registry.v1.ReportBadObjectResponse
+ */
+export type ReportBadObjectResponse = Message<"trainyard.registry.v1.ReportBadObjectResponse"> & {
+  /**
+   * True when every checkpoint that needs the content reads it from another copy now.
+   *
+   * @generated from field: bool repaired = 1;
+   */
+  repaired: boolean;
+
+  /**
+   * Checkpoints that are CORRUPT for it now.
+   *
+   * @generated from field: repeated string corrupt_checkpoint_ids = 2;
+   */
+  corruptCheckpointIds: string[];
+
+  /**
+   * What was done, for people.
+   *
+   * @generated from field: string outcome = 3;
+   */
+  outcome: string;
+};
+
+/**
+ * Describes the message trainyard.registry.v1.ReportBadObjectResponse.
+ * Use `create(ReportBadObjectResponseSchema)` to create a new message.
+ */
+export const ReportBadObjectResponseSchema: GenMessage<ReportBadObjectResponse> = /*@__PURE__*/
+  messageDesc(file_trainyard_registry_v1_retention_service, 32);
+
+/**
+ * SetLegalHoldRequest sets or lifts a hold.
+ *
+ * @generated from message trainyard.registry.v1.SetLegalHoldRequest
+ */
+export type SetLegalHoldRequest = Message<"trainyard.registry.v1.SetLegalHoldRequest"> & {
+  /**
+   * UUID that makes the call idempotent.
+   *
+   * @generated from field: string request_id = 1;
+   */
+  requestId: string;
+
+  /**
+   * Which.
+   *
+   * @generated from field: string checkpoint_id = 2;
+   */
+  checkpointId: string;
+
+  /**
+   * True holds.
+   *
+   * @generated from field: bool held = 3;
+   */
+  held: boolean;
+
+  /**
+   * Person who decided, as the janitor authenticated it.
+   *
+   * @generated from field: string actor = 4;
+   */
+  actor: string;
+
+  /**
+   * Why, for the record.
+   *
+   * @generated from field: string reason = 5;
+   */
+  reason: string;
+};
+
+/**
+ * Describes the message trainyard.registry.v1.SetLegalHoldRequest.
+ * Use `create(SetLegalHoldRequestSchema)` to create a new message.
+ */
+export const SetLegalHoldRequestSchema: GenMessage<SetLegalHoldRequest> = /*@__PURE__*/
+  messageDesc(file_trainyard_registry_v1_retention_service, 33);
+
+/**
+ * SetLegalHoldResponse has the checkpoint's state.
+ *
+ * @generated from message trainyard.registry.v1.SetLegalHoldResponse
+ */
+export type SetLegalHoldResponse = Message<"trainyard.registry.v1.SetLegalHoldResponse"> & {
+  /**
+   * What became of it.
+   *
+   * @generated from field: trainyard.registry.v1.RetentionResult result = 1;
+   */
+  result?: RetentionResult | undefined;
+};
+
+/**
+ * Describes the message trainyard.registry.v1.SetLegalHoldResponse.
+ * Use `create(SetLegalHoldResponseSchema)` to create a new message.
+ */
+export const SetLegalHoldResponseSchema: GenMessage<SetLegalHoldResponse> = /*@__PURE__*/
+  messageDesc(file_trainyard_registry_v1_retention_service, 34);
+
+/**
  * RetentionService is the registry's service for the checkpoint-janitor: the two-phase delete. The registry re-evaluates under a
  * row lock whether anything needs a checkpoint; the janitor's plan alone deletes nothing. All calls are idempotent.
  *
@@ -543,6 +1461,92 @@ export const RetentionService: GenService<{
     methodKind: "unary";
     input: typeof ConfirmDeletedRequestSchema;
     output: typeof ConfirmDeletedResponseSchema;
+  },
+  /**
+   * BeginArchive reserves a key in the cold tier for every content of a checkpoint that has no packed copy yet, and names the
+   * contents that the difference can be taken to. Nothing changes for readers. Refused, with the reason, while anything but a
+   * dependent checkpoint refers to it. Calling it again returns the same keys.
+   *
+   * @generated from rpc trainyard.registry.v1.RetentionService.BeginArchive
+   */
+  beginArchive: {
+    methodKind: "unary";
+    input: typeof BeginArchiveRequestSchema;
+    output: typeof BeginArchiveResponseSchema;
+  },
+  /**
+   * CommitArchive switches a checkpoint to the cold tier: the registry proves the packed copies, re-evaluates under the row lock,
+   * and releases the hot objects that nothing else needs (see ListReleasedObjects). A refusal releases the unused copies instead.
+   *
+   * @generated from rpc trainyard.registry.v1.RetentionService.CommitArchive
+   */
+  commitArchive: {
+    methodKind: "unary";
+    input: typeof CommitArchiveRequestSchema;
+    output: typeof CommitArchiveResponseSchema;
+  },
+  /**
+   * ListObjects returns every object key that the registry knows of and that may hold bytes, in the order of the key. A key
+   * that is not listed here and not in ListReleasedObjects is nobody's.
+   *
+   * @generated from rpc trainyard.registry.v1.RetentionService.ListObjects
+   */
+  listObjects: {
+    methodKind: "unary";
+    input: typeof ListObjectsRequestSchema;
+    output: typeof ListObjectsResponseSchema;
+  },
+  /**
+   * ReleaseObjects gives objects up that no checkpoint or artifact refers to: uploads that were never committed, and keys that
+   * the registry has never heard of. Each is looked at again under its lock; its key is never used again. One result per object.
+   *
+   * @generated from rpc trainyard.registry.v1.RetentionService.ReleaseObjects
+   */
+  releaseObjects: {
+    methodKind: "unary";
+    input: typeof ReleaseObjectsRequestSchema;
+    output: typeof ReleaseObjectsResponseSchema;
+  },
+  /**
+   * ListReleasedObjects returns the objects whose bytes the janitor is to remove, in the order of the key, until it confirms.
+   *
+   * @generated from rpc trainyard.registry.v1.RetentionService.ListReleasedObjects
+   */
+  listReleasedObjects: {
+    methodKind: "unary";
+    input: typeof ListReleasedObjectsRequestSchema;
+    output: typeof ListReleasedObjectsResponseSchema;
+  },
+  /**
+   * ConfirmRemoved records that the bytes of released objects are gone. Unknown keys are no error.
+   *
+   * @generated from rpc trainyard.registry.v1.RetentionService.ConfirmRemoved
+   */
+  confirmRemoved: {
+    methodKind: "unary";
+    input: typeof ConfirmRemovedRequestSchema;
+    output: typeof ConfirmRemovedResponseSchema;
+  },
+  /**
+   * ReportBadObject says that an object's bytes are gone or are not what they should be. What can be restored from another copy
+   * is; else every checkpoint that needs it becomes CORRUPT, and stays as evidence.
+   *
+   * @generated from rpc trainyard.registry.v1.RetentionService.ReportBadObject
+   */
+  reportBadObject: {
+    methodKind: "unary";
+    input: typeof ReportBadObjectRequestSchema;
+    output: typeof ReportBadObjectResponseSchema;
+  },
+  /**
+   * SetLegalHold forbids, or allows again, that a checkpoint is swept or archived, for everyone and at the database itself.
+   *
+   * @generated from rpc trainyard.registry.v1.RetentionService.SetLegalHold
+   */
+  setLegalHold: {
+    methodKind: "unary";
+    input: typeof SetLegalHoldRequestSchema;
+    output: typeof SetLegalHoldResponseSchema;
   },
 }> = /*@__PURE__*/
   serviceDesc(file_trainyard_registry_v1_retention_service, 0);
