@@ -75,7 +75,8 @@ func (a *api) serve(ctx context.Context, c catalog.Checkpoint) (catalog.Checkpoi
 
 // warm brings an archived checkpoint back to the hot tier, and returns it as it is then.
 func (a *api) warm(ctx context.Context, c catalog.Checkpoint) (catalog.Checkpoint, error) {
-	cold := false
+	// A restore may have ended between the reading of the row and that of its files: then only the row is old.
+	cold := c.Tier == catalog.ColdTier
 	for _, f := range c.Files {
 		if !f.Cold {
 			continue
