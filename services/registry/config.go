@@ -5,6 +5,7 @@ import (
 	"net"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/ultrathink-pilot/trainyard/libs/objectstore"
 )
@@ -33,6 +34,10 @@ type MLflow struct {
 	Listen    string `conf:"listen" usage:"host:port to serve MLflow's REST API on; empty does not serve it"`
 	AuthToken string `conf:"auth-token" secret:"true" usage:"token that people's clients show (MLFLOW_TRACKING_TOKEN)"`
 	Insecure  bool   `conf:"insecure" default:"false" usage:"serve MLflow's API without a token; for development on a loopback address"`
+
+	Mirror      string        `conf:"mirror" usage:"address of an MLflow server that gets everything the registry holds; empty mirrors nothing"`
+	MirrorToken string        `conf:"mirror-token" secret:"true" usage:"bearer token for that server"`
+	MirrorLease time.Duration `conf:"mirror-lease" default:"20s" usage:"how long what a killed registry was sending waits for the next one; requests get half of it"`
 }
 
 // S3 is the bucket that holds checkpoints and artifacts.
@@ -106,6 +111,9 @@ func (c *Config) Validate() []string {
 		case !c.MLflow.Insecure && c.MLflow.AuthToken == "":
 			problems = append(problems, "mlflow-auth-token-file: set it, or set mlflow-insecure for development on a loopback address")
 		}
+	}
+	if c.MLflow.Mirror != "" && c.MLflow.MirrorLease < time.Second {
+		problems = append(problems, "mlflow-mirror-lease: at least 1s")
 	}
 	if c.MaxConns < 8 {
 		problems = append(problems, "max-connections: at least 8 are needed: four commit at once, one listens")

@@ -19,6 +19,7 @@ import (
 	"github.com/ultrathink-pilot/trainyard/libs/telemetry"
 	"github.com/ultrathink-pilot/trainyard/services/registry/internal/ingest"
 	"github.com/ultrathink-pilot/trainyard/services/registry/internal/mlflowapi"
+	"github.com/ultrathink-pilot/trainyard/services/registry/internal/mlflowmirror"
 	"github.com/ultrathink-pilot/trainyard/services/registry/internal/postgres"
 	"github.com/ultrathink-pilot/trainyard/services/registry/internal/registryapi"
 )
@@ -88,6 +89,17 @@ func build(ctx context.Context, cfg Config, tel *telemetry.Telemetry, group *lif
 	}
 	tel.Log.Info("storage ready", zap.String("tier", string(tier)), zap.String("artifacts", objects.Bucket()))
 
+	// Before the first change: from here on each leaves a row for the mirror.
+	var resting func() time.Duration
+	if cfg.MLflow.Mirror != "" {
+		mirror, err := mlflowmirror.New(ctx, mlflowmirror.Config{Store: store, Objects: objects, Log: tel.Log, Metrics: tel.Metrics, Target: cfg.MLflow.Mirror,
+			Token: cfg.MLflow.MirrorToken, Timing: mlflowmirror.Timing{Lease: cfg.MLflow.MirrorLease, Request: cfg.MLflow.MirrorLease / 2}})
+		if err != nil {
+			return err
+		}
+		group.Add("mirror", mirror.Run)
+		resting = mirror.Resting
+	}
 	committer, err := ingest.New(store, tel.Log, tel.Metrics)
 	if err != nil {
 		return err
@@ -98,7 +110,7 @@ func build(ctx context.Context, cfg Config, tel *telemetry.Telemetry, group *lif
 	group.Add("committer", committer.Run)
 	if cfg.grpc() {
 		if err := serveGRPC(cfg, tel, group, listener, registryapi.Deps{Store: store, Watcher: watcher, Objects: objects, Cold: cold, Committer: committer,
-			Tracer: tel.Tracer("trainyard/registry"), Log: tel.Log, Metrics: tel.Metrics}); err != nil {
+			Tracer: tel.Tracer("trainyard/registry"), Log: tel.Log, Metrics: tel.Metrics, MirrorResting: resting}); err != nil {
 			return err
 		}
 	} else {

@@ -35,8 +35,8 @@ var Trainyard = Tiers{
 		API:   []string{"report"},
 	},
 	"services/registry": {
-		Pure:  []string{"catalog", "filter", "series"},
-		Shell: []string{"ingest", "mlflowapi", "postgres", "registryapi"},
+		Pure:  []string{"catalog", "filter", "outbox", "series"},
+		Shell: []string{"ingest", "mlflowapi", "mlflowmirror", "postgres", "registryapi"},
 		API:   []string{"registryapi"},
 	},
 	"services/checkpoint-janitor": {

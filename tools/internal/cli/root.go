@@ -85,7 +85,7 @@ func (a *app) root() *cobra.Command {
 		a.submitCommand(), a.jobsCommand(), a.jobCommand(), a.watchCommand(), a.explainCommand(), a.logsCommand(),
 		a.cancelCommand(), a.pauseCommand(), a.resumeCommand(),
 		a.runsCommand(), a.metricsCommand(), a.checkpointsCommand(),
-		a.importCommand(), a.modelsCommand(), a.promoteCommand(), a.rollbackCommand(), a.resolveCommand(), a.historyCommand(),
+		a.importCommand(), a.modelsCommand(), a.promoteCommand(), a.rollbackCommand(), a.resolveCommand(), a.historyCommand(), a.mirrorCommand(),
 		a.sweepCommand(), a.reportCommand(), a.agentsCommand(), a.traceCommand(),
 	)
 	return root

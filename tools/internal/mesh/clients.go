@@ -25,6 +25,7 @@ type Clients struct {
 	Fleet   fleetv1.FleetServiceClient
 	Models  registryv1.ModelServiceClient
 	Runs    registryv1.RunServiceClient
+	Mirror  registryv1.MirrorServiceClient
 	Janitor janitorv1.JanitorServiceClient
 
 	person identity.Files
@@ -49,6 +50,7 @@ func (m *Mesh) Connect(log *zap.Logger) (*Clients, error) {
 	}
 	c.Jobs, c.Fleet = jobv1.NewJobServiceClient(scheduler), fleetv1.NewFleetServiceClient(scheduler)
 	c.Models, c.Runs = registryv1.NewModelServiceClient(registry), registryv1.NewRunServiceClient(registry)
+	c.Mirror = registryv1.NewMirrorServiceClient(registry)
 	c.Janitor = janitorv1.NewJanitorServiceClient(janitor)
 	return c, nil
 }

@@ -142,12 +142,14 @@ func (a args) need(name string) (string, error) {
 	return s, err
 }
 
-// runID accepts the old name run_uuid.
+// runID accepts the old name run_uuid, and returns the id as the registry keeps it.
 func (a args) runID() (string, error) {
-	if !a.has("run_id") && a.has("run_uuid") {
-		return a.need("run_uuid")
+	name := "run_id"
+	if !a.has(name) && a.has("run_uuid") {
+		name = "run_uuid"
 	}
-	return a.need("run_id")
+	id, err := a.need(name)
+	return keptID(id), err
 }
 
 // integer returns an optional 64-bit number, written as a number or a string.

@@ -65,7 +65,7 @@ func (s *Server) serveFiles(w http.ResponseWriter, r *http.Request) bool {
 	switch {
 	case r.Method == http.MethodGet && r.URL.Path == "/get-artifact":
 		q := r.URL.Query()
-		if err := s.sendRunFile(w, r, q.Get("run_id")+q.Get("run_uuid"), q.Get("path")); err != nil {
+		if err := s.sendRunFile(w, r, keptID(q.Get("run_id")+q.Get("run_uuid")), q.Get("path")); err != nil {
 			s.fail(w, r, err)
 		}
 		return true
@@ -120,7 +120,7 @@ func locate(p string) (location, error) {
 	case len(parts) >= 4 && parts[1] == "models" && parts[3] == "artifacts":
 		return location{model: parts[2], path: strings.Join(parts[4:], "/")}, nil
 	case len(parts) >= 3 && parts[2] == "artifacts":
-		return location{run: parts[1], path: strings.Join(parts[3:], "/")}, nil
+		return location{run: keptID(parts[1]), path: strings.Join(parts[3:], "/")}, nil
 	}
 	return location{}, missing("No such artifact: %s", p)
 }
@@ -199,7 +199,7 @@ func (s *Server) listProxied(w http.ResponseWriter, r *http.Request) error {
 // listRun answers artifacts/list: paths from the run's root.
 func (s *Server) listRun(w http.ResponseWriter, r *http.Request) error {
 	q := r.URL.Query()
-	id := q.Get("run_id") + q.Get("run_uuid")
+	id := keptID(q.Get("run_id") + q.Get("run_uuid"))
 	if id == "" {
 		return invalid("Missing value for required parameter 'run_id'.%s", apiDocs)
 	}

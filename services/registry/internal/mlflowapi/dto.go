@@ -161,12 +161,12 @@ func runStateOf(status string) (catalog.RunState, bool) {
 }
 
 func runInfoOf(r catalog.Run) runInfoDTO {
-	return runInfoDTO{ID: r.ID, UUID: r.ID, Name: r.DisplayName, ExperimentID: strconv.FormatInt(r.ExperimentID, 10), UserID: r.UserID,
+	return runInfoDTO{ID: shownID(r.ID), UUID: shownID(r.ID), Name: r.DisplayName, ExperimentID: strconv.FormatInt(r.ExperimentID, 10), UserID: r.UserID,
 		Status: runStatuses[r.State], Start: ms(r.StartTime), End: ms(r.EndTime), ArtifactURI: runRoot(r.ExperimentID, r.ID), Lifecycle: lifecycle(r.Lifecycle)}
 }
 
 func runRoot(experiment int64, run string) string {
-	return experimentRoot(experiment) + "/" + run + "/artifacts"
+	return experimentRoot(experiment) + "/" + shownID(run) + "/artifacts"
 }
 
 func runOf(r catalog.Run, inputs []json.RawMessage, outputs []postgres.Output) runDTO {
@@ -205,7 +205,7 @@ func versionOf(v catalog.Version) versionDTO {
 		source = checkpointScheme + v.CheckpointID
 	}
 	return versionDTO{Name: v.Model, Version: strconv.Itoa(int(v.Version)), Creation: ms(v.CreateTime), LastUpdate: ms(v.UpdateTime),
-		Stage: stageNames[v.Stage], Description: v.Description, Source: source, RunID: v.RunID, Status: "READY", ModelID: v.LoggedModelID,
+		Stage: stageNames[v.Stage], Description: v.Description, Source: source, RunID: shownID(v.RunID), Status: "READY", ModelID: v.LoggedModelID,
 		Tags: pairsOf(v.Tags), Aliases: v.Aliases}
 }
 

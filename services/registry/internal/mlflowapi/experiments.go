@@ -148,6 +148,7 @@ func (a args) search(g filter.Grammar) ([]filter.Clause, []filter.Order, error) 
 	if err != nil {
 		return nil, nil, err
 	}
+	keptIDs(clauses)
 	terms, err := a.list("order_by")
 	if err != nil {
 		return nil, nil, err

@@ -88,14 +88,14 @@ func loggedModelRoot(experiment int64, id string) string {
 
 func loggedModelOf(m postgres.LoggedModel) loggedModelDTO {
 	out := loggedModelDTO{Info: loggedInfoDTO{ID: m.ID, ExperimentID: strconv.FormatInt(m.ExperimentID, 10), Name: m.Name, Creation: ms(m.CreateTime),
-		LastUpdate: ms(m.UpdateTime), ArtifactURI: loggedModelRoot(m.ExperimentID, m.ID), Status: "LOGGED_MODEL_" + m.Status, Type: m.Type, RunID: m.RunID, Tags: pairsOf(m.Tags)}}
+		LastUpdate: ms(m.UpdateTime), ArtifactURI: loggedModelRoot(m.ExperimentID, m.ID), Status: "LOGGED_MODEL_" + m.Status, Type: m.Type, RunID: shownID(m.RunID), Tags: pairsOf(m.Tags)}}
 	for _, r := range m.Registrations {
 		out.Info.Registrations = append(out.Info.Registrations, registrationDTO{r.Model, strconv.Itoa(int(r.Version))})
 	}
 	out.Data.Params = pairsOf(m.Params)
 	for _, x := range m.Metrics {
 		out.Data.Metrics = append(out.Data.Metrics, metricDTO{Key: x.Key, Value: number(x.Value), Timestamp: ms(x.Time), Step: x.Step,
-			RunID: x.RunID, ModelID: x.ModelID, DatasetName: x.DatasetName, DatasetDigest: x.DatasetDigest})
+			RunID: shownID(x.RunID), ModelID: x.ModelID, DatasetName: x.DatasetName, DatasetDigest: x.DatasetDigest})
 	}
 	return out
 }
@@ -120,7 +120,7 @@ func (s *Server) createLoggedModel(ctx context.Context, in args) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	m := postgres.LoggedModel{ID: "m-" + newRunID(in.idempotencyKey), ExperimentID: experiment}
+	m := postgres.LoggedModel{ID: "m-" + shownID(newRunID(in.idempotencyKey)), ExperimentID: experiment}
 	if m.Name, err = in.text("name"); err != nil {
 		return nil, err
 	}
@@ -136,6 +136,7 @@ func (s *Server) createLoggedModel(ctx context.Context, in args) (any, error) {
 	if m.RunID, err = in.text("source_run_id"); err != nil {
 		return nil, err
 	}
+	m.RunID = keptID(m.RunID)
 	if m.Params, err = in.modelParams(); err != nil {
 		return nil, err
 	}
@@ -259,6 +260,7 @@ func (s *Server) searchLoggedModels(ctx context.Context, in args) (any, error) {
 	if err != nil {
 		return nil, err
 	}
+	keptIDs(clauses)
 	for i, c := range clauses {
 		if c.Entity == filter.Attribute && c.Key == "status" {
 			clauses[i].Text = strings.TrimPrefix(c.Text, "LOGGED_MODEL_")

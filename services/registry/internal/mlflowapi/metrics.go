@@ -81,8 +81,12 @@ func (a args) runKeys(most int) (runs []string, key string, err error) {
 	if len(runs) > most {
 		return nil, "", invalid("GetMetricHistoryBulk request cannot specify more than %d run_ids. Received %d run_ids.", most, len(runs))
 	}
+	kept := make([]string, len(runs))
+	for i, id := range runs {
+		kept[i] = keptID(id)
+	}
 	key, err = a.need("metric_key")
-	return runs, key, err
+	return kept, key, err
 }
 
 func (s *Server) historyInterval(ctx context.Context, in args) (any, error) {
@@ -122,7 +126,7 @@ func (s *Server) historyInterval(ctx context.Context, in args) (any, error) {
 		}
 		for _, p := range series.MinMax(within, int(limit)) {
 			m := metricOf(key, p)
-			m.RunID = run
+			m.RunID = shownID(run)
 			out.Metrics = append(out.Metrics, m)
 		}
 	}
@@ -151,7 +155,7 @@ func (s *Server) historyBulk(ctx context.Context, in args) (any, error) {
 				return out, nil
 			}
 			m := metricOf(key, p)
-			m.RunID = run
+			m.RunID = shownID(run)
 			out.Metrics = append(out.Metrics, m)
 		}
 	}

@@ -198,7 +198,7 @@ func TestOddRequestsOfRealClients(t *testing.T) {
 	if got := s.ok("POST", "runs/set-tag", `{"run_id":"`+run+`","key":"t","value":"`+strings.Repeat("é", 9000)+`"}`); strings.TrimSpace(got.body) != "{}" {
 		t.Errorf("empty success is %q", got.body)
 	}
-	r, err := s.store.GetRun(t.Context(), run)
+	r, err := s.store.GetRun(t.Context(), keptID(run))
 	if err != nil || len([]rune(r.Tags["t"])) != maxRunTag {
 		t.Errorf("tag of %d characters: %v", len([]rune(r.Tags["t"])), err)
 	}
@@ -225,7 +225,7 @@ func TestLogBatchIsAtomic(t *testing.T) {
 	if got := s.call("POST", "runs/log-batch", `{"run_id":"`+run+`","metrics":[{"key":"m","value":1,"timestamp":1,"step":0}],"params":[{"key":"q","value":"1"},{"key":"p","value":"2"}],"tags":[{"key":"t","value":"1"}]}`); got.status != 400 {
 		t.Fatalf("%d %s", got.status, got.body)
 	}
-	r, err := s.store.GetRun(t.Context(), run)
+	r, err := s.store.GetRun(t.Context(), keptID(run))
 	if err != nil || len(r.Latest) != 0 || len(r.Params) != 1 || r.Tags["t"] != "" {
 		t.Errorf("left behind: %+v %v", r, err)
 	}

@@ -48,10 +48,12 @@ func runError(err error, id string) error {
 	}
 	switch e.Problem {
 	case catalog.ProblemNotFound:
-		return missing("Run with id=%s not found", id)
+		return missing("Run with id=%s not found", shownID(id))
 	case catalog.ProblemParamConflict:
 		return invalid("Changing param values is not allowed. Param with key='%s' was already logged with value='%s' for run ID='%s'. Attempted logging new value '%s'.",
-			e.Param.Key, e.Param.Old, id, e.Param.New)
+			e.Param.Key, e.Param.Old, shownID(id), e.Param.New)
+	case catalog.ProblemState:
+		return invalid("%s", strings.ReplaceAll(e.Detail, id, shownID(id)))
 	}
 	return err
 }
@@ -102,7 +104,7 @@ func (s *Server) createRun(ctx context.Context, in args) (any, error) {
 	return s.runAnswer(ctx, n.ID)
 }
 
-// newRunID is 32 hex digits, as MLflow's. With an idempotency key it is the key's digest: a
+// newRunID is a UUID. With an idempotency key it is the key's digest: a
 // create that arrives twice finds the run that it made.
 func newRunID(key string) string {
 	var b [16]byte
@@ -112,7 +114,7 @@ func newRunID(key string) string {
 	} else {
 		_, _ = rand.Read(b[:]) // crypto/rand.Read never fails
 	}
-	return hex.EncodeToString(b[:])
+	return keptID(hex.EncodeToString(b[:]))
 }
 
 // randomName makes a name like MLflow's own for runs that were given none.

@@ -63,6 +63,7 @@ func (s *Server) createVersion(ctx context.Context, in args) (any, error) {
 	if n.RunID, err = in.text("run_id"); err != nil {
 		return nil, err
 	}
+	n.RunID = keptID(n.RunID)
 	if n.Description, err = in.text("description"); err != nil {
 		return nil, err
 	}

@@ -10,6 +10,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/ultrathink-pilot/trainyard/services/registry/internal/catalog"
+	"github.com/ultrathink-pilot/trainyard/services/registry/internal/outbox"
 )
 
 // ApplyBatches applies a group of ingest batches in one transaction and says, per batch,
@@ -78,6 +79,8 @@ type group struct {
 	newParam map[string]map[string]string
 	newTag   map[string]map[string]string
 	points   pendingPoints
+	// told are the outbox rows of the group, in the order of its batches; empty without a mirror.
+	told []outbox.Entry
 }
 
 type runRow struct {
@@ -207,6 +210,9 @@ func (g *group) apply(ctx context.Context, b *catalog.Batch) (catalog.BatchResul
 		set(g.newTag, k.RunID, key, value)
 	}
 	g.points.add(k.RunID, k.Attempt, b.Points)
+	if g.store.mirrored {
+		g.told = append(g.told, outbox.Metrics(outbox.RunLane(k.RunID), b.Points)...)
+	}
 	attempt := run.attempts[k.Attempt]
 	attempt.sequence, attempt.dirty = k.Sequence, true
 	if b.Closed == nil {
@@ -242,6 +248,11 @@ func (g *group) open(ctx context.Context, k catalog.BatchKey, o catalog.RunOpene
 		}
 		run = &runRow{modelName: o.ModelName, trace: o.TraceParent, attempts: map[int32]*attemptRow{}}
 		g.runs[k.RunID] = run
+		if g.store.mirrored {
+			if err := openLane(ctx, g.tx, g.now, outbox.Run(outbox.RunLane(k.RunID))); err != nil {
+				return err
+			}
+		}
 	} else {
 		// What is staged belongs to earlier attempts and must be in before they are cut.
 		if err := g.points.flush(ctx, g.tx, &g.store.series); err != nil {
@@ -258,6 +269,9 @@ func (g *group) open(ctx context.Context, k catalog.BatchKey, o catalog.RunOpene
 	}
 	for key, value := range o.Labels {
 		set(g.newTag, k.RunID, key, value)
+	}
+	if g.store.mirrored {
+		g.told = append(g.told, outbox.Updated(outbox.RunLane(k.RunID), catalog.RunRunning, time.Time{}, ""))
 	}
 	_, err := g.tx.Exec(ctx, `INSERT INTO run_attempts (run_id, attempt, fence, agent, restored_checkpoint, restored_step, last_sequence, open_time)
 		VALUES ($1, $2, $3, $4, $5, $6, $7, $8)`,
@@ -326,10 +340,14 @@ func (g *group) close(ctx context.Context, k catalog.BatchKey, run *runRow, c ca
 		return catalog.BatchResult{}, fmt.Errorf("close run: %w", err)
 	}
 	run.state = c.State
+	if g.store.mirrored {
+		g.told = append(g.told, outbox.Updated(outbox.RunLane(k.RunID), c.State, end, ""))
+	}
 	if c.State != catalog.RunSucceeded || run.modelName == "" {
 		return catalog.BatchResult{}, nil
 	}
-	version, skipped, err := registerFromRun(ctx, g.tx, k.RunID, run.modelName, run.trace, g.now)
+	t := &Tx{tx: g.tx, now: g.now, mirrored: g.store.mirrored}
+	version, skipped, err := t.registerFromRun(ctx, k.RunID, run.modelName, run.trace)
 	if err != nil {
 		return catalog.BatchResult{}, err
 	}
@@ -339,6 +357,9 @@ func (g *group) close(ctx context.Context, k catalog.BatchKey, run *runRow, c ca
 // finish writes everything that was staged.
 func (g *group) finish(ctx context.Context) error {
 	if err := g.points.flush(ctx, g.tx, &g.store.series); err != nil {
+		return err
+	}
+	if err := g.tell(ctx); err != nil {
 		return err
 	}
 	if err := writePairs(ctx, g.tx, `INSERT INTO run_params (run_id, key, value)

@@ -9,6 +9,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/ultrathink-pilot/trainyard/services/registry/internal/catalog"
+	"github.com/ultrathink-pilot/trainyard/services/registry/internal/outbox"
 )
 
 // Artifact is a file of a run that belongs to no checkpoint.
@@ -74,7 +75,10 @@ func (t *Tx) HideArtifacts(ctx context.Context, runID string, g Guard, path stri
 		return err
 	}
 	tag, err := t.tx.Exec(ctx, `UPDATE artifacts SET state = 'HIDDEN' WHERE run_id = $1 AND state = 'LIVE' AND (path = $2 OR starts_with(path, $2 || '/'))`, runID, path)
-	return t.affected(tag.RowsAffected(), err, "runs/"+runID+"/artifacts/"+path)
+	if err := t.affected(tag.RowsAffected(), err, "runs/"+runID+"/artifacts/"+path); err != nil {
+		return err
+	}
+	return t.tell(ctx, func() []outbox.Entry { return []outbox.Entry{outbox.Hidden(outbox.RunLane(runID), path)} })
 }
 
 func (t *Tx) publishArtifact(ctx context.Context, id, runID string, fence uint64, f catalog.File, mediaType string) (Artifact, error) {
@@ -89,12 +93,17 @@ func (t *Tx) publishArtifact(ctx context.Context, id, runID string, fence uint64
 		AND (blob_id <> $3 OR media_type <> $4)`, runID, f.Name, blob, mediaType); err != nil {
 		return Artifact{}, fmt.Errorf("replace artifact: %w", err)
 	}
-	if _, err := t.tx.Exec(ctx, `INSERT INTO artifacts (artifact_id, run_id, fence, path, media_type, blob_id, state, create_time, commit_time)
+	tag, err := t.tx.Exec(ctx, `INSERT INTO artifacts (artifact_id, run_id, fence, path, media_type, blob_id, state, create_time, commit_time)
 		VALUES ($1, $2, $3, $4, $5, $6, 'LIVE', $7, $7) ON CONFLICT (run_id, path) WHERE state = 'LIVE' DO NOTHING`,
-		id, runID, int64(fence), f.Name, mediaType, blob, t.now); err != nil {
+		id, runID, int64(fence), f.Name, mediaType, blob, t.now)
+	if err != nil {
 		return Artifact{}, fmt.Errorf("commit artifact: %w", err)
 	}
-	return readArtifact(ctx, t.tx, runID, f.Name)
+	a, err := readArtifact(ctx, t.tx, runID, f.Name)
+	if err != nil || tag.RowsAffected() == 0 {
+		return a, err
+	}
+	return a, t.tell(ctx, func() []outbox.Entry { return []outbox.Entry{outbox.Published(outbox.RunLane(runID), published(a))} })
 }
 
 const artifactColumns = `COALESCE(a.run_id, ''), a.path, a.media_type, b.sha256, b.size_bytes, b.object_key, b.state = 'PRESENT', a.commit_time

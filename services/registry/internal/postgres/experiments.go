@@ -11,6 +11,7 @@ import (
 	"github.com/ultrathink-pilot/trainyard/libs/pg"
 	"github.com/ultrathink-pilot/trainyard/services/registry/internal/catalog"
 	"github.com/ultrathink-pilot/trainyard/services/registry/internal/filter"
+	"github.com/ultrathink-pilot/trainyard/services/registry/internal/outbox"
 )
 
 // CreateExperiment makes an experiment and returns its number.
@@ -102,7 +103,22 @@ func (t *Tx) SetExperimentLifecycle(ctx context.Context, id int64, to catalog.Li
 	if err != nil {
 		return fmt.Errorf("cascade to runs: %w", err)
 	}
-	return nil
+	if !t.mirrored {
+		return nil
+	}
+	rows, err := t.tx.Query(ctx, `SELECT run_id FROM runs WHERE experiment_id = $1 ORDER BY run_id`, id)
+	if err != nil {
+		return err
+	}
+	runs, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	if err != nil {
+		return fmt.Errorf("read runs: %w", err)
+	}
+	entries := make([]outbox.Entry, 0, len(runs))
+	for _, run := range runs {
+		entries = append(entries, outbox.Lifecycle(outbox.RunLane(run), to))
+	}
+	return enqueue(ctx, t.tx, t.now, entries...)
 }
 
 // SetExperimentTag writes a tag; the last write wins.

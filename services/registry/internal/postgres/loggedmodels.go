@@ -217,7 +217,7 @@ func (s *Store) GetLoggedModel(ctx context.Context, id string) (LoggedModel, err
 func (s *Store) SearchLoggedModels(ctx context.Context, experiments []int64, clauses []filter.Clause, orders []filter.Order, page Page) ([]LoggedModel, error) {
 	created, updated := millis("m.create_time"), millis("m.update_time")
 	q := &query{
-		columns: map[string]string{"name": "m.name", "model_id": "m.model_id", "model_type": "m.model_type", "status": "m.status", "source_run_id": "m.source_run_id",
+		columns: map[string]string{"name": "m.name", "model_id": "m.model_id", "model_type": "m.model_type", "status": "m.status", "source_run_id": "m.source_run_id", "source_run_id_digits": "replace(m.source_run_id, '-', '')",
 			"creation_timestamp": created, "creation_time": created, "last_updated_timestamp": updated, "last_updated_time": updated},
 		tag:   `(SELECT t.value FROM logged_model_tags t WHERE t.model_id = m.model_id AND t.key = %s)`,
 		param: `(SELECT p.value FROM logged_model_params p WHERE p.model_id = m.model_id AND p.key = %s)`,

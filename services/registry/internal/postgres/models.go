@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"time"
 
 	"github.com/jackc/pgx/v5"
 
@@ -134,16 +133,20 @@ func (m lockedModel) touch(ctx context.Context, t *Tx) error {
 	if _, err := t.tx.Exec(ctx, `SELECT pg_notify($1, $2)`, ModelChannel, m.name); err != nil {
 		return fmt.Errorf("notify: %w", err)
 	}
-	return nil
+	return t.tellModel(ctx, m.id)
 }
 
 // EnsureModel makes the model if it does not exist; created says whether it did not.
 func (t *Tx) EnsureModel(ctx context.Context, name string) (created bool, err error) {
-	tag, err := t.tx.Exec(ctx, `INSERT INTO models (name, create_time, update_time) VALUES ($1, $2, $2) ON CONFLICT DO NOTHING`, name, t.now)
+	var id int64
+	err = t.tx.QueryRow(ctx, `INSERT INTO models (name, create_time, update_time) VALUES ($1, $2, $2) ON CONFLICT DO NOTHING RETURNING model_id`, name, t.now).Scan(&id)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return false, nil
+	}
 	if err != nil {
 		return false, fmt.Errorf("make model: %w", err)
 	}
-	return tag.RowsAffected() == 1, nil
+	return true, t.tellModel(ctx, id)
 }
 
 // By says who makes a change, why, and in which trace.
@@ -157,9 +160,9 @@ type By struct {
 // registerFromRun registers the run's best checkpoint as the next version of the model; a
 // person may have registered that checkpoint before, and then its version stands. skipped says, for
 // people, why there is no version.
-func registerFromRun(ctx context.Context, tx pgx.Tx, runID, model, trace string, now time.Time) (version int32, skipped string, err error) {
+func (t *Tx) registerFromRun(ctx context.Context, runID, model, trace string) (version int32, skipped string, err error) {
 	var checkpoint string
-	err = tx.QueryRow(ctx, `SELECT checkpoint_id FROM checkpoints WHERE run_id = $1 AND state = 'LIVE' AND NOT corrupt AND sharpe_valid
+	err = t.tx.QueryRow(ctx, `SELECT checkpoint_id FROM checkpoints WHERE run_id = $1 AND state = 'LIVE' AND NOT corrupt AND sharpe_valid
 		ORDER BY sharpe DESC, step, checkpoint_id LIMIT 1 FOR SHARE`, runID).Scan(&checkpoint)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return 0, "the run has no live checkpoint with a finite " + catalog.SharpeMetric, nil
@@ -167,15 +170,14 @@ func registerFromRun(ctx context.Context, tx pgx.Tx, runID, model, trace string,
 	if err != nil {
 		return 0, "", fmt.Errorf("choose checkpoint: %w", err)
 	}
-	t := &Tx{tx: tx, now: now}
 	if _, err := t.EnsureModel(ctx, model); err != nil {
 		return 0, "", err
 	}
-	m, err := lockModel(ctx, tx, model)
+	m, err := lockModel(ctx, t.tx, model)
 	if err != nil {
 		return 0, "", err
 	}
-	err = tx.QueryRow(ctx, `SELECT version FROM model_versions WHERE model_id = $1 AND checkpoint_id = $2 AND NOT deleted`,
+	err = t.tx.QueryRow(ctx, `SELECT version FROM model_versions WHERE model_id = $1 AND checkpoint_id = $2 AND NOT deleted`,
 		m.id, checkpoint).Scan(&version)
 	if err == nil {
 		return version, "", nil

@@ -32,17 +32,27 @@ func (t *Tx) CreateModel(ctx context.Context, name, description string, tags map
 
 // DescribeModel sets the description.
 func (t *Tx) DescribeModel(ctx context.Context, name, description string) error {
-	tag, err := t.tx.Exec(ctx, `UPDATE models SET description = $2, revision = revision + 1, update_time = $3 WHERE name = $1 AND NOT deleted`, name, description, t.now)
-	return t.affected(tag.RowsAffected(), err, "models/"+name)
+	var id int64
+	err := t.tx.QueryRow(ctx, `UPDATE models SET description = $2, revision = revision + 1, update_time = $3 WHERE name = $1 AND NOT deleted
+		RETURNING model_id`, name, description, t.now).Scan(&id)
+	if err != nil {
+		return found(err, "models/"+name)
+	}
+	return t.tellModel(ctx, id)
 }
 
 // RenameModel renames a model; versions, aliases and history refer to it by number and stay.
 func (t *Tx) RenameModel(ctx context.Context, name, to string) error {
-	tag, err := t.tx.Exec(ctx, `UPDATE models SET name = $2, revision = revision + 1, update_time = $3 WHERE name = $1 AND NOT deleted`, name, to, t.now)
+	var id int64
+	err := t.tx.QueryRow(ctx, `UPDATE models SET name = $2, revision = revision + 1, update_time = $3 WHERE name = $1 AND NOT deleted
+		RETURNING model_id`, name, to, t.now).Scan(&id)
 	if pg.IsUnique(err, "models_name_key") {
 		return catalog.Refuse(catalog.ProblemAlreadyExists, "models/"+to, "already exists")
 	}
-	return t.affected(tag.RowsAffected(), err, "models/"+name)
+	if err != nil {
+		return found(err, "models/"+name)
+	}
+	return t.tellModel(ctx, id)
 }
 
 // DeleteModel deletes all versions and frees the name. A model that serves is refused: a
@@ -67,7 +77,7 @@ func (t *Tx) DeleteModel(ctx context.Context, name string, by By) error {
 	if _, err := t.tx.Exec(ctx, `UPDATE models SET deleted = true, update_time = $2 WHERE model_id = $1`, m.id, t.now); err != nil {
 		return fmt.Errorf("delete model: %w", err)
 	}
-	return nil
+	return t.tellModel(ctx, m.id)
 }
 
 // SetModelTag writes a tag of a model; the last write wins.
@@ -81,7 +91,7 @@ func (t *Tx) SetModelTag(ctx context.Context, name, key, value string) error {
 	if err != nil {
 		return fmt.Errorf("tag model: %w", err)
 	}
-	return nil
+	return t.tellModel(ctx, m.id)
 }
 
 // DeleteModelTag removes a tag; one that is not there is no error.
@@ -93,7 +103,7 @@ func (t *Tx) DeleteModelTag(ctx context.Context, name, key string) error {
 	if _, err = t.tx.Exec(ctx, `DELETE FROM model_tags WHERE model_id = $1 AND key = $2`, m.id, key); err != nil {
 		return fmt.Errorf("untag model: %w", err)
 	}
-	return nil
+	return t.tellModel(ctx, m.id)
 }
 
 // SourceVersion is a version registered from a URI instead of a checkpoint.
@@ -154,7 +164,7 @@ func (t *Tx) DescribeVersion(ctx context.Context, model string, version int32, d
 		WHERE model_id = $1 AND version = $2`, m.id, version, description, t.now); err != nil {
 		return fmt.Errorf("describe version: %w", err)
 	}
-	return nil
+	return t.tellModel(ctx, m.id)
 }
 
 // DeleteVersion hides a version, drops its aliases and lets go of its source. Its number is
@@ -190,7 +200,7 @@ func (t *Tx) SetVersionTag(ctx context.Context, model string, version int32, key
 		ON CONFLICT (model_id, version, key) DO UPDATE SET value = EXCLUDED.value`, m.id, version, key, value); err != nil {
 		return fmt.Errorf("tag version: %w", err)
 	}
-	return nil
+	return t.tellModel(ctx, m.id)
 }
 
 // DeleteVersionTag removes a tag; one that is not there is no error.
@@ -202,7 +212,7 @@ func (t *Tx) DeleteVersionTag(ctx context.Context, model string, version int32, 
 	if _, err := t.tx.Exec(ctx, `DELETE FROM model_version_tags WHERE model_id = $1 AND version = $2 AND key = $3`, m.id, version, key); err != nil {
 		return fmt.Errorf("untag version: %w", err)
 	}
-	return nil
+	return t.tellModel(ctx, m.id)
 }
 
 // SetAlias points an alias at a version. The two aliases that stand for stages are moved by

@@ -100,7 +100,11 @@ func (s *Store) ListRuns(ctx context.Context, f RunFilter) ([]catalog.Run, error
 }
 
 func (s *Store) readRuns(ctx context.Context, where string, args ...any) ([]catalog.Run, error) {
-	rows, err := s.pool.Query(ctx, `SELECT `+runColumns+` FROM runs r JOIN experiments e USING (experiment_id) `+where, args...)
+	return readRunsBy(ctx, s.pool, where, args...)
+}
+
+func readRunsBy(ctx context.Context, q querier, where string, args ...any) ([]catalog.Run, error) {
+	rows, err := q.Query(ctx, `SELECT `+runColumns+` FROM runs r JOIN experiments e USING (experiment_id) `+where, args...)
 	if err != nil {
 		return nil, err
 	}
@@ -115,15 +119,15 @@ func (s *Store) readRuns(ctx context.Context, where string, args ...any) ([]cata
 		runs[i].Params, runs[i].Tags = map[string]string{}, map[string]string{}
 		at[ids[i]] = &runs[i]
 	}
-	if err := eachPair(ctx, s.pool, `SELECT run_id, key, value FROM run_params WHERE run_id = ANY($1)`, ids,
+	if err := eachPair(ctx, q, `SELECT run_id, key, value FROM run_params WHERE run_id = ANY($1)`, ids,
 		func(id, k, v string) { at[id].Params[k] = v }); err != nil {
 		return nil, fmt.Errorf("read params: %w", err)
 	}
-	if err := eachPair(ctx, s.pool, `SELECT run_id, key, value FROM run_tags WHERE run_id = ANY($1)`, ids,
+	if err := eachPair(ctx, q, `SELECT run_id, key, value FROM run_tags WHERE run_id = ANY($1)`, ids,
 		func(id, k, v string) { at[id].Tags[k] = v }); err != nil {
 		return nil, fmt.Errorf("read tags: %w", err)
 	}
-	rows, err = s.pool.Query(ctx, `SELECT s.run_id, s.key, l.step, l.time, l.value FROM metric_series s
+	rows, err = q.Query(ctx, `SELECT s.run_id, s.key, l.step, l.time, l.value FROM metric_series s
 		JOIN metric_latest l USING (series_id) WHERE s.run_id = ANY($1) ORDER BY s.run_id, s.key`, ids)
 	if err != nil {
 		return nil, err

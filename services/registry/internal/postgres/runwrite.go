@@ -5,11 +5,13 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/jackc/pgx/v5"
 
 	"github.com/ultrathink-pilot/trainyard/services/registry/internal/catalog"
+	"github.com/ultrathink-pilot/trainyard/services/registry/internal/outbox"
 )
 
 // NewRun is a run made by an MLflow client rather than by a job.
@@ -41,7 +43,10 @@ func (t *Tx) CreateRun(ctx context.Context, n NewRun) error {
 	if tag.RowsAffected() == 0 {
 		return nil // the same create, sent again
 	}
-	return writePairs(ctx, t.tx, upsertTags, map[string]map[string]string{n.ID: n.Tags})
+	if err := writePairs(ctx, t.tx, upsertTags, map[string]map[string]string{n.ID: n.Tags}); err != nil {
+		return err
+	}
+	return t.tellRunMade(ctx, n.ID, n.Tags)
 }
 
 const upsertTags = `INSERT INTO run_tags (run_id, key, value) SELECT * FROM unnest($1::text[], $2::text[], $3::text[])
@@ -105,7 +110,17 @@ func (t *Tx) LogBatch(ctx context.Context, runID string, g Guard, points []catal
 	}
 	p := pendingPoints{fresh: t.fresh}
 	p.add(runID, attempt, points)
-	return p.flush(ctx, t.tx, t.series)
+	if err := p.flush(ctx, t.tx, t.series); err != nil {
+		return err
+	}
+	return t.tell(ctx, func() []outbox.Entry {
+		lane := outbox.RunLane(runID)
+		values := make(map[string]string, len(params))
+		for _, p := range params {
+			values[p.Key] = p.Value
+		}
+		return slices.Concat(outbox.Params(lane, values), outbox.Metrics(lane, points), outbox.Tags(lane, tags))
+	})
 }
 
 func (t *Tx) addParams(ctx context.Context, runID string, params []catalog.Param) error {
@@ -152,10 +167,14 @@ func (t *Tx) UpdateRun(ctx context.Context, runID string, g Guard, u RunUpdate) 
 	if err != nil {
 		return fmt.Errorf("update run: %w", err)
 	}
-	if u.DisplayName == "" {
-		return nil
+	if u.DisplayName != "" {
+		if err := writePairs(ctx, t.tx, upsertTags, map[string]map[string]string{runID: {"mlflow.runName": u.DisplayName}}); err != nil {
+			return err
+		}
 	}
-	return writePairs(ctx, t.tx, upsertTags, map[string]map[string]string{runID: {"mlflow.runName": u.DisplayName}})
+	return t.tell(ctx, func() []outbox.Entry {
+		return []outbox.Entry{outbox.Updated(outbox.RunLane(runID), u.State, u.EndTime, u.DisplayName)}
+	})
 }
 
 // DeleteRunTag removes one tag; false when the run has none of that key.
@@ -167,7 +186,10 @@ func (t *Tx) DeleteRunTag(ctx context.Context, runID, key string, g Guard) (bool
 	if err != nil {
 		return false, fmt.Errorf("delete tag: %w", err)
 	}
-	return tag.RowsAffected() == 1, nil
+	if tag.RowsAffected() == 0 {
+		return false, nil
+	}
+	return true, t.tell(ctx, func() []outbox.Entry { return []outbox.Entry{outbox.TagGone(outbox.RunLane(runID), key)} })
 }
 
 // AppendRunTag adds a JSON value to the list that a tag holds, made if it does not exist.
@@ -175,19 +197,23 @@ func (t *Tx) AppendRunTag(ctx context.Context, runID, key string, g Guard, value
 	if _, err := t.lockRun(ctx, runID, g); err != nil {
 		return err
 	}
-	_, err := t.tx.Exec(ctx, `INSERT INTO run_tags (run_id, key, value) VALUES ($1, $2, jsonb_build_array($3::jsonb)::text)
-		ON CONFLICT (run_id, key) DO UPDATE SET value = (run_tags.value::jsonb || $3::jsonb)::text`, runID, key, string(value))
+	var whole string
+	err := t.tx.QueryRow(ctx, `INSERT INTO run_tags (run_id, key, value) VALUES ($1, $2, jsonb_build_array($3::jsonb)::text)
+		ON CONFLICT (run_id, key) DO UPDATE SET value = (run_tags.value::jsonb || $3::jsonb)::text RETURNING value`, runID, key, string(value)).Scan(&whole)
 	if err != nil {
 		return fmt.Errorf("append to tag: %w", err)
 	}
-	return nil
+	return t.tell(ctx, func() []outbox.Entry { return outbox.Tags(outbox.RunLane(runID), map[string]string{key: whole}) })
 }
 
 // SetRunLifecycle deletes or restores a run; doing it twice changes nothing.
 func (t *Tx) SetRunLifecycle(ctx context.Context, runID string, to catalog.Lifecycle) error {
 	tag, err := t.tx.Exec(ctx, `UPDATE runs SET lifecycle = $2::text, update_time = $3, delete_time = CASE WHEN $2::text = 'DELETED' THEN $3::timestamptz END WHERE run_id = $1`,
 		runID, string(to), t.now)
-	return t.affected(tag.RowsAffected(), err, "runs/"+runID)
+	if err := t.affected(tag.RowsAffected(), err, "runs/"+runID); err != nil {
+		return err
+	}
+	return t.tell(ctx, func() []outbox.Entry { return []outbox.Entry{outbox.Lifecycle(outbox.RunLane(runID), to)} })
 }
 
 // Input is a dataset that a run read; JSON is the client's own document.
@@ -207,12 +233,25 @@ func (t *Tx) LogInputs(ctx context.Context, runID string, g Guard, inputs []Inpu
 			return fmt.Errorf("log input: %w", err)
 		}
 	}
-	return nil
+	if len(inputs) == 0 {
+		return nil
+	}
+	return t.tell(ctx, func() []outbox.Entry {
+		documents := make([]json.RawMessage, 0, len(inputs))
+		for _, in := range inputs {
+			documents = append(documents, in.JSON)
+		}
+		return []outbox.Entry{outbox.Inputs(outbox.RunLane(runID), documents)}
+	})
 }
 
 // RunInputs returns the datasets of runs, by run.
 func (s *Store) RunInputs(ctx context.Context, runIDs []string) (map[string][]json.RawMessage, error) {
-	rows, err := s.pool.Query(ctx, `SELECT run_id, input FROM run_inputs WHERE run_id = ANY($1) ORDER BY run_id, name, digest`, runIDs)
+	return readInputs(ctx, s.pool, runIDs)
+}
+
+func readInputs(ctx context.Context, q querier, runIDs []string) (map[string][]json.RawMessage, error) {
+	rows, err := q.Query(ctx, `SELECT run_id, input FROM run_inputs WHERE run_id = ANY($1) ORDER BY run_id, name, digest`, runIDs)
 	if err != nil {
 		return nil, err
 	}

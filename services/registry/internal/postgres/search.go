@@ -124,8 +124,9 @@ func (s *Store) SearchRuns(ctx context.Context, experiments []int64, clauses []f
 	q := &query{
 		columns: map[string]string{
 			"run_id": "r.run_id", "run_name": "r.display_name", "status": "r.state", "user_id": "r.user_id",
-			"artifact_uri": "'mlflow-artifacts:/' || r.experiment_id || '/' || r.run_id || '/artifacts'",
-			"start_time":   millis("r.start_time"), "end_time": millis("r.end_time"),
+			"run_id_digits": "replace(r.run_id, '-', '')",
+			"artifact_uri":  "'mlflow-artifacts:/' || r.experiment_id || '/' || replace(r.run_id, '-', '') || '/artifacts'",
+			"start_time":    millis("r.start_time"), "end_time": millis("r.end_time"),
 		},
 		tag:    `(SELECT t.value FROM run_tags t WHERE t.run_id = r.run_id AND t.key = %s)`,
 		param:  `(SELECT p.value FROM run_params p WHERE p.run_id = r.run_id AND p.key = %s)`,
@@ -156,7 +157,7 @@ const promptTag = "mlflow.prompt.is_prompt"
 
 // SearchVersions returns versions that match.
 func (s *Store) SearchVersions(ctx context.Context, clauses []filter.Clause, orders []filter.Order, page Page) ([]catalog.Version, error) {
-	q := &query{columns: map[string]string{"name": "m.name", "run_id": "v.run_id", "source_path": "v.source", "version_number": "v.version",
+	q := &query{columns: map[string]string{"name": "m.name", "run_id": "v.run_id", "run_id_digits": "replace(v.run_id, '-', '')", "source_path": "v.source", "version_number": "v.version",
 		"creation_timestamp": millis("v.create_time"), "last_updated_timestamp": millis("v.update_time")},
 		tag:     `(SELECT t.value FROM model_version_tags t WHERE t.model_id = v.model_id AND t.version = v.version AND t.key = %s)`,
 		missing: map[string]bool{promptTag: true}}

@@ -35,6 +35,8 @@ const ModelChannel = "registry_models"
 type Store struct {
 	pool   *pgxpool.Pool
 	series seriesCache
+	// mirrored makes every change leave outbox rows; see FollowTarget.
+	mirrored bool
 }
 
 // New wraps a migrated pool.

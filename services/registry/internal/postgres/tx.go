@@ -18,6 +18,8 @@ type Tx struct {
 	// series is the store's cache; fresh is what this transaction adds to it at its commit.
 	series *seriesCache
 	fresh  map[seriesName]int64
+	// mirrored is the store's.
+	mirrored bool
 }
 
 // Do runs fn in one transaction. fn may run again after a deadlock, so it must keep no
@@ -25,7 +27,7 @@ type Tx struct {
 func (s *Store) Do(ctx context.Context, now time.Time, fn func(*Tx) error) error {
 	var fresh map[seriesName]int64
 	err := s.inTx(ctx, func(tx pgx.Tx) error {
-		t := &Tx{tx: tx, now: now, series: &s.series, fresh: map[seriesName]int64{}}
+		t := &Tx{tx: tx, now: now, series: &s.series, fresh: map[seriesName]int64{}, mirrored: s.mirrored}
 		fresh = t.fresh
 		return fn(t)
 	})
@@ -45,7 +47,7 @@ func Once[R proto.Message](ctx context.Context, s *Store, requestID, method stri
 		fresh    map[seriesName]int64
 	)
 	err := s.inTx(ctx, func(tx pgx.Tx) error {
-		t := &Tx{tx: tx, now: now, series: &s.series, fresh: map[seriesName]int64{}}
+		t := &Tx{tx: tx, now: now, series: &s.series, fresh: map[seriesName]int64{}, mirrored: s.mirrored}
 		fresh = t.fresh
 		var err error
 		response, _, err = idempotency.Run(ctx, tx, requestID, method, payload, now, func() (R, error) { return fn(t) })

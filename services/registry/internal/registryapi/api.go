@@ -1,4 +1,4 @@
-// Package registryapi is the registry's gRPC edge: five services split by caller. It
+// Package registryapi is the registry's gRPC edge: services split by caller. It
 // converts between protobuf and the catalogue, proves objects in the object store before
 // the catalogue believes in them, presigns transfers, and maps refusals to statuses. It
 // holds no SQL and takes no decision.
@@ -33,6 +33,8 @@ type Deps struct {
 	Tracer    trace.Tracer
 	Log       *zap.Logger
 	Metrics   prometheus.Registerer
+	// MirrorResting is how long the mirror leaves its server alone; nil without a mirror.
+	MirrorResting func() time.Duration
 }
 
 // api is shared by the services.
@@ -58,6 +60,7 @@ func Register(s grpc.ServiceRegistrar, deps Deps) (err error) {
 	registryv1.RegisterModelServiceServer(s, &modelServer{api: a})
 	registryv1.RegisterImportServiceServer(s, &importServer{api: a})
 	registryv1.RegisterRetentionServiceServer(s, &retentionServer{api: a})
+	registryv1.RegisterMirrorServiceServer(s, &mirrorServer{api: a})
 	return nil
 }
 
@@ -77,6 +80,10 @@ func Allow() rpcserver.AllowTable {
 		registryv1.ModelService_RollbackModel_FullMethodName:       people,
 		registryv1.ImportService_BeginImport_FullMethodName:        people,
 		registryv1.ImportService_CommitImport_FullMethodName:       people,
+		registryv1.MirrorService_GetMirror_FullMethodName:          people,
+		registryv1.MirrorService_ListDeadLetters_FullMethodName:    people,
+		registryv1.MirrorService_RetryDeadLetters_FullMethodName:   people,
+		registryv1.MirrorService_CompareMirror_FullMethodName:      people,
 	}
 	for roles, methods := range map[*[]identity.Role][]string{
 		&agents: {
