@@ -374,7 +374,7 @@ func TestOnlyListedCallersReachAMethod(t *testing.T) {
 	for _, role := range identity.Roles() {
 		conn := m.as(role)
 		for _, service := range []grpc.ServiceDesc{registryv1.IngestService_ServiceDesc, registryv1.RunService_ServiceDesc,
-			registryv1.ModelService_ServiceDesc, registryv1.ImportService_ServiceDesc, registryv1.RetentionService_ServiceDesc} {
+			registryv1.ModelService_ServiceDesc, registryv1.ImportService_ServiceDesc, registryv1.RetentionService_ServiceDesc, registryv1.MirrorService_ServiceDesc} {
 			for _, method := range service.Methods {
 				methods++
 				full := "/" + service.ServiceName + "/" + method.MethodName
