@@ -95,13 +95,17 @@ func (m *Mirror) modelRound(ctx context.Context, local postgres.MirroredModel, u
 	if err != nil {
 		return false, err
 	}
+	w := &writer{m: m, ctx: ctx}
 	if local.Deleted {
 		if remote == nil {
 			return false, nil
 		}
-		return false, m.client.send(ctx, http.MethodDelete, "registered-models/delete", map[string]string{"name": remote.Name}, nil)
+		for _, v := range remote.versions {
+			w.retire(remote.Name, v)
+		}
+		w.send(http.MethodDelete, "registered-models/delete", map[string]string{"name": remote.Name})
+		return false, w.err
 	}
-	w := &writer{m: m, ctx: ctx}
 	if remote == nil {
 		w.send(http.MethodPost, "registered-models/create", map[string]any{"name": local.Model.Name, "description": local.Model.Description,
 			"tags": []outbox.Pair{{Key: modelTag, Value: strconv.FormatInt(local.ID, 10)}}})
@@ -122,6 +126,7 @@ func (m *Mirror) modelRound(ctx context.Context, local postgres.MirroredModel, u
 	}
 	for uid, v := range remote.versions {
 		if !ours[uid] {
+			w.retire(name, v)
 			w.send(http.MethodDelete, "model-versions/delete", map[string]string{"name": name, "version": v.Version})
 		}
 	}
@@ -298,6 +303,15 @@ func (w *writer) send(method, route string, body any) {
 	if w.err == nil {
 		w.changed = true
 		w.err = w.m.client.send(w.ctx, method, route, body, nil)
+	}
+}
+
+// retire takes a version out of service before it is deleted: a registry that guards what
+// serves would refuse the deletion.
+func (w *writer) retire(name string, v remoteVersion) {
+	if v.Stage == remoteStage[catalog.StageProduction] {
+		w.send(http.MethodPost, "model-versions/transition-stage",
+			map[string]any{"name": name, "version": v.Version, "stage": remoteStage[catalog.StageArchived], "archive_existing_versions": false})
 	}
 }
 
