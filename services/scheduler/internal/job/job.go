@@ -22,6 +22,8 @@ type DeviceDemand struct {
 	Profile string `json:"profile,omitempty"`
 	// Topology says how the devices must lie to each other.
 	Topology Topology `json:"topology,omitempty"`
+	// Learn takes Bytes from what earlier runs were seen to use.
+	Learn bool `json:"learn,omitempty"`
 }
 
 // Accepts reports whether a device of the kind may serve the demand.
@@ -108,7 +110,11 @@ type Spec struct {
 	// Budgets overrides Policy.Budgets per failure class.
 	Budgets         map[string]int `json:"budgets,omitempty"`
 	WaitForCapacity bool           `json:"wait_for_capacity,omitempty"`
-	Payload         []byte         `json:"-"`
+	// Deadline is when the result is needed; zero means never.
+	Deadline time.Time `json:"deadline,omitzero"`
+	// Expect is how long it is expected to run; 0 means unknown.
+	Expect  time.Duration `json:"expect,omitempty"`
+	Payload []byte        `json:"-"`
 }
 
 // Checkpoint is the last checkpoint known to be committed. The zero value means none.
@@ -243,13 +249,25 @@ type Share struct {
 	Whole bool  `json:"whole,omitempty"`
 }
 
+// Member is the part of an attempt that one more host holds. CPU and host
+// memory are the attempt's, on each of its hosts.
+type Member struct {
+	Agent  string  `json:"agent"`
+	Shares []Share `json:"shares"`
+	// Ended says that this part is over while others may still run.
+	Ended bool `json:"ended,omitempty"`
+}
+
 // Attempt is one run of a job under one fence.
 type Attempt struct {
-	Job       string
-	Number    int
-	Fence     uint64
-	Agent     string
-	Shares    []Share
+	Job    string
+	Number int
+	Fence  uint64
+	// Agent and Shares are the first host's part, rank 0 of a gang.
+	Agent  string
+	Shares []Share
+	// Others are the parts of a gang's further hosts, by rank from 1.
+	Others    []Member
 	CPUMillis int64
 	HostBytes int64
 	Phase     Phase

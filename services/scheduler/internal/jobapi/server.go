@@ -29,7 +29,7 @@ import (
 
 // Jobs is the JobService.
 type Jobs struct {
-	jobv1.UnsafeJobServiceServer
+	jobv1.UnimplementedJobServiceServer
 	engine   *cycle.Engine
 	defaults Defaults
 }

@@ -226,6 +226,8 @@ const (
 	StopOrder_REASON_STALLED StopOrder_Reason = 7
 	// No training data for too long.
 	StopOrder_REASON_DATA_UNAVAILABLE StopOrder_Reason = 8
+	// Another member of the gang has ended.
+	StopOrder_REASON_GANG_ENDED StopOrder_Reason = 9
 )
 
 // Enum value maps for StopOrder_Reason.
@@ -240,6 +242,7 @@ var (
 		6: "REASON_TIME_LIMIT",
 		7: "REASON_STALLED",
 		8: "REASON_DATA_UNAVAILABLE",
+		9: "REASON_GANG_ENDED",
 	}
 	StopOrder_Reason_value = map[string]int32{
 		"REASON_UNSPECIFIED":      0,
@@ -251,6 +254,7 @@ var (
 		"REASON_TIME_LIMIT":       6,
 		"REASON_STALLED":          7,
 		"REASON_DATA_UNAVAILABLE": 8,
+		"REASON_GANG_ENDED":       9,
 	}
 )
 
@@ -278,7 +282,7 @@ func (x StopOrder_Reason) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use StopOrder_Reason.Descriptor instead.
 func (StopOrder_Reason) EnumDescriptor() ([]byte, []int) {
-	return file_trainyard_fleet_v1_agent_proto_rawDescGZIP(), []int{5, 0}
+	return file_trainyard_fleet_v1_agent_proto_rawDescGZIP(), []int{6, 0}
 }
 
 // State of an agent.
@@ -339,7 +343,7 @@ func (x Agent_State) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Agent_State.Descriptor instead.
 func (Agent_State) EnumDescriptor() ([]byte, []int) {
-	return file_trainyard_fleet_v1_agent_proto_rawDescGZIP(), []int{7, 0}
+	return file_trainyard_fleet_v1_agent_proto_rawDescGZIP(), []int{8, 0}
 }
 
 // Device is one GPU, MIG instance or CPU lane.
@@ -366,7 +370,13 @@ type Device struct {
 	// Hardest isolation this device offers.
 	Isolation Isolation `protobuf:"varint,10,opt,name=isolation,proto3,enum=trainyard.fleet.v1.Isolation" json:"isolation,omitempty"`
 	// Devices with the same group share a fast link (NVLink); empty means none.
-	LinkGroup     string `protobuf:"bytes,11,opt,name=link_group,json=linkGroup,proto3" json:"link_group,omitempty"`
+	LinkGroup string `protobuf:"bytes,11,opt,name=link_group,json=linkGroup,proto3" json:"link_group,omitempty"`
+	// The GPU that this MIG instance is a slice of; empty for everything else.
+	ParentDeviceId string `protobuf:"bytes,12,opt,name=parent_device_id,json=parentDeviceId,proto3" json:"parent_device_id,omitempty"`
+	// Profile of this MIG instance, such as "1g.10gb"; empty for everything else.
+	MigProfile string `protobuf:"bytes,13,opt,name=mig_profile,json=migProfile,proto3" json:"mig_profile,omitempty"`
+	// NUMA node that the device is attached to; -1 means unknown.
+	NumaNode      int32 `protobuf:"varint,14,opt,name=numa_node,json=numaNode,proto3" json:"numa_node,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -476,6 +486,27 @@ func (x *Device) GetLinkGroup() string {
 		return x.LinkGroup
 	}
 	return ""
+}
+
+func (x *Device) GetParentDeviceId() string {
+	if x != nil {
+		return x.ParentDeviceId
+	}
+	return ""
+}
+
+func (x *Device) GetMigProfile() string {
+	if x != nil {
+		return x.MigProfile
+	}
+	return ""
+}
+
+func (x *Device) GetNumaNode() int32 {
+	if x != nil {
+		return x.NumaNode
+	}
+	return 0
 }
 
 // HeldLease is a lease that the agent holds now: it is persisted on the host.
@@ -859,7 +890,90 @@ func (x *AgentReport) GetAddress() string {
 	return ""
 }
 
-// Assignment is an attempt that must be running on the agent.
+// Rendezvous tells one member of a gang where the others are. It is in the form that torchrun and its kin expect.
+type Rendezvous struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Host of the member of rank 0, as its agent announced it.
+	Address string `protobuf:"bytes,1,opt,name=address,proto3" json:"address,omitempty"`
+	// Port on that host that this attempt's members meet at.
+	Port uint32 `protobuf:"varint,2,opt,name=port,proto3" json:"port,omitempty"`
+	// This member's rank among the hosts, from 0.
+	NodeRank uint32 `protobuf:"varint,3,opt,name=node_rank,json=nodeRank,proto3" json:"node_rank,omitempty"`
+	// Hosts in the gang.
+	NodeCount uint32 `protobuf:"varint,4,opt,name=node_count,json=nodeCount,proto3" json:"node_count,omitempty"`
+	// Training processes of the whole gang: one per device.
+	Processes     uint32 `protobuf:"varint,5,opt,name=processes,proto3" json:"processes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Rendezvous) Reset() {
+	*x = Rendezvous{}
+	mi := &file_trainyard_fleet_v1_agent_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Rendezvous) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Rendezvous) ProtoMessage() {}
+
+func (x *Rendezvous) ProtoReflect() protoreflect.Message {
+	mi := &file_trainyard_fleet_v1_agent_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Rendezvous.ProtoReflect.Descriptor instead.
+func (*Rendezvous) Descriptor() ([]byte, []int) {
+	return file_trainyard_fleet_v1_agent_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *Rendezvous) GetAddress() string {
+	if x != nil {
+		return x.Address
+	}
+	return ""
+}
+
+func (x *Rendezvous) GetPort() uint32 {
+	if x != nil {
+		return x.Port
+	}
+	return 0
+}
+
+func (x *Rendezvous) GetNodeRank() uint32 {
+	if x != nil {
+		return x.NodeRank
+	}
+	return 0
+}
+
+func (x *Rendezvous) GetNodeCount() uint32 {
+	if x != nil {
+		return x.NodeCount
+	}
+	return 0
+}
+
+func (x *Rendezvous) GetProcesses() uint32 {
+	if x != nil {
+		return x.Processes
+	}
+	return 0
+}
+
+// Assignment is an attempt, or one host's member of a gang, that must be running on the agent. All members of a gang carry the
+// same job, attempt and fence.
 type Assignment struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Job.
@@ -888,13 +1002,15 @@ type Assignment struct {
 	CpuMillis int64 `protobuf:"varint,12,opt,name=cpu_millis,json=cpuMillis,proto3" json:"cpu_millis,omitempty"`
 	// Host memory in bytes.
 	HostMemoryBytes int64 `protobuf:"varint,13,opt,name=host_memory_bytes,json=hostMemoryBytes,proto3" json:"host_memory_bytes,omitempty"`
-	unknownFields   protoimpl.UnknownFields
-	sizeCache       protoimpl.SizeCache
+	// Where the gang meets; unset for an attempt on one host.
+	Rendezvous    *Rendezvous `protobuf:"bytes,14,opt,name=rendezvous,proto3" json:"rendezvous,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Assignment) Reset() {
 	*x = Assignment{}
-	mi := &file_trainyard_fleet_v1_agent_proto_msgTypes[4]
+	mi := &file_trainyard_fleet_v1_agent_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -906,7 +1022,7 @@ func (x *Assignment) String() string {
 func (*Assignment) ProtoMessage() {}
 
 func (x *Assignment) ProtoReflect() protoreflect.Message {
-	mi := &file_trainyard_fleet_v1_agent_proto_msgTypes[4]
+	mi := &file_trainyard_fleet_v1_agent_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -919,7 +1035,7 @@ func (x *Assignment) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Assignment.ProtoReflect.Descriptor instead.
 func (*Assignment) Descriptor() ([]byte, []int) {
-	return file_trainyard_fleet_v1_agent_proto_rawDescGZIP(), []int{4}
+	return file_trainyard_fleet_v1_agent_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *Assignment) GetJobId() string {
@@ -1013,6 +1129,13 @@ func (x *Assignment) GetHostMemoryBytes() int64 {
 	return 0
 }
 
+func (x *Assignment) GetRendezvous() *Rendezvous {
+	if x != nil {
+		return x.Rendezvous
+	}
+	return nil
+}
+
 // StopOrder is an attempt that must not be running on the agent.
 type StopOrder struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1032,7 +1155,7 @@ type StopOrder struct {
 
 func (x *StopOrder) Reset() {
 	*x = StopOrder{}
-	mi := &file_trainyard_fleet_v1_agent_proto_msgTypes[5]
+	mi := &file_trainyard_fleet_v1_agent_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1044,7 +1167,7 @@ func (x *StopOrder) String() string {
 func (*StopOrder) ProtoMessage() {}
 
 func (x *StopOrder) ProtoReflect() protoreflect.Message {
-	mi := &file_trainyard_fleet_v1_agent_proto_msgTypes[5]
+	mi := &file_trainyard_fleet_v1_agent_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1057,7 +1180,7 @@ func (x *StopOrder) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StopOrder.ProtoReflect.Descriptor instead.
 func (*StopOrder) Descriptor() ([]byte, []int) {
-	return file_trainyard_fleet_v1_agent_proto_rawDescGZIP(), []int{5}
+	return file_trainyard_fleet_v1_agent_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *StopOrder) GetJobId() string {
@@ -1110,7 +1233,7 @@ type ExitKey struct {
 
 func (x *ExitKey) Reset() {
 	*x = ExitKey{}
-	mi := &file_trainyard_fleet_v1_agent_proto_msgTypes[6]
+	mi := &file_trainyard_fleet_v1_agent_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1122,7 +1245,7 @@ func (x *ExitKey) String() string {
 func (*ExitKey) ProtoMessage() {}
 
 func (x *ExitKey) ProtoReflect() protoreflect.Message {
-	mi := &file_trainyard_fleet_v1_agent_proto_msgTypes[6]
+	mi := &file_trainyard_fleet_v1_agent_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1135,7 +1258,7 @@ func (x *ExitKey) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExitKey.ProtoReflect.Descriptor instead.
 func (*ExitKey) Descriptor() ([]byte, []int) {
-	return file_trainyard_fleet_v1_agent_proto_rawDescGZIP(), []int{6}
+	return file_trainyard_fleet_v1_agent_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *ExitKey) GetJobId() string {
@@ -1192,7 +1315,7 @@ type Agent struct {
 
 func (x *Agent) Reset() {
 	*x = Agent{}
-	mi := &file_trainyard_fleet_v1_agent_proto_msgTypes[7]
+	mi := &file_trainyard_fleet_v1_agent_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1204,7 +1327,7 @@ func (x *Agent) String() string {
 func (*Agent) ProtoMessage() {}
 
 func (x *Agent) ProtoReflect() protoreflect.Message {
-	mi := &file_trainyard_fleet_v1_agent_proto_msgTypes[7]
+	mi := &file_trainyard_fleet_v1_agent_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1217,7 +1340,7 @@ func (x *Agent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Agent.ProtoReflect.Descriptor instead.
 func (*Agent) Descriptor() ([]byte, []int) {
-	return file_trainyard_fleet_v1_agent_proto_rawDescGZIP(), []int{7}
+	return file_trainyard_fleet_v1_agent_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Agent) GetAgentName() string {
@@ -1308,7 +1431,7 @@ var File_trainyard_fleet_v1_agent_proto protoreflect.FileDescriptor
 
 const file_trainyard_fleet_v1_agent_proto_rawDesc = "" +
 	"\n" +
-	"\x1etrainyard/fleet/v1/agent.proto\x12\x12trainyard.fleet.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1atrainyard/job/v1/job.proto\"\xe8\x03\n" +
+	"\x1etrainyard/fleet/v1/agent.proto\x12\x12trainyard.fleet.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1atrainyard/job/v1/job.proto\"\xf5\x04\n" +
 	"\x06Device\x12'\n" +
 	"\tdevice_id\x18\x01 \x01(\tB\n" +
 	"\xbaH\ar\x05\x10\x01\x18\x80\x01R\bdeviceId\x12\x1e\n" +
@@ -1324,7 +1447,11 @@ const file_trainyard_fleet_v1_agent_proto_rawDesc = "" +
 	"\tisolation\x18\n" +
 	" \x01(\x0e2\x1d.trainyard.fleet.v1.IsolationR\tisolation\x12'\n" +
 	"\n" +
-	"link_group\x18\v \x01(\tB\b\xbaH\x05r\x03\x18\x80\x01R\tlinkGroup\"\xac\x04\n" +
+	"link_group\x18\v \x01(\tB\b\xbaH\x05r\x03\x18\x80\x01R\tlinkGroup\x122\n" +
+	"\x10parent_device_id\x18\f \x01(\tB\b\xbaH\x05r\x03\x18\x80\x01R\x0eparentDeviceId\x12(\n" +
+	"\vmig_profile\x18\r \x01(\tB\a\xbaH\x04r\x02\x18@R\n" +
+	"migProfile\x12-\n" +
+	"\tnuma_node\x18\x0e \x01(\x05B\x10\xbaH\r\x1a\v(\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01R\bnumaNode\"\xac\x04\n" +
 	"\tHeldLease\x12\x1f\n" +
 	"\x06job_id\x18\x01 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\x05jobId\x12\x18\n" +
 	"\aattempt\x18\x02 \x01(\rR\aattempt\x12\x14\n" +
@@ -1375,7 +1502,15 @@ const file_trainyard_fleet_v1_agent_proto_rawDesc = "" +
 	"\aaddress\x18\r \x01(\tB\b\xbaH\x05r\x03\x18\x80\x02R\aaddress\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xd1\x03\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x94\x01\n" +
+	"\n" +
+	"Rendezvous\x12\x18\n" +
+	"\aaddress\x18\x01 \x01(\tR\aaddress\x12\x12\n" +
+	"\x04port\x18\x02 \x01(\rR\x04port\x12\x1b\n" +
+	"\tnode_rank\x18\x03 \x01(\rR\bnodeRank\x12\x1d\n" +
+	"\n" +
+	"node_count\x18\x04 \x01(\rR\tnodeCount\x12\x1c\n" +
+	"\tprocesses\x18\x05 \x01(\rR\tprocesses\"\x91\x04\n" +
 	"\n" +
 	"Assignment\x12\x15\n" +
 	"\x06job_id\x18\x01 \x01(\tR\x05jobId\x12\x18\n" +
@@ -1394,13 +1529,16 @@ const file_trainyard_fleet_v1_agent_proto_rawDesc = "" +
 	"\x13learning_rate_scale\x18\v \x01(\x01R\x11learningRateScale\x12\x1d\n" +
 	"\n" +
 	"cpu_millis\x18\f \x01(\x03R\tcpuMillis\x12*\n" +
-	"\x11host_memory_bytes\x18\r \x01(\x03R\x0fhostMemoryBytes\"\x92\x03\n" +
+	"\x11host_memory_bytes\x18\r \x01(\x03R\x0fhostMemoryBytes\x12>\n" +
+	"\n" +
+	"rendezvous\x18\x0e \x01(\v2\x1e.trainyard.fleet.v1.RendezvousR\n" +
+	"rendezvous\"\xa9\x03\n" +
 	"\tStopOrder\x12\x15\n" +
 	"\x06job_id\x18\x01 \x01(\tR\x05jobId\x12\x18\n" +
 	"\aattempt\x18\x02 \x01(\rR\aattempt\x12\x14\n" +
 	"\x05fence\x18\x03 \x01(\x04R\x05fence\x12<\n" +
 	"\x06reason\x18\x04 \x01(\x0e2$.trainyard.fleet.v1.StopOrder.ReasonR\x06reason\x12/\n" +
-	"\x05grace\x18\x05 \x01(\v2\x19.google.protobuf.DurationR\x05grace\"\xce\x01\n" +
+	"\x05grace\x18\x05 \x01(\v2\x19.google.protobuf.DurationR\x05grace\"\xe5\x01\n" +
 	"\x06Reason\x12\x16\n" +
 	"\x12REASON_UNSPECIFIED\x10\x00\x12\x14\n" +
 	"\x10REASON_CANCELLED\x10\x01\x12\x11\n" +
@@ -1410,7 +1548,8 @@ const file_trainyard_fleet_v1_agent_proto_rawDesc = "" +
 	"\rREASON_FENCED\x10\x05\x12\x15\n" +
 	"\x11REASON_TIME_LIMIT\x10\x06\x12\x12\n" +
 	"\x0eREASON_STALLED\x10\a\x12\x1b\n" +
-	"\x17REASON_DATA_UNAVAILABLE\x10\b\"P\n" +
+	"\x17REASON_DATA_UNAVAILABLE\x10\b\x12\x15\n" +
+	"\x11REASON_GANG_ENDED\x10\t\"P\n" +
 	"\aExitKey\x12\x15\n" +
 	"\x06job_id\x18\x01 \x01(\tR\x05jobId\x12\x18\n" +
 	"\aattempt\x18\x02 \x01(\rR\aattempt\x12\x14\n" +
@@ -1463,7 +1602,7 @@ func file_trainyard_fleet_v1_agent_proto_rawDescGZIP() []byte {
 }
 
 var file_trainyard_fleet_v1_agent_proto_enumTypes = make([]protoimpl.EnumInfo, 5)
-var file_trainyard_fleet_v1_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 10)
+var file_trainyard_fleet_v1_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 11)
 var file_trainyard_fleet_v1_agent_proto_goTypes = []any{
 	(Isolation)(0),                // 0: trainyard.fleet.v1.Isolation
 	(HeldLease_Phase)(0),          // 1: trainyard.fleet.v1.HeldLease.Phase
@@ -1474,50 +1613,52 @@ var file_trainyard_fleet_v1_agent_proto_goTypes = []any{
 	(*HeldLease)(nil),             // 6: trainyard.fleet.v1.HeldLease
 	(*Exit)(nil),                  // 7: trainyard.fleet.v1.Exit
 	(*AgentReport)(nil),           // 8: trainyard.fleet.v1.AgentReport
-	(*Assignment)(nil),            // 9: trainyard.fleet.v1.Assignment
-	(*StopOrder)(nil),             // 10: trainyard.fleet.v1.StopOrder
-	(*ExitKey)(nil),               // 11: trainyard.fleet.v1.ExitKey
-	(*Agent)(nil),                 // 12: trainyard.fleet.v1.Agent
-	nil,                           // 13: trainyard.fleet.v1.AgentReport.LabelsEntry
-	nil,                           // 14: trainyard.fleet.v1.Agent.LabelsEntry
-	(*v1.Progress)(nil),           // 15: trainyard.job.v1.Progress
-	(*timestamppb.Timestamp)(nil), // 16: google.protobuf.Timestamp
-	(v1.FailureClass)(0),          // 17: trainyard.job.v1.FailureClass
-	(*v1.Evidence)(nil),           // 18: trainyard.job.v1.Evidence
-	(*v1.JobSpec)(nil),            // 19: trainyard.job.v1.JobSpec
-	(*durationpb.Duration)(nil),   // 20: google.protobuf.Duration
+	(*Rendezvous)(nil),            // 9: trainyard.fleet.v1.Rendezvous
+	(*Assignment)(nil),            // 10: trainyard.fleet.v1.Assignment
+	(*StopOrder)(nil),             // 11: trainyard.fleet.v1.StopOrder
+	(*ExitKey)(nil),               // 12: trainyard.fleet.v1.ExitKey
+	(*Agent)(nil),                 // 13: trainyard.fleet.v1.Agent
+	nil,                           // 14: trainyard.fleet.v1.AgentReport.LabelsEntry
+	nil,                           // 15: trainyard.fleet.v1.Agent.LabelsEntry
+	(*v1.Progress)(nil),           // 16: trainyard.job.v1.Progress
+	(*timestamppb.Timestamp)(nil), // 17: google.protobuf.Timestamp
+	(v1.FailureClass)(0),          // 18: trainyard.job.v1.FailureClass
+	(*v1.Evidence)(nil),           // 19: trainyard.job.v1.Evidence
+	(*v1.JobSpec)(nil),            // 20: trainyard.job.v1.JobSpec
+	(*durationpb.Duration)(nil),   // 21: google.protobuf.Duration
 }
 var file_trainyard_fleet_v1_agent_proto_depIdxs = []int32{
 	0,  // 0: trainyard.fleet.v1.Device.isolation:type_name -> trainyard.fleet.v1.Isolation
 	1,  // 1: trainyard.fleet.v1.HeldLease.phase:type_name -> trainyard.fleet.v1.HeldLease.Phase
-	15, // 2: trainyard.fleet.v1.HeldLease.progress:type_name -> trainyard.job.v1.Progress
+	16, // 2: trainyard.fleet.v1.HeldLease.progress:type_name -> trainyard.job.v1.Progress
 	0,  // 3: trainyard.fleet.v1.HeldLease.isolation:type_name -> trainyard.fleet.v1.Isolation
-	16, // 4: trainyard.fleet.v1.HeldLease.start_time:type_name -> google.protobuf.Timestamp
-	16, // 5: trainyard.fleet.v1.HeldLease.data_outage_since:type_name -> google.protobuf.Timestamp
-	16, // 6: trainyard.fleet.v1.HeldLease.last_step_time:type_name -> google.protobuf.Timestamp
+	17, // 4: trainyard.fleet.v1.HeldLease.start_time:type_name -> google.protobuf.Timestamp
+	17, // 5: trainyard.fleet.v1.HeldLease.data_outage_since:type_name -> google.protobuf.Timestamp
+	17, // 6: trainyard.fleet.v1.HeldLease.last_step_time:type_name -> google.protobuf.Timestamp
 	2,  // 7: trainyard.fleet.v1.Exit.outcome:type_name -> trainyard.fleet.v1.Exit.Outcome
-	17, // 8: trainyard.fleet.v1.Exit.failure_class:type_name -> trainyard.job.v1.FailureClass
-	18, // 9: trainyard.fleet.v1.Exit.evidence:type_name -> trainyard.job.v1.Evidence
-	15, // 10: trainyard.fleet.v1.Exit.progress:type_name -> trainyard.job.v1.Progress
-	16, // 11: trainyard.fleet.v1.Exit.end_time:type_name -> google.protobuf.Timestamp
+	18, // 8: trainyard.fleet.v1.Exit.failure_class:type_name -> trainyard.job.v1.FailureClass
+	19, // 9: trainyard.fleet.v1.Exit.evidence:type_name -> trainyard.job.v1.Evidence
+	16, // 10: trainyard.fleet.v1.Exit.progress:type_name -> trainyard.job.v1.Progress
+	17, // 11: trainyard.fleet.v1.Exit.end_time:type_name -> google.protobuf.Timestamp
 	5,  // 12: trainyard.fleet.v1.AgentReport.devices:type_name -> trainyard.fleet.v1.Device
-	13, // 13: trainyard.fleet.v1.AgentReport.labels:type_name -> trainyard.fleet.v1.AgentReport.LabelsEntry
+	14, // 13: trainyard.fleet.v1.AgentReport.labels:type_name -> trainyard.fleet.v1.AgentReport.LabelsEntry
 	6,  // 14: trainyard.fleet.v1.AgentReport.leases:type_name -> trainyard.fleet.v1.HeldLease
 	7,  // 15: trainyard.fleet.v1.AgentReport.exits:type_name -> trainyard.fleet.v1.Exit
-	16, // 16: trainyard.fleet.v1.AgentReport.agent_time:type_name -> google.protobuf.Timestamp
-	19, // 17: trainyard.fleet.v1.Assignment.spec:type_name -> trainyard.job.v1.JobSpec
-	3,  // 18: trainyard.fleet.v1.StopOrder.reason:type_name -> trainyard.fleet.v1.StopOrder.Reason
-	20, // 19: trainyard.fleet.v1.StopOrder.grace:type_name -> google.protobuf.Duration
-	4,  // 20: trainyard.fleet.v1.Agent.state:type_name -> trainyard.fleet.v1.Agent.State
-	5,  // 21: trainyard.fleet.v1.Agent.devices:type_name -> trainyard.fleet.v1.Device
-	6,  // 22: trainyard.fleet.v1.Agent.leases:type_name -> trainyard.fleet.v1.HeldLease
-	14, // 23: trainyard.fleet.v1.Agent.labels:type_name -> trainyard.fleet.v1.Agent.LabelsEntry
-	16, // 24: trainyard.fleet.v1.Agent.last_contact_time:type_name -> google.protobuf.Timestamp
-	25, // [25:25] is the sub-list for method output_type
-	25, // [25:25] is the sub-list for method input_type
-	25, // [25:25] is the sub-list for extension type_name
-	25, // [25:25] is the sub-list for extension extendee
-	0,  // [0:25] is the sub-list for field type_name
+	17, // 16: trainyard.fleet.v1.AgentReport.agent_time:type_name -> google.protobuf.Timestamp
+	20, // 17: trainyard.fleet.v1.Assignment.spec:type_name -> trainyard.job.v1.JobSpec
+	9,  // 18: trainyard.fleet.v1.Assignment.rendezvous:type_name -> trainyard.fleet.v1.Rendezvous
+	3,  // 19: trainyard.fleet.v1.StopOrder.reason:type_name -> trainyard.fleet.v1.StopOrder.Reason
+	21, // 20: trainyard.fleet.v1.StopOrder.grace:type_name -> google.protobuf.Duration
+	4,  // 21: trainyard.fleet.v1.Agent.state:type_name -> trainyard.fleet.v1.Agent.State
+	5,  // 22: trainyard.fleet.v1.Agent.devices:type_name -> trainyard.fleet.v1.Device
+	6,  // 23: trainyard.fleet.v1.Agent.leases:type_name -> trainyard.fleet.v1.HeldLease
+	15, // 24: trainyard.fleet.v1.Agent.labels:type_name -> trainyard.fleet.v1.Agent.LabelsEntry
+	17, // 25: trainyard.fleet.v1.Agent.last_contact_time:type_name -> google.protobuf.Timestamp
+	26, // [26:26] is the sub-list for method output_type
+	26, // [26:26] is the sub-list for method input_type
+	26, // [26:26] is the sub-list for extension type_name
+	26, // [26:26] is the sub-list for extension extendee
+	0,  // [0:26] is the sub-list for field type_name
 }
 
 func init() { file_trainyard_fleet_v1_agent_proto_init() }
@@ -1531,7 +1672,7 @@ func file_trainyard_fleet_v1_agent_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_trainyard_fleet_v1_agent_proto_rawDesc), len(file_trainyard_fleet_v1_agent_proto_rawDesc)),
 			NumEnums:      5,
-			NumMessages:   10,
+			NumMessages:   11,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -304,6 +304,126 @@ func (FailureClass) EnumDescriptor() ([]byte, []int) {
 	return file_trainyard_job_v1_job_proto_rawDescGZIP(), []int{3}
 }
 
+// Topology says how close together the devices of one demand must be.
+type Topology int32
+
+const (
+	// Treated as TOPOLOGY_SAME_HOST.
+	Topology_TOPOLOGY_UNSPECIFIED Topology = 0
+	// All on one host.
+	Topology_TOPOLOGY_SAME_HOST Topology = 1
+	// All on one host and in one link group (NVLink).
+	Topology_TOPOLOGY_LINK_GROUP Topology = 2
+	// On as few hosts as possible: whole hosts first, the remainder last. Each host runs one member of the gang and gets the address
+	// where they meet in its environment (MASTER_ADDR, MASTER_PORT, NODE_RANK, NNODES). cpu_millis and host_memory_bytes are then
+	// per host.
+	Topology_TOPOLOGY_PACKED_HOSTS Topology = 3
+	// As PACKED_HOSTS, on as many hosts as there are.
+	Topology_TOPOLOGY_SPREAD_HOSTS Topology = 4
+)
+
+// Enum value maps for Topology.
+var (
+	Topology_name = map[int32]string{
+		0: "TOPOLOGY_UNSPECIFIED",
+		1: "TOPOLOGY_SAME_HOST",
+		2: "TOPOLOGY_LINK_GROUP",
+		3: "TOPOLOGY_PACKED_HOSTS",
+		4: "TOPOLOGY_SPREAD_HOSTS",
+	}
+	Topology_value = map[string]int32{
+		"TOPOLOGY_UNSPECIFIED":  0,
+		"TOPOLOGY_SAME_HOST":    1,
+		"TOPOLOGY_LINK_GROUP":   2,
+		"TOPOLOGY_PACKED_HOSTS": 3,
+		"TOPOLOGY_SPREAD_HOSTS": 4,
+	}
+)
+
+func (x Topology) Enum() *Topology {
+	p := new(Topology)
+	*p = x
+	return p
+}
+
+func (x Topology) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (Topology) Descriptor() protoreflect.EnumDescriptor {
+	return file_trainyard_job_v1_job_proto_enumTypes[4].Descriptor()
+}
+
+func (Topology) Type() protoreflect.EnumType {
+	return &file_trainyard_job_v1_job_proto_enumTypes[4]
+}
+
+func (x Topology) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use Topology.Descriptor instead.
+func (Topology) EnumDescriptor() ([]byte, []int) {
+	return file_trainyard_job_v1_job_proto_rawDescGZIP(), []int{4}
+}
+
+// DependencyFailure says what becomes of a job when what it waits for can no longer happen.
+type DependencyFailure int32
+
+const (
+	// Treated as DEPENDENCY_FAILURE_CANCEL.
+	DependencyFailure_DEPENDENCY_FAILURE_UNSPECIFIED DependencyFailure = 0
+	// The job is cancelled, and so, by the same rule, is what waits for it.
+	DependencyFailure_DEPENDENCY_FAILURE_CANCEL DependencyFailure = 1
+	// The job runs all the same.
+	DependencyFailure_DEPENDENCY_FAILURE_IGNORE DependencyFailure = 2
+	// The job is paused until a person resumes it, which waives the dependency, or cancels it.
+	DependencyFailure_DEPENDENCY_FAILURE_HOLD DependencyFailure = 3
+)
+
+// Enum value maps for DependencyFailure.
+var (
+	DependencyFailure_name = map[int32]string{
+		0: "DEPENDENCY_FAILURE_UNSPECIFIED",
+		1: "DEPENDENCY_FAILURE_CANCEL",
+		2: "DEPENDENCY_FAILURE_IGNORE",
+		3: "DEPENDENCY_FAILURE_HOLD",
+	}
+	DependencyFailure_value = map[string]int32{
+		"DEPENDENCY_FAILURE_UNSPECIFIED": 0,
+		"DEPENDENCY_FAILURE_CANCEL":      1,
+		"DEPENDENCY_FAILURE_IGNORE":      2,
+		"DEPENDENCY_FAILURE_HOLD":        3,
+	}
+)
+
+func (x DependencyFailure) Enum() *DependencyFailure {
+	p := new(DependencyFailure)
+	*p = x
+	return p
+}
+
+func (x DependencyFailure) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (DependencyFailure) Descriptor() protoreflect.EnumDescriptor {
+	return file_trainyard_job_v1_job_proto_enumTypes[5].Descriptor()
+}
+
+func (DependencyFailure) Type() protoreflect.EnumType {
+	return &file_trainyard_job_v1_job_proto_enumTypes[5]
+}
+
+func (x DependencyFailure) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use DependencyFailure.Descriptor instead.
+func (DependencyFailure) EnumDescriptor() ([]byte, []int) {
+	return file_trainyard_job_v1_job_proto_rawDescGZIP(), []int{5}
+}
+
 // Schedule is the shape of the fall over max_epochs, after the warm-up.
 type LearnerSpec_Schedule int32
 
@@ -345,11 +465,11 @@ func (x LearnerSpec_Schedule) String() string {
 }
 
 func (LearnerSpec_Schedule) Descriptor() protoreflect.EnumDescriptor {
-	return file_trainyard_job_v1_job_proto_enumTypes[4].Descriptor()
+	return file_trainyard_job_v1_job_proto_enumTypes[6].Descriptor()
 }
 
 func (LearnerSpec_Schedule) Type() protoreflect.EnumType {
-	return &file_trainyard_job_v1_job_proto_enumTypes[4]
+	return &file_trainyard_job_v1_job_proto_enumTypes[6]
 }
 
 func (x LearnerSpec_Schedule) Number() protoreflect.EnumNumber {
@@ -406,11 +526,11 @@ func (x Attempt_State) String() string {
 }
 
 func (Attempt_State) Descriptor() protoreflect.EnumDescriptor {
-	return file_trainyard_job_v1_job_proto_enumTypes[5].Descriptor()
+	return file_trainyard_job_v1_job_proto_enumTypes[7].Descriptor()
 }
 
 func (Attempt_State) Type() protoreflect.EnumType {
-	return &file_trainyard_job_v1_job_proto_enumTypes[5]
+	return &file_trainyard_job_v1_job_proto_enumTypes[7]
 }
 
 func (x Attempt_State) Number() protoreflect.EnumNumber {
@@ -419,7 +539,64 @@ func (x Attempt_State) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Attempt_State.Descriptor instead.
 func (Attempt_State) EnumDescriptor() ([]byte, []int) {
-	return file_trainyard_job_v1_job_proto_rawDescGZIP(), []int{12, 0}
+	return file_trainyard_job_v1_job_proto_rawDescGZIP(), []int{14, 0}
+}
+
+// State of a dependency.
+type DependencyState_State int32
+
+const (
+	// Never used.
+	DependencyState_STATE_UNSPECIFIED DependencyState_State = 0
+	// Not yet.
+	DependencyState_STATE_WAITING DependencyState_State = 1
+	// It happened, or was waived.
+	DependencyState_STATE_MET DependencyState_State = 2
+	// It can no longer happen.
+	DependencyState_STATE_FAILED DependencyState_State = 3
+)
+
+// Enum value maps for DependencyState_State.
+var (
+	DependencyState_State_name = map[int32]string{
+		0: "STATE_UNSPECIFIED",
+		1: "STATE_WAITING",
+		2: "STATE_MET",
+		3: "STATE_FAILED",
+	}
+	DependencyState_State_value = map[string]int32{
+		"STATE_UNSPECIFIED": 0,
+		"STATE_WAITING":     1,
+		"STATE_MET":         2,
+		"STATE_FAILED":      3,
+	}
+)
+
+func (x DependencyState_State) Enum() *DependencyState_State {
+	p := new(DependencyState_State)
+	*p = x
+	return p
+}
+
+func (x DependencyState_State) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (DependencyState_State) Descriptor() protoreflect.EnumDescriptor {
+	return file_trainyard_job_v1_job_proto_enumTypes[8].Descriptor()
+}
+
+func (DependencyState_State) Type() protoreflect.EnumType {
+	return &file_trainyard_job_v1_job_proto_enumTypes[8]
+}
+
+func (x DependencyState_State) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use DependencyState_State.Descriptor instead.
+func (DependencyState_State) EnumDescriptor() ([]byte, []int) {
+	return file_trainyard_job_v1_job_proto_rawDescGZIP(), []int{16, 0}
 }
 
 // State of a job. Legal moves: QUEUED -> STARTING -> RUNNING -> SUCCEEDED | FAILED | CANCELLED; STARTING, RUNNING ->
@@ -484,11 +661,11 @@ func (x Job_State) String() string {
 }
 
 func (Job_State) Descriptor() protoreflect.EnumDescriptor {
-	return file_trainyard_job_v1_job_proto_enumTypes[6].Descriptor()
+	return file_trainyard_job_v1_job_proto_enumTypes[9].Descriptor()
 }
 
 func (Job_State) Type() protoreflect.EnumType {
-	return &file_trainyard_job_v1_job_proto_enumTypes[6]
+	return &file_trainyard_job_v1_job_proto_enumTypes[9]
 }
 
 func (x Job_State) Number() protoreflect.EnumNumber {
@@ -497,20 +674,27 @@ func (x Job_State) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Job_State.Descriptor instead.
 func (Job_State) EnumDescriptor() ([]byte, []int) {
-	return file_trainyard_job_v1_job_proto_rawDescGZIP(), []int{13, 0}
+	return file_trainyard_job_v1_job_proto_rawDescGZIP(), []int{17, 0}
 }
 
-// DeviceDemand asks for devices of one kind on one host.
+// DeviceDemand asks for devices of one kind, on one host unless topology allows several.
 type DeviceDemand struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// How many devices; 0 means 1.
 	Count uint32 `protobuf:"varint,1,opt,name=count,proto3" json:"count,omitempty"`
-	// Device kind as agents report it ("cpu-lane", "NVIDIA H200"); empty means any.
+	// Device kind as agents report it ("cpu-lane", "NVIDIA H200"), several joined by a bar ("A100|H100"); empty means any.
 	Kind string `protobuf:"bytes,2,opt,name=kind,proto3" json:"kind,omitempty"`
 	// Bytes reserved on each device. 0 means a whole device, shared with nobody.
 	MemoryBytes int64 `protobuf:"varint,3,opt,name=memory_bytes,json=memoryBytes,proto3" json:"memory_bytes,omitempty"`
 	// Labels that the host must have, all of them.
-	Labels        map[string]string `protobuf:"bytes,4,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	Labels map[string]string `protobuf:"bytes,4,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	// MIG profile that each device must be an instance of, such as "1g.10gb"; empty means whole GPUs or any instance that fits.
+	MigProfile string `protobuf:"bytes,5,opt,name=mig_profile,json=migProfile,proto3" json:"mig_profile,omitempty"`
+	// How close together the devices must be.
+	Topology Topology `protobuf:"varint,6,opt,name=topology,proto3,enum=trainyard.job.v1.Topology" json:"topology,omitempty"`
+	// Reserve what earlier runs of the same model, configuration and device kind were seen to use, with a margin. Until one has
+	// been seen the job gets whole devices. memory_bytes must be 0.
+	LearnMemory   bool `protobuf:"varint,7,opt,name=learn_memory,json=learnMemory,proto3" json:"learn_memory,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -571,6 +755,27 @@ func (x *DeviceDemand) GetLabels() map[string]string {
 		return x.Labels
 	}
 	return nil
+}
+
+func (x *DeviceDemand) GetMigProfile() string {
+	if x != nil {
+		return x.MigProfile
+	}
+	return ""
+}
+
+func (x *DeviceDemand) GetTopology() Topology {
+	if x != nil {
+		return x.Topology
+	}
+	return Topology_TOPOLOGY_UNSPECIFIED
+}
+
+func (x *DeviceDemand) GetLearnMemory() bool {
+	if x != nil {
+		return x.LearnMemory
+	}
+	return false
 }
 
 // Resources is everything a job needs at the same time. A gang (several demands, or count > 1) is placed all or none.
@@ -1257,6 +1462,166 @@ func (x *RetryPolicy) GetMinBatchSize() uint32 {
 	return 0
 }
 
+// ModelPromotion is the event that a version of a model becomes the PRODUCTION one.
+type ModelPromotion struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Registered model.
+	ModelName     string `protobuf:"bytes,1,opt,name=model_name,json=modelName,proto3" json:"model_name,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ModelPromotion) Reset() {
+	*x = ModelPromotion{}
+	mi := &file_trainyard_job_v1_job_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ModelPromotion) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ModelPromotion) ProtoMessage() {}
+
+func (x *ModelPromotion) ProtoReflect() protoreflect.Message {
+	mi := &file_trainyard_job_v1_job_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ModelPromotion.ProtoReflect.Descriptor instead.
+func (*ModelPromotion) Descriptor() ([]byte, []int) {
+	return file_trainyard_job_v1_job_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *ModelPromotion) GetModelName() string {
+	if x != nil {
+		return x.ModelName
+	}
+	return ""
+}
+
+// Dependency is one thing that must have happened before a job may start. A job that waits is QUEUED, keeps its place in line and
+// says in state_reason what it waits for.
+type Dependency struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// What must have happened.
+	//
+	// Types that are valid to be assigned to Condition:
+	//
+	//	*Dependency_Job
+	//	*Dependency_ModelPromoted
+	//	*Dependency_Array
+	Condition isDependency_Condition `protobuf_oneof:"condition"`
+	// What to do when it can no longer happen: the job ended as FAILED or CANCELLED.
+	OnFailure     DependencyFailure `protobuf:"varint,4,opt,name=on_failure,json=onFailure,proto3,enum=trainyard.job.v1.DependencyFailure" json:"on_failure,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Dependency) Reset() {
+	*x = Dependency{}
+	mi := &file_trainyard_job_v1_job_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Dependency) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Dependency) ProtoMessage() {}
+
+func (x *Dependency) ProtoReflect() protoreflect.Message {
+	mi := &file_trainyard_job_v1_job_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Dependency.ProtoReflect.Descriptor instead.
+func (*Dependency) Descriptor() ([]byte, []int) {
+	return file_trainyard_job_v1_job_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *Dependency) GetCondition() isDependency_Condition {
+	if x != nil {
+		return x.Condition
+	}
+	return nil
+}
+
+func (x *Dependency) GetJob() string {
+	if x != nil {
+		if x, ok := x.Condition.(*Dependency_Job); ok {
+			return x.Job
+		}
+	}
+	return ""
+}
+
+func (x *Dependency) GetModelPromoted() *ModelPromotion {
+	if x != nil {
+		if x, ok := x.Condition.(*Dependency_ModelPromoted); ok {
+			return x.ModelPromoted
+		}
+	}
+	return nil
+}
+
+func (x *Dependency) GetArray() string {
+	if x != nil {
+		if x, ok := x.Condition.(*Dependency_Array); ok {
+			return x.Array
+		}
+	}
+	return ""
+}
+
+func (x *Dependency) GetOnFailure() DependencyFailure {
+	if x != nil {
+		return x.OnFailure
+	}
+	return DependencyFailure_DEPENDENCY_FAILURE_UNSPECIFIED
+}
+
+type isDependency_Condition interface {
+	isDependency_Condition()
+}
+
+type Dependency_Job struct {
+	// The job with this id has succeeded. Inside SubmitGraph: the node with this name.
+	Job string `protobuf:"bytes,1,opt,name=job,proto3,oneof"`
+}
+
+type Dependency_ModelPromoted struct {
+	// The model has been promoted after this job was submitted.
+	ModelPromoted *ModelPromotion `protobuf:"bytes,2,opt,name=model_promoted,json=modelPromoted,proto3,oneof"`
+}
+
+type Dependency_Array struct {
+	// Every job of the array with this id has succeeded.
+	Array string `protobuf:"bytes,3,opt,name=array,proto3,oneof"`
+}
+
+func (*Dependency_Job) isDependency_Condition() {}
+
+func (*Dependency_ModelPromoted) isDependency_Condition() {}
+
+func (*Dependency_Array) isDependency_Condition() {}
+
 // JobSpec is what a person asks for. It never changes after submit.
 type JobSpec struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1292,14 +1657,20 @@ type JobSpec struct {
 	// Accept a demand that no present device could hold, and wait for one that can.
 	WaitForCapacity bool `protobuf:"varint,14,opt,name=wait_for_capacity,json=waitForCapacity,proto3" json:"wait_for_capacity,omitempty"`
 	// Labels for people; no service acts on them.
-	Labels        map[string]string `protobuf:"bytes,15,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Labels map[string]string `protobuf:"bytes,15,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	// What must have happened before the job may start, all of it.
+	After []*Dependency `protobuf:"bytes,16,rep,name=after,proto3" json:"after,omitempty"`
+	// When the result is needed. A production job is moved up in time to meet it; a predicted miss is said in Job.warnings.
+	Deadline *timestamppb.Timestamp `protobuf:"bytes,17,opt,name=deadline,proto3" json:"deadline,omitempty"`
+	// How long it is expected to run; unset means what earlier runs of the same kind took, else time_limit.
+	ExpectedDuration *durationpb.Duration `protobuf:"bytes,18,opt,name=expected_duration,json=expectedDuration,proto3" json:"expected_duration,omitempty"`
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
 }
 
 func (x *JobSpec) Reset() {
 	*x = JobSpec{}
-	mi := &file_trainyard_job_v1_job_proto_msgTypes[9]
+	mi := &file_trainyard_job_v1_job_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1311,7 +1682,7 @@ func (x *JobSpec) String() string {
 func (*JobSpec) ProtoMessage() {}
 
 func (x *JobSpec) ProtoReflect() protoreflect.Message {
-	mi := &file_trainyard_job_v1_job_proto_msgTypes[9]
+	mi := &file_trainyard_job_v1_job_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1324,7 +1695,7 @@ func (x *JobSpec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JobSpec.ProtoReflect.Descriptor instead.
 func (*JobSpec) Descriptor() ([]byte, []int) {
-	return file_trainyard_job_v1_job_proto_rawDescGZIP(), []int{9}
+	return file_trainyard_job_v1_job_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *JobSpec) GetDisplayName() string {
@@ -1443,6 +1814,27 @@ func (x *JobSpec) GetLabels() map[string]string {
 	return nil
 }
 
+func (x *JobSpec) GetAfter() []*Dependency {
+	if x != nil {
+		return x.After
+	}
+	return nil
+}
+
+func (x *JobSpec) GetDeadline() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Deadline
+	}
+	return nil
+}
+
+func (x *JobSpec) GetExpectedDuration() *durationpb.Duration {
+	if x != nil {
+		return x.ExpectedDuration
+	}
+	return nil
+}
+
 type isJobSpec_Runtime interface {
 	isJobSpec_Runtime()
 }
@@ -1492,7 +1884,7 @@ type Progress struct {
 
 func (x *Progress) Reset() {
 	*x = Progress{}
-	mi := &file_trainyard_job_v1_job_proto_msgTypes[10]
+	mi := &file_trainyard_job_v1_job_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1504,7 +1896,7 @@ func (x *Progress) String() string {
 func (*Progress) ProtoMessage() {}
 
 func (x *Progress) ProtoReflect() protoreflect.Message {
-	mi := &file_trainyard_job_v1_job_proto_msgTypes[10]
+	mi := &file_trainyard_job_v1_job_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1517,7 +1909,7 @@ func (x *Progress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Progress.ProtoReflect.Descriptor instead.
 func (*Progress) Descriptor() ([]byte, []int) {
-	return file_trainyard_job_v1_job_proto_rawDescGZIP(), []int{10}
+	return file_trainyard_job_v1_job_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Progress) GetEpoch() uint32 {
@@ -1618,7 +2010,7 @@ type Evidence struct {
 
 func (x *Evidence) Reset() {
 	*x = Evidence{}
-	mi := &file_trainyard_job_v1_job_proto_msgTypes[11]
+	mi := &file_trainyard_job_v1_job_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1630,7 +2022,7 @@ func (x *Evidence) String() string {
 func (*Evidence) ProtoMessage() {}
 
 func (x *Evidence) ProtoReflect() protoreflect.Message {
-	mi := &file_trainyard_job_v1_job_proto_msgTypes[11]
+	mi := &file_trainyard_job_v1_job_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1643,7 +2035,7 @@ func (x *Evidence) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Evidence.ProtoReflect.Descriptor instead.
 func (*Evidence) Descriptor() ([]byte, []int) {
-	return file_trainyard_job_v1_job_proto_rawDescGZIP(), []int{11}
+	return file_trainyard_job_v1_job_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Evidence) GetExitCode() int32 {
@@ -1718,14 +2110,16 @@ type Attempt struct {
 	// When it ended.
 	EndTime *timestamppb.Timestamp `protobuf:"bytes,13,opt,name=end_time,json=endTime,proto3" json:"end_time,omitempty"`
 	// Isolation that the host could apply: "MIG", "MPS", "CGROUP" or "WATCHED".
-	Isolation     string `protobuf:"bytes,14,opt,name=isolation,proto3" json:"isolation,omitempty"`
+	Isolation string `protobuf:"bytes,14,opt,name=isolation,proto3" json:"isolation,omitempty"`
+	// Hosts of a gang that spans several, by rank; empty for an attempt on one host.
+	Members       []*GangMember `protobuf:"bytes,15,rep,name=members,proto3" json:"members,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Attempt) Reset() {
 	*x = Attempt{}
-	mi := &file_trainyard_job_v1_job_proto_msgTypes[12]
+	mi := &file_trainyard_job_v1_job_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1737,7 +2131,7 @@ func (x *Attempt) String() string {
 func (*Attempt) ProtoMessage() {}
 
 func (x *Attempt) ProtoReflect() protoreflect.Message {
-	mi := &file_trainyard_job_v1_job_proto_msgTypes[12]
+	mi := &file_trainyard_job_v1_job_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1750,7 +2144,7 @@ func (x *Attempt) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Attempt.ProtoReflect.Descriptor instead.
 func (*Attempt) Descriptor() ([]byte, []int) {
-	return file_trainyard_job_v1_job_proto_rawDescGZIP(), []int{12}
+	return file_trainyard_job_v1_job_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Attempt) GetAttempt() uint32 {
@@ -1851,6 +2245,150 @@ func (x *Attempt) GetIsolation() string {
 	return ""
 }
 
+func (x *Attempt) GetMembers() []*GangMember {
+	if x != nil {
+		return x.Members
+	}
+	return nil
+}
+
+// GangMember is one host's part of an attempt.
+type GangMember struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Agent that holds this part of the lease.
+	AgentName string `protobuf:"bytes,1,opt,name=agent_name,json=agentName,proto3" json:"agent_name,omitempty"`
+	// Device ids on that agent.
+	DeviceIds []string `protobuf:"bytes,2,rep,name=device_ids,json=deviceIds,proto3" json:"device_ids,omitempty"`
+	// Rank among the hosts, from 0.
+	NodeRank uint32 `protobuf:"varint,3,opt,name=node_rank,json=nodeRank,proto3" json:"node_rank,omitempty"`
+	// This part has ended.
+	Ended         bool `protobuf:"varint,4,opt,name=ended,proto3" json:"ended,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GangMember) Reset() {
+	*x = GangMember{}
+	mi := &file_trainyard_job_v1_job_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GangMember) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GangMember) ProtoMessage() {}
+
+func (x *GangMember) ProtoReflect() protoreflect.Message {
+	mi := &file_trainyard_job_v1_job_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GangMember.ProtoReflect.Descriptor instead.
+func (*GangMember) Descriptor() ([]byte, []int) {
+	return file_trainyard_job_v1_job_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *GangMember) GetAgentName() string {
+	if x != nil {
+		return x.AgentName
+	}
+	return ""
+}
+
+func (x *GangMember) GetDeviceIds() []string {
+	if x != nil {
+		return x.DeviceIds
+	}
+	return nil
+}
+
+func (x *GangMember) GetNodeRank() uint32 {
+	if x != nil {
+		return x.NodeRank
+	}
+	return 0
+}
+
+func (x *GangMember) GetEnded() bool {
+	if x != nil {
+		return x.Ended
+	}
+	return false
+}
+
+// DependencyState is how one dependency of a job stands.
+type DependencyState struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// What is waited for; node names are replaced by job ids.
+	Dependency *Dependency `protobuf:"bytes,1,opt,name=dependency,proto3" json:"dependency,omitempty"`
+	// How it stands.
+	State DependencyState_State `protobuf:"varint,2,opt,name=state,proto3,enum=trainyard.job.v1.DependencyState_State" json:"state,omitempty"`
+	// Why, for people.
+	Reason        string `protobuf:"bytes,3,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DependencyState) Reset() {
+	*x = DependencyState{}
+	mi := &file_trainyard_job_v1_job_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DependencyState) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DependencyState) ProtoMessage() {}
+
+func (x *DependencyState) ProtoReflect() protoreflect.Message {
+	mi := &file_trainyard_job_v1_job_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DependencyState.ProtoReflect.Descriptor instead.
+func (*DependencyState) Descriptor() ([]byte, []int) {
+	return file_trainyard_job_v1_job_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *DependencyState) GetDependency() *Dependency {
+	if x != nil {
+		return x.Dependency
+	}
+	return nil
+}
+
+func (x *DependencyState) GetState() DependencyState_State {
+	if x != nil {
+		return x.State
+	}
+	return DependencyState_STATE_UNSPECIFIED
+}
+
+func (x *DependencyState) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
 // Job is one accepted JobSpec and everything that became of it.
 type Job struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1885,14 +2423,30 @@ type Job struct {
 	// Grows with every change of any job; the unit of WatchJobs' resume token.
 	Revision int64 `protobuf:"varint,15,opt,name=revision,proto3" json:"revision,omitempty"`
 	// Earliest start after a backoff; unset means now.
-	NotBefore     *timestamppb.Timestamp `protobuf:"bytes,16,opt,name=not_before,json=notBefore,proto3" json:"not_before,omitempty"`
+	NotBefore *timestamppb.Timestamp `protobuf:"bytes,16,opt,name=not_before,json=notBefore,proto3" json:"not_before,omitempty"`
+	// What was adjusted or is feared, oldest first: batch halvings, a deadline that will be missed.
+	Warnings []string `protobuf:"bytes,17,rep,name=warnings,proto3" json:"warnings,omitempty"`
+	// Array that the job is an element of; empty means none.
+	ArrayId string `protobuf:"bytes,18,opt,name=array_id,json=arrayId,proto3" json:"array_id,omitempty"`
+	// Index in that array, from 0.
+	ArrayIndex uint32 `protobuf:"varint,19,opt,name=array_index,json=arrayIndex,proto3" json:"array_index,omitempty"`
+	// Graph that the job is a node of; empty means none.
+	GraphId string `protobuf:"bytes,20,opt,name=graph_id,json=graphId,proto3" json:"graph_id,omitempty"`
+	// Name of the node.
+	GraphNode string `protobuf:"bytes,21,opt,name=graph_node,json=graphNode,proto3" json:"graph_node,omitempty"`
+	// Schedule that submitted the job; empty means none.
+	ScheduleId string `protobuf:"bytes,22,opt,name=schedule_id,json=scheduleId,proto3" json:"schedule_id,omitempty"`
+	// How its dependencies stand, in the order of spec.after.
+	Dependencies []*DependencyState `protobuf:"bytes,23,rep,name=dependencies,proto3" json:"dependencies,omitempty"`
+	// The job was stopped because it brings down whatever runs it: the same early failure on different hosts.
+	Poison        bool `protobuf:"varint,24,opt,name=poison,proto3" json:"poison,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Job) Reset() {
 	*x = Job{}
-	mi := &file_trainyard_job_v1_job_proto_msgTypes[13]
+	mi := &file_trainyard_job_v1_job_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1904,7 +2458,7 @@ func (x *Job) String() string {
 func (*Job) ProtoMessage() {}
 
 func (x *Job) ProtoReflect() protoreflect.Message {
-	mi := &file_trainyard_job_v1_job_proto_msgTypes[13]
+	mi := &file_trainyard_job_v1_job_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1917,7 +2471,7 @@ func (x *Job) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Job.ProtoReflect.Descriptor instead.
 func (*Job) Descriptor() ([]byte, []int) {
-	return file_trainyard_job_v1_job_proto_rawDescGZIP(), []int{13}
+	return file_trainyard_job_v1_job_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Job) GetJobId() string {
@@ -2032,17 +2586,77 @@ func (x *Job) GetNotBefore() *timestamppb.Timestamp {
 	return nil
 }
 
+func (x *Job) GetWarnings() []string {
+	if x != nil {
+		return x.Warnings
+	}
+	return nil
+}
+
+func (x *Job) GetArrayId() string {
+	if x != nil {
+		return x.ArrayId
+	}
+	return ""
+}
+
+func (x *Job) GetArrayIndex() uint32 {
+	if x != nil {
+		return x.ArrayIndex
+	}
+	return 0
+}
+
+func (x *Job) GetGraphId() string {
+	if x != nil {
+		return x.GraphId
+	}
+	return ""
+}
+
+func (x *Job) GetGraphNode() string {
+	if x != nil {
+		return x.GraphNode
+	}
+	return ""
+}
+
+func (x *Job) GetScheduleId() string {
+	if x != nil {
+		return x.ScheduleId
+	}
+	return ""
+}
+
+func (x *Job) GetDependencies() []*DependencyState {
+	if x != nil {
+		return x.Dependencies
+	}
+	return nil
+}
+
+func (x *Job) GetPoison() bool {
+	if x != nil {
+		return x.Poison
+	}
+	return false
+}
+
 var File_trainyard_job_v1_job_proto protoreflect.FileDescriptor
 
 const file_trainyard_job_v1_job_proto_rawDesc = "" +
 	"\n" +
-	"\x1atrainyard/job/v1/job.proto\x12\x10trainyard.job.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x88\x02\n" +
+	"\x1atrainyard/job/v1/job.proto\x12\x10trainyard.job.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xc1\x03\n" +
 	"\fDeviceDemand\x12\x1d\n" +
 	"\x05count\x18\x01 \x01(\rB\a\xbaH\x04*\x02\x18@R\x05count\x12\x1c\n" +
 	"\x04kind\x18\x02 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x01R\x04kind\x122\n" +
 	"\fmemory_bytes\x18\x03 \x01(\x03B\x0f\xbaH\f\"\n" +
 	"\x18\x80\x80\x80\x80\x80\x80\x10(\x00R\vmemoryBytes\x12L\n" +
-	"\x06labels\x18\x04 \x03(\v2*.trainyard.job.v1.DeviceDemand.LabelsEntryB\b\xbaH\x05\x9a\x01\x02\x10 R\x06labels\x1a9\n" +
+	"\x06labels\x18\x04 \x03(\v2*.trainyard.job.v1.DeviceDemand.LabelsEntryB\b\xbaH\x05\x9a\x01\x02\x10 R\x06labels\x12R\n" +
+	"\vmig_profile\x18\x05 \x01(\tB1\xbaH.r,2*^([1-9]g\\.[1-9][0-9]{0,3}gb(\\+[a-z.]+)?)?$R\n" +
+	"migProfile\x12@\n" +
+	"\btopology\x18\x06 \x01(\x0e2\x1a.trainyard.job.v1.TopologyB\b\xbaH\x05\x82\x01\x02\x10\x01R\btopology\x12!\n" +
+	"\flearn_memory\x18\a \x01(\bR\vlearnMemory\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xb8\x01\n" +
@@ -2117,7 +2731,18 @@ const file_trainyard_job_v1_job_proto_rawDesc = "" +
 	"maxCrashes\x12+\n" +
 	"\rmax_host_ooms\x18\x02 \x01(\rB\a\xbaH\x04*\x02\x18dR\vmaxHostOoms\x125\n" +
 	"\x12max_network_errors\x18\x03 \x01(\rB\a\xbaH\x04*\x02\x18dR\x10maxNetworkErrors\x12/\n" +
-	"\x0emin_batch_size\x18\x04 \x01(\rB\t\xbaH\x06*\x04\x18\x80\x80@R\fminBatchSize\"\xea\a\n" +
+	"\x0emin_batch_size\x18\x04 \x01(\rB\t\xbaH\x06*\x04\x18\x80\x80@R\fminBatchSize\"Y\n" +
+	"\x0eModelPromotion\x12G\n" +
+	"\n" +
+	"model_name\x18\x01 \x01(\tB(\xbaH%r#2!^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$R\tmodelName\"\xfa\x01\n" +
+	"\n" +
+	"Dependency\x12\x1d\n" +
+	"\x03job\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18dH\x00R\x03job\x12I\n" +
+	"\x0emodel_promoted\x18\x02 \x01(\v2 .trainyard.job.v1.ModelPromotionH\x00R\rmodelPromoted\x12 \n" +
+	"\x05array\x18\x03 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01H\x00R\x05array\x12L\n" +
+	"\n" +
+	"on_failure\x18\x04 \x01(\x0e2#.trainyard.job.v1.DependencyFailureB\b\xbaH\x05\x82\x01\x02\x10\x01R\tonFailureB\x12\n" +
+	"\tcondition\x12\x05\xbaH\x02\b\x01\"\xb2\t\n" +
 	"\aJobSpec\x12-\n" +
 	"\fdisplay_name\x18\x01 \x01(\tB\n" +
 	"\xbaH\ar\x05\x10\x01\x18\xc8\x01R\vdisplayName\x12K\n" +
@@ -2141,7 +2766,10 @@ const file_trainyard_job_v1_job_proto_rawDesc = "" +
 	"stallLimit\x12@\n" +
 	"\fretry_policy\x18\r \x01(\v2\x1d.trainyard.job.v1.RetryPolicyR\vretryPolicy\x12*\n" +
 	"\x11wait_for_capacity\x18\x0e \x01(\bR\x0fwaitForCapacity\x12G\n" +
-	"\x06labels\x18\x0f \x03(\v2%.trainyard.job.v1.JobSpec.LabelsEntryB\b\xbaH\x05\x9a\x01\x02\x10@R\x06labels\x1a9\n" +
+	"\x06labels\x18\x0f \x03(\v2%.trainyard.job.v1.JobSpec.LabelsEntryB\b\xbaH\x05\x9a\x01\x02\x10@R\x06labels\x12<\n" +
+	"\x05after\x18\x10 \x03(\v2\x1c.trainyard.job.v1.DependencyB\b\xbaH\x05\x92\x01\x02\x10dR\x05after\x126\n" +
+	"\bdeadline\x18\x11 \x01(\v2\x1a.google.protobuf.TimestampR\bdeadline\x12P\n" +
+	"\x11expected_duration\x18\x12 \x01(\v2\x19.google.protobuf.DurationB\b\xbaH\x05\xaa\x01\x02*\x00R\x10expectedDuration\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01B\x10\n" +
@@ -2167,7 +2795,7 @@ const file_trainyard_job_v1_job_proto_rawDesc = "" +
 	"\bproblems\x18\x04 \x03(\tR\bproblems\x12\x1f\n" +
 	"\vstderr_tail\x18\x05 \x01(\tR\n" +
 	"stderrTail\x120\n" +
-	"\x14memory_samples_bytes\x18\x06 \x03(\x03R\x12memorySamplesBytes\"\xee\x05\n" +
+	"\x14memory_samples_bytes\x18\x06 \x03(\x03R\x12memorySamplesBytes\"\xa6\x06\n" +
 	"\aAttempt\x12\x18\n" +
 	"\aattempt\x18\x01 \x01(\rR\aattempt\x12\x14\n" +
 	"\x05fence\x18\x02 \x01(\x04R\x05fence\x125\n" +
@@ -2188,13 +2816,33 @@ const file_trainyard_job_v1_job_proto_rawDesc = "" +
 	"\n" +
 	"start_time\x18\f \x01(\v2\x1a.google.protobuf.TimestampR\tstartTime\x125\n" +
 	"\bend_time\x18\r \x01(\v2\x1a.google.protobuf.TimestampR\aendTime\x12\x1c\n" +
-	"\tisolation\x18\x0e \x01(\tR\tisolation\"j\n" +
+	"\tisolation\x18\x0e \x01(\tR\tisolation\x126\n" +
+	"\amembers\x18\x0f \x03(\v2\x1c.trainyard.job.v1.GangMemberR\amembers\"j\n" +
 	"\x05State\x12\x15\n" +
 	"\x11STATE_UNSPECIFIED\x10\x00\x12\x12\n" +
 	"\x0eSTATE_STARTING\x10\x01\x12\x11\n" +
 	"\rSTATE_RUNNING\x10\x02\x12\x12\n" +
 	"\x0eSTATE_STOPPING\x10\x03\x12\x0f\n" +
-	"\vSTATE_ENDED\x10\x04\"\xfa\x06\n" +
+	"\vSTATE_ENDED\x10\x04\"}\n" +
+	"\n" +
+	"GangMember\x12\x1d\n" +
+	"\n" +
+	"agent_name\x18\x01 \x01(\tR\tagentName\x12\x1d\n" +
+	"\n" +
+	"device_ids\x18\x02 \x03(\tR\tdeviceIds\x12\x1b\n" +
+	"\tnode_rank\x18\x03 \x01(\rR\bnodeRank\x12\x14\n" +
+	"\x05ended\x18\x04 \x01(\bR\x05ended\"\xfa\x01\n" +
+	"\x0fDependencyState\x12<\n" +
+	"\n" +
+	"dependency\x18\x01 \x01(\v2\x1c.trainyard.job.v1.DependencyR\n" +
+	"dependency\x12=\n" +
+	"\x05state\x18\x02 \x01(\x0e2'.trainyard.job.v1.DependencyState.StateR\x05state\x12\x16\n" +
+	"\x06reason\x18\x03 \x01(\tR\x06reason\"R\n" +
+	"\x05State\x12\x15\n" +
+	"\x11STATE_UNSPECIFIED\x10\x00\x12\x11\n" +
+	"\rSTATE_WAITING\x10\x01\x12\r\n" +
+	"\tSTATE_MET\x10\x02\x12\x10\n" +
+	"\fSTATE_FAILED\x10\x03\"\x8c\t\n" +
 	"\x03Job\x12\x15\n" +
 	"\x06job_id\x18\x01 \x01(\tR\x05jobId\x12-\n" +
 	"\x04spec\x18\x02 \x01(\v2\x19.trainyard.job.v1.JobSpecR\x04spec\x121\n" +
@@ -2216,7 +2864,18 @@ const file_trainyard_job_v1_job_proto_rawDesc = "" +
 	"\x04etag\x18\x0e \x01(\tR\x04etag\x12\x1a\n" +
 	"\brevision\x18\x0f \x01(\x03R\brevision\x129\n" +
 	"\n" +
-	"not_before\x18\x10 \x01(\v2\x1a.google.protobuf.TimestampR\tnotBefore\"\xb9\x01\n" +
+	"not_before\x18\x10 \x01(\v2\x1a.google.protobuf.TimestampR\tnotBefore\x12\x1a\n" +
+	"\bwarnings\x18\x11 \x03(\tR\bwarnings\x12\x19\n" +
+	"\barray_id\x18\x12 \x01(\tR\aarrayId\x12\x1f\n" +
+	"\varray_index\x18\x13 \x01(\rR\n" +
+	"arrayIndex\x12\x19\n" +
+	"\bgraph_id\x18\x14 \x01(\tR\agraphId\x12\x1d\n" +
+	"\n" +
+	"graph_node\x18\x15 \x01(\tR\tgraphNode\x12\x1f\n" +
+	"\vschedule_id\x18\x16 \x01(\tR\n" +
+	"scheduleId\x12E\n" +
+	"\fdependencies\x18\x17 \x03(\v2!.trainyard.job.v1.DependencyStateR\fdependencies\x12\x16\n" +
+	"\x06poison\x18\x18 \x01(\bR\x06poison\"\xb9\x01\n" +
 	"\x05State\x12\x15\n" +
 	"\x11STATE_UNSPECIFIED\x10\x00\x12\x10\n" +
 	"\fSTATE_QUEUED\x10\x01\x12\x12\n" +
@@ -2260,7 +2919,18 @@ const file_trainyard_job_v1_job_proto_rawDesc = "" +
 	"\x12#\n" +
 	"\x1fFAILURE_CLASS_BAD_CONFIGURATION\x10\v\x12\x19\n" +
 	"\x15FAILURE_CLASS_STALLED\x10\f\x12\x1c\n" +
-	"\x18FAILURE_CLASS_TIME_LIMIT\x10\rB\xcd\x01\n" +
+	"\x18FAILURE_CLASS_TIME_LIMIT\x10\r*\x8b\x01\n" +
+	"\bTopology\x12\x18\n" +
+	"\x14TOPOLOGY_UNSPECIFIED\x10\x00\x12\x16\n" +
+	"\x12TOPOLOGY_SAME_HOST\x10\x01\x12\x17\n" +
+	"\x13TOPOLOGY_LINK_GROUP\x10\x02\x12\x19\n" +
+	"\x15TOPOLOGY_PACKED_HOSTS\x10\x03\x12\x19\n" +
+	"\x15TOPOLOGY_SPREAD_HOSTS\x10\x04*\x92\x01\n" +
+	"\x11DependencyFailure\x12\"\n" +
+	"\x1eDEPENDENCY_FAILURE_UNSPECIFIED\x10\x00\x12\x1d\n" +
+	"\x19DEPENDENCY_FAILURE_CANCEL\x10\x01\x12\x1d\n" +
+	"\x19DEPENDENCY_FAILURE_IGNORE\x10\x02\x12\x1b\n" +
+	"\x17DEPENDENCY_FAILURE_HOLD\x10\x03B\xcd\x01\n" +
 	"\x14com.trainyard.job.v1B\bJobProtoP\x01ZIgithub.com/ultrathink-pilot/trainyard/proto/gen/go/trainyard/job/v1;jobv1\xa2\x02\x03TJX\xaa\x02\x10Trainyard.Job.V1\xca\x02\x10Trainyard\\Job\\V1\xe2\x02\x1cTrainyard\\Job\\V1\\GPBMetadata\xea\x02\x12Trainyard::Job::V1b\x06proto3"
 
 var (
@@ -2275,76 +2945,93 @@ func file_trainyard_job_v1_job_proto_rawDescGZIP() []byte {
 	return file_trainyard_job_v1_job_proto_rawDescData
 }
 
-var file_trainyard_job_v1_job_proto_enumTypes = make([]protoimpl.EnumInfo, 7)
-var file_trainyard_job_v1_job_proto_msgTypes = make([]protoimpl.MessageInfo, 17)
+var file_trainyard_job_v1_job_proto_enumTypes = make([]protoimpl.EnumInfo, 10)
+var file_trainyard_job_v1_job_proto_msgTypes = make([]protoimpl.MessageInfo, 21)
 var file_trainyard_job_v1_job_proto_goTypes = []any{
 	(PriorityClass)(0),            // 0: trainyard.job.v1.PriorityClass
 	(Specialist)(0),               // 1: trainyard.job.v1.Specialist
 	(Reward)(0),                   // 2: trainyard.job.v1.Reward
 	(FailureClass)(0),             // 3: trainyard.job.v1.FailureClass
-	(LearnerSpec_Schedule)(0),     // 4: trainyard.job.v1.LearnerSpec.Schedule
-	(Attempt_State)(0),            // 5: trainyard.job.v1.Attempt.State
-	(Job_State)(0),                // 6: trainyard.job.v1.Job.State
-	(*DeviceDemand)(nil),          // 7: trainyard.job.v1.DeviceDemand
-	(*Resources)(nil),             // 8: trainyard.job.v1.Resources
-	(*TradingCosts)(nil),          // 9: trainyard.job.v1.TradingCosts
-	(*LearnerSpec)(nil),           // 10: trainyard.job.v1.LearnerSpec
-	(*TemporalTrunk)(nil),         // 11: trainyard.job.v1.TemporalTrunk
-	(*WarmStart)(nil),             // 12: trainyard.job.v1.WarmStart
-	(*NativeSpec)(nil),            // 13: trainyard.job.v1.NativeSpec
-	(*CommandSpec)(nil),           // 14: trainyard.job.v1.CommandSpec
-	(*RetryPolicy)(nil),           // 15: trainyard.job.v1.RetryPolicy
-	(*JobSpec)(nil),               // 16: trainyard.job.v1.JobSpec
-	(*Progress)(nil),              // 17: trainyard.job.v1.Progress
-	(*Evidence)(nil),              // 18: trainyard.job.v1.Evidence
-	(*Attempt)(nil),               // 19: trainyard.job.v1.Attempt
-	(*Job)(nil),                   // 20: trainyard.job.v1.Job
-	nil,                           // 21: trainyard.job.v1.DeviceDemand.LabelsEntry
-	nil,                           // 22: trainyard.job.v1.CommandSpec.EnvEntry
-	nil,                           // 23: trainyard.job.v1.JobSpec.LabelsEntry
-	(*durationpb.Duration)(nil),   // 24: google.protobuf.Duration
-	(*timestamppb.Timestamp)(nil), // 25: google.protobuf.Timestamp
+	(Topology)(0),                 // 4: trainyard.job.v1.Topology
+	(DependencyFailure)(0),        // 5: trainyard.job.v1.DependencyFailure
+	(LearnerSpec_Schedule)(0),     // 6: trainyard.job.v1.LearnerSpec.Schedule
+	(Attempt_State)(0),            // 7: trainyard.job.v1.Attempt.State
+	(DependencyState_State)(0),    // 8: trainyard.job.v1.DependencyState.State
+	(Job_State)(0),                // 9: trainyard.job.v1.Job.State
+	(*DeviceDemand)(nil),          // 10: trainyard.job.v1.DeviceDemand
+	(*Resources)(nil),             // 11: trainyard.job.v1.Resources
+	(*TradingCosts)(nil),          // 12: trainyard.job.v1.TradingCosts
+	(*LearnerSpec)(nil),           // 13: trainyard.job.v1.LearnerSpec
+	(*TemporalTrunk)(nil),         // 14: trainyard.job.v1.TemporalTrunk
+	(*WarmStart)(nil),             // 15: trainyard.job.v1.WarmStart
+	(*NativeSpec)(nil),            // 16: trainyard.job.v1.NativeSpec
+	(*CommandSpec)(nil),           // 17: trainyard.job.v1.CommandSpec
+	(*RetryPolicy)(nil),           // 18: trainyard.job.v1.RetryPolicy
+	(*ModelPromotion)(nil),        // 19: trainyard.job.v1.ModelPromotion
+	(*Dependency)(nil),            // 20: trainyard.job.v1.Dependency
+	(*JobSpec)(nil),               // 21: trainyard.job.v1.JobSpec
+	(*Progress)(nil),              // 22: trainyard.job.v1.Progress
+	(*Evidence)(nil),              // 23: trainyard.job.v1.Evidence
+	(*Attempt)(nil),               // 24: trainyard.job.v1.Attempt
+	(*GangMember)(nil),            // 25: trainyard.job.v1.GangMember
+	(*DependencyState)(nil),       // 26: trainyard.job.v1.DependencyState
+	(*Job)(nil),                   // 27: trainyard.job.v1.Job
+	nil,                           // 28: trainyard.job.v1.DeviceDemand.LabelsEntry
+	nil,                           // 29: trainyard.job.v1.CommandSpec.EnvEntry
+	nil,                           // 30: trainyard.job.v1.JobSpec.LabelsEntry
+	(*durationpb.Duration)(nil),   // 31: google.protobuf.Duration
+	(*timestamppb.Timestamp)(nil), // 32: google.protobuf.Timestamp
 }
 var file_trainyard_job_v1_job_proto_depIdxs = []int32{
-	21, // 0: trainyard.job.v1.DeviceDemand.labels:type_name -> trainyard.job.v1.DeviceDemand.LabelsEntry
-	7,  // 1: trainyard.job.v1.Resources.devices:type_name -> trainyard.job.v1.DeviceDemand
-	11, // 2: trainyard.job.v1.LearnerSpec.temporal:type_name -> trainyard.job.v1.TemporalTrunk
-	4,  // 3: trainyard.job.v1.LearnerSpec.schedule:type_name -> trainyard.job.v1.LearnerSpec.Schedule
-	1,  // 4: trainyard.job.v1.NativeSpec.specialist:type_name -> trainyard.job.v1.Specialist
-	2,  // 5: trainyard.job.v1.NativeSpec.reward:type_name -> trainyard.job.v1.Reward
-	9,  // 6: trainyard.job.v1.NativeSpec.costs:type_name -> trainyard.job.v1.TradingCosts
-	10, // 7: trainyard.job.v1.NativeSpec.learner:type_name -> trainyard.job.v1.LearnerSpec
-	12, // 8: trainyard.job.v1.NativeSpec.warm_start:type_name -> trainyard.job.v1.WarmStart
-	22, // 9: trainyard.job.v1.CommandSpec.env:type_name -> trainyard.job.v1.CommandSpec.EnvEntry
-	0,  // 10: trainyard.job.v1.JobSpec.priority_class:type_name -> trainyard.job.v1.PriorityClass
-	8,  // 11: trainyard.job.v1.JobSpec.resources:type_name -> trainyard.job.v1.Resources
-	13, // 12: trainyard.job.v1.JobSpec.native:type_name -> trainyard.job.v1.NativeSpec
-	14, // 13: trainyard.job.v1.JobSpec.command:type_name -> trainyard.job.v1.CommandSpec
-	24, // 14: trainyard.job.v1.JobSpec.time_limit:type_name -> google.protobuf.Duration
-	24, // 15: trainyard.job.v1.JobSpec.stall_limit:type_name -> google.protobuf.Duration
-	15, // 16: trainyard.job.v1.JobSpec.retry_policy:type_name -> trainyard.job.v1.RetryPolicy
-	23, // 17: trainyard.job.v1.JobSpec.labels:type_name -> trainyard.job.v1.JobSpec.LabelsEntry
-	24, // 18: trainyard.job.v1.Progress.remaining:type_name -> google.protobuf.Duration
-	25, // 19: trainyard.job.v1.Progress.report_time:type_name -> google.protobuf.Timestamp
-	5,  // 20: trainyard.job.v1.Attempt.state:type_name -> trainyard.job.v1.Attempt.State
-	3,  // 21: trainyard.job.v1.Attempt.failure_class:type_name -> trainyard.job.v1.FailureClass
-	18, // 22: trainyard.job.v1.Attempt.evidence:type_name -> trainyard.job.v1.Evidence
-	25, // 23: trainyard.job.v1.Attempt.create_time:type_name -> google.protobuf.Timestamp
-	25, // 24: trainyard.job.v1.Attempt.start_time:type_name -> google.protobuf.Timestamp
-	25, // 25: trainyard.job.v1.Attempt.end_time:type_name -> google.protobuf.Timestamp
-	16, // 26: trainyard.job.v1.Job.spec:type_name -> trainyard.job.v1.JobSpec
-	6,  // 27: trainyard.job.v1.Job.state:type_name -> trainyard.job.v1.Job.State
-	17, // 28: trainyard.job.v1.Job.progress:type_name -> trainyard.job.v1.Progress
-	19, // 29: trainyard.job.v1.Job.attempts:type_name -> trainyard.job.v1.Attempt
-	25, // 30: trainyard.job.v1.Job.create_time:type_name -> google.protobuf.Timestamp
-	25, // 31: trainyard.job.v1.Job.start_time:type_name -> google.protobuf.Timestamp
-	25, // 32: trainyard.job.v1.Job.end_time:type_name -> google.protobuf.Timestamp
-	25, // 33: trainyard.job.v1.Job.not_before:type_name -> google.protobuf.Timestamp
-	34, // [34:34] is the sub-list for method output_type
-	34, // [34:34] is the sub-list for method input_type
-	34, // [34:34] is the sub-list for extension type_name
-	34, // [34:34] is the sub-list for extension extendee
-	0,  // [0:34] is the sub-list for field type_name
+	28, // 0: trainyard.job.v1.DeviceDemand.labels:type_name -> trainyard.job.v1.DeviceDemand.LabelsEntry
+	4,  // 1: trainyard.job.v1.DeviceDemand.topology:type_name -> trainyard.job.v1.Topology
+	10, // 2: trainyard.job.v1.Resources.devices:type_name -> trainyard.job.v1.DeviceDemand
+	14, // 3: trainyard.job.v1.LearnerSpec.temporal:type_name -> trainyard.job.v1.TemporalTrunk
+	6,  // 4: trainyard.job.v1.LearnerSpec.schedule:type_name -> trainyard.job.v1.LearnerSpec.Schedule
+	1,  // 5: trainyard.job.v1.NativeSpec.specialist:type_name -> trainyard.job.v1.Specialist
+	2,  // 6: trainyard.job.v1.NativeSpec.reward:type_name -> trainyard.job.v1.Reward
+	12, // 7: trainyard.job.v1.NativeSpec.costs:type_name -> trainyard.job.v1.TradingCosts
+	13, // 8: trainyard.job.v1.NativeSpec.learner:type_name -> trainyard.job.v1.LearnerSpec
+	15, // 9: trainyard.job.v1.NativeSpec.warm_start:type_name -> trainyard.job.v1.WarmStart
+	29, // 10: trainyard.job.v1.CommandSpec.env:type_name -> trainyard.job.v1.CommandSpec.EnvEntry
+	19, // 11: trainyard.job.v1.Dependency.model_promoted:type_name -> trainyard.job.v1.ModelPromotion
+	5,  // 12: trainyard.job.v1.Dependency.on_failure:type_name -> trainyard.job.v1.DependencyFailure
+	0,  // 13: trainyard.job.v1.JobSpec.priority_class:type_name -> trainyard.job.v1.PriorityClass
+	11, // 14: trainyard.job.v1.JobSpec.resources:type_name -> trainyard.job.v1.Resources
+	16, // 15: trainyard.job.v1.JobSpec.native:type_name -> trainyard.job.v1.NativeSpec
+	17, // 16: trainyard.job.v1.JobSpec.command:type_name -> trainyard.job.v1.CommandSpec
+	31, // 17: trainyard.job.v1.JobSpec.time_limit:type_name -> google.protobuf.Duration
+	31, // 18: trainyard.job.v1.JobSpec.stall_limit:type_name -> google.protobuf.Duration
+	18, // 19: trainyard.job.v1.JobSpec.retry_policy:type_name -> trainyard.job.v1.RetryPolicy
+	30, // 20: trainyard.job.v1.JobSpec.labels:type_name -> trainyard.job.v1.JobSpec.LabelsEntry
+	20, // 21: trainyard.job.v1.JobSpec.after:type_name -> trainyard.job.v1.Dependency
+	32, // 22: trainyard.job.v1.JobSpec.deadline:type_name -> google.protobuf.Timestamp
+	31, // 23: trainyard.job.v1.JobSpec.expected_duration:type_name -> google.protobuf.Duration
+	31, // 24: trainyard.job.v1.Progress.remaining:type_name -> google.protobuf.Duration
+	32, // 25: trainyard.job.v1.Progress.report_time:type_name -> google.protobuf.Timestamp
+	7,  // 26: trainyard.job.v1.Attempt.state:type_name -> trainyard.job.v1.Attempt.State
+	3,  // 27: trainyard.job.v1.Attempt.failure_class:type_name -> trainyard.job.v1.FailureClass
+	23, // 28: trainyard.job.v1.Attempt.evidence:type_name -> trainyard.job.v1.Evidence
+	32, // 29: trainyard.job.v1.Attempt.create_time:type_name -> google.protobuf.Timestamp
+	32, // 30: trainyard.job.v1.Attempt.start_time:type_name -> google.protobuf.Timestamp
+	32, // 31: trainyard.job.v1.Attempt.end_time:type_name -> google.protobuf.Timestamp
+	25, // 32: trainyard.job.v1.Attempt.members:type_name -> trainyard.job.v1.GangMember
+	20, // 33: trainyard.job.v1.DependencyState.dependency:type_name -> trainyard.job.v1.Dependency
+	8,  // 34: trainyard.job.v1.DependencyState.state:type_name -> trainyard.job.v1.DependencyState.State
+	21, // 35: trainyard.job.v1.Job.spec:type_name -> trainyard.job.v1.JobSpec
+	9,  // 36: trainyard.job.v1.Job.state:type_name -> trainyard.job.v1.Job.State
+	22, // 37: trainyard.job.v1.Job.progress:type_name -> trainyard.job.v1.Progress
+	24, // 38: trainyard.job.v1.Job.attempts:type_name -> trainyard.job.v1.Attempt
+	32, // 39: trainyard.job.v1.Job.create_time:type_name -> google.protobuf.Timestamp
+	32, // 40: trainyard.job.v1.Job.start_time:type_name -> google.protobuf.Timestamp
+	32, // 41: trainyard.job.v1.Job.end_time:type_name -> google.protobuf.Timestamp
+	32, // 42: trainyard.job.v1.Job.not_before:type_name -> google.protobuf.Timestamp
+	26, // 43: trainyard.job.v1.Job.dependencies:type_name -> trainyard.job.v1.DependencyState
+	44, // [44:44] is the sub-list for method output_type
+	44, // [44:44] is the sub-list for method input_type
+	44, // [44:44] is the sub-list for extension type_name
+	44, // [44:44] is the sub-list for extension extendee
+	0,  // [0:44] is the sub-list for field type_name
 }
 
 func init() { file_trainyard_job_v1_job_proto_init() }
@@ -2352,7 +3039,12 @@ func file_trainyard_job_v1_job_proto_init() {
 	if File_trainyard_job_v1_job_proto != nil {
 		return
 	}
-	file_trainyard_job_v1_job_proto_msgTypes[9].OneofWrappers = []any{
+	file_trainyard_job_v1_job_proto_msgTypes[10].OneofWrappers = []any{
+		(*Dependency_Job)(nil),
+		(*Dependency_ModelPromoted)(nil),
+		(*Dependency_Array)(nil),
+	}
+	file_trainyard_job_v1_job_proto_msgTypes[11].OneofWrappers = []any{
 		(*JobSpec_Native)(nil),
 		(*JobSpec_Command)(nil),
 	}
@@ -2361,8 +3053,8 @@ func file_trainyard_job_v1_job_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_trainyard_job_v1_job_proto_rawDesc), len(file_trainyard_job_v1_job_proto_rawDesc)),
-			NumEnums:      7,
-			NumMessages:   17,
+			NumEnums:      10,
+			NumMessages:   21,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -94,9 +94,15 @@ type SubmitJobResponse struct {
 	// The job; with validate_only it has no id.
 	Job *Job `protobuf:"bytes,1,opt,name=job,proto3" json:"job,omitempty"`
 	// With validate_only: where it would run now ("host-1/cpu:0"), or why it would wait.
-	Prediction    string `protobuf:"bytes,2,opt,name=prediction,proto3" json:"prediction,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Prediction string `protobuf:"bytes,2,opt,name=prediction,proto3" json:"prediction,omitempty"`
+	// With validate_only: when it would start; unset means unknown.
+	PredictedStartTime *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=predicted_start_time,json=predictedStartTime,proto3" json:"predicted_start_time,omitempty"`
+	// With validate_only: the host it would run on; empty means that it would wait.
+	PredictedAgentName string `protobuf:"bytes,4,opt,name=predicted_agent_name,json=predictedAgentName,proto3" json:"predicted_agent_name,omitempty"`
+	// With validate_only: the devices it would run on.
+	PredictedDeviceIds []string `protobuf:"bytes,5,rep,name=predicted_device_ids,json=predictedDeviceIds,proto3" json:"predicted_device_ids,omitempty"`
+	unknownFields      protoimpl.UnknownFields
+	sizeCache          protoimpl.SizeCache
 }
 
 func (x *SubmitJobResponse) Reset() {
@@ -141,6 +147,27 @@ func (x *SubmitJobResponse) GetPrediction() string {
 		return x.Prediction
 	}
 	return ""
+}
+
+func (x *SubmitJobResponse) GetPredictedStartTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.PredictedStartTime
+	}
+	return nil
+}
+
+func (x *SubmitJobResponse) GetPredictedAgentName() string {
+	if x != nil {
+		return x.PredictedAgentName
+	}
+	return ""
+}
+
+func (x *SubmitJobResponse) GetPredictedDeviceIds() []string {
+	if x != nil {
+		return x.PredictedDeviceIds
+	}
+	return nil
 }
 
 // GetJobRequest names a job.
@@ -245,7 +272,15 @@ type ListJobsRequest struct {
 	// Rows per page; 0 means 100, more than 1000 is taken as 1000.
 	PageSize int32 `protobuf:"varint,3,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
 	// Token of the previous answer; bound to the filter.
-	PageToken     string `protobuf:"bytes,4,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	PageToken string `protobuf:"bytes,4,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	// Array whose elements to return; empty means all jobs.
+	ArrayId string `protobuf:"bytes,5,opt,name=array_id,json=arrayId,proto3" json:"array_id,omitempty"`
+	// Graph whose nodes to return; empty means all jobs.
+	GraphId string `protobuf:"bytes,6,opt,name=graph_id,json=graphId,proto3" json:"graph_id,omitempty"`
+	// Schedule whose jobs to return; empty means all jobs.
+	ScheduleId string `protobuf:"bytes,7,opt,name=schedule_id,json=scheduleId,proto3" json:"schedule_id,omitempty"`
+	// Tenant whose jobs to return; empty means all jobs.
+	Tenant        string `protobuf:"bytes,8,opt,name=tenant,proto3" json:"tenant,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -304,6 +339,34 @@ func (x *ListJobsRequest) GetPageSize() int32 {
 func (x *ListJobsRequest) GetPageToken() string {
 	if x != nil {
 		return x.PageToken
+	}
+	return ""
+}
+
+func (x *ListJobsRequest) GetArrayId() string {
+	if x != nil {
+		return x.ArrayId
+	}
+	return ""
+}
+
+func (x *ListJobsRequest) GetGraphId() string {
+	if x != nil {
+		return x.GraphId
+	}
+	return ""
+}
+
+func (x *ListJobsRequest) GetScheduleId() string {
+	if x != nil {
+		return x.ScheduleId
+	}
+	return ""
+}
+
+func (x *ListJobsRequest) GetTenant() string {
+	if x != nil {
+		return x.Tenant
 	}
 	return ""
 }
@@ -1150,6 +1213,345 @@ func (x *Decision) GetAttempt() uint32 {
 	return 0
 }
 
+// ExplainPlacementRequest names an attempt.
+type ExplainPlacementRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Id of the job.
+	JobId string `protobuf:"bytes,1,opt,name=job_id,json=jobId,proto3" json:"job_id,omitempty"`
+	// Attempt; 0 means the newest.
+	Attempt       uint32 `protobuf:"varint,2,opt,name=attempt,proto3" json:"attempt,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ExplainPlacementRequest) Reset() {
+	*x = ExplainPlacementRequest{}
+	mi := &file_trainyard_job_v1_job_service_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExplainPlacementRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExplainPlacementRequest) ProtoMessage() {}
+
+func (x *ExplainPlacementRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_trainyard_job_v1_job_service_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExplainPlacementRequest.ProtoReflect.Descriptor instead.
+func (*ExplainPlacementRequest) Descriptor() ([]byte, []int) {
+	return file_trainyard_job_v1_job_service_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *ExplainPlacementRequest) GetJobId() string {
+	if x != nil {
+		return x.JobId
+	}
+	return ""
+}
+
+func (x *ExplainPlacementRequest) GetAttempt() uint32 {
+	if x != nil {
+		return x.Attempt
+	}
+	return 0
+}
+
+// ExplainPlacementResponse is the account of one placement.
+type ExplainPlacementResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The attempt.
+	Attempt *Attempt `protobuf:"bytes,1,opt,name=attempt,proto3" json:"attempt,omitempty"`
+	// One sentence.
+	Summary string `protobuf:"bytes,2,opt,name=summary,proto3" json:"summary,omitempty"`
+	// Every host in the planner's order; empty when the inputs are no longer kept.
+	Candidates []*ExplainPlacementResponse_Candidate `protobuf:"bytes,3,rep,name=candidates,proto3" json:"candidates,omitempty"`
+	// Jobs that were ahead of it in that round.
+	AheadCount int64 `protobuf:"varint,4,opt,name=ahead_count,json=aheadCount,proto3" json:"ahead_count,omitempty"`
+	// The captured round, for GetSnapshot; 0 means that it is no longer kept.
+	SnapshotId int64 `protobuf:"varint,5,opt,name=snapshot_id,json=snapshotId,proto3" json:"snapshot_id,omitempty"`
+	// When it was decided.
+	DecisionTime  *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=decision_time,json=decisionTime,proto3" json:"decision_time,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ExplainPlacementResponse) Reset() {
+	*x = ExplainPlacementResponse{}
+	mi := &file_trainyard_job_v1_job_service_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExplainPlacementResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExplainPlacementResponse) ProtoMessage() {}
+
+func (x *ExplainPlacementResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_trainyard_job_v1_job_service_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExplainPlacementResponse.ProtoReflect.Descriptor instead.
+func (*ExplainPlacementResponse) Descriptor() ([]byte, []int) {
+	return file_trainyard_job_v1_job_service_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *ExplainPlacementResponse) GetAttempt() *Attempt {
+	if x != nil {
+		return x.Attempt
+	}
+	return nil
+}
+
+func (x *ExplainPlacementResponse) GetSummary() string {
+	if x != nil {
+		return x.Summary
+	}
+	return ""
+}
+
+func (x *ExplainPlacementResponse) GetCandidates() []*ExplainPlacementResponse_Candidate {
+	if x != nil {
+		return x.Candidates
+	}
+	return nil
+}
+
+func (x *ExplainPlacementResponse) GetAheadCount() int64 {
+	if x != nil {
+		return x.AheadCount
+	}
+	return 0
+}
+
+func (x *ExplainPlacementResponse) GetSnapshotId() int64 {
+	if x != nil {
+		return x.SnapshotId
+	}
+	return 0
+}
+
+func (x *ExplainPlacementResponse) GetDecisionTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.DecisionTime
+	}
+	return nil
+}
+
+// ListSnapshotsRequest has no filter.
+type ListSnapshotsRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListSnapshotsRequest) Reset() {
+	*x = ListSnapshotsRequest{}
+	mi := &file_trainyard_job_v1_job_service_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListSnapshotsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListSnapshotsRequest) ProtoMessage() {}
+
+func (x *ListSnapshotsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_trainyard_job_v1_job_service_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListSnapshotsRequest.ProtoReflect.Descriptor instead.
+func (*ListSnapshotsRequest) Descriptor() ([]byte, []int) {
+	return file_trainyard_job_v1_job_service_proto_rawDescGZIP(), []int{21}
+}
+
+// ListSnapshotsResponse has all that are kept.
+type ListSnapshotsResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Newest first.
+	Snapshots     []*ListSnapshotsResponse_Snapshot `protobuf:"bytes,1,rep,name=snapshots,proto3" json:"snapshots,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListSnapshotsResponse) Reset() {
+	*x = ListSnapshotsResponse{}
+	mi := &file_trainyard_job_v1_job_service_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListSnapshotsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListSnapshotsResponse) ProtoMessage() {}
+
+func (x *ListSnapshotsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_trainyard_job_v1_job_service_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListSnapshotsResponse.ProtoReflect.Descriptor instead.
+func (*ListSnapshotsResponse) Descriptor() ([]byte, []int) {
+	return file_trainyard_job_v1_job_service_proto_rawDescGZIP(), []int{22}
+}
+
+func (x *ListSnapshotsResponse) GetSnapshots() []*ListSnapshotsResponse_Snapshot {
+	if x != nil {
+		return x.Snapshots
+	}
+	return nil
+}
+
+// GetSnapshotRequest names a captured round, or a placement that it decided.
+type GetSnapshotRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Id; 0 means the newest, or the one that placed job_id.
+	SnapshotId int64 `protobuf:"varint,1,opt,name=snapshot_id,json=snapshotId,proto3" json:"snapshot_id,omitempty"`
+	// Job whose newest placement to look for; empty means none.
+	JobId         string `protobuf:"bytes,2,opt,name=job_id,json=jobId,proto3" json:"job_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetSnapshotRequest) Reset() {
+	*x = GetSnapshotRequest{}
+	mi := &file_trainyard_job_v1_job_service_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetSnapshotRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetSnapshotRequest) ProtoMessage() {}
+
+func (x *GetSnapshotRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_trainyard_job_v1_job_service_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetSnapshotRequest.ProtoReflect.Descriptor instead.
+func (*GetSnapshotRequest) Descriptor() ([]byte, []int) {
+	return file_trainyard_job_v1_job_service_proto_rawDescGZIP(), []int{23}
+}
+
+func (x *GetSnapshotRequest) GetSnapshotId() int64 {
+	if x != nil {
+		return x.SnapshotId
+	}
+	return 0
+}
+
+func (x *GetSnapshotRequest) GetJobId() string {
+	if x != nil {
+		return x.JobId
+	}
+	return ""
+}
+
+// GetSnapshotResponse is one chunk.
+type GetSnapshotResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Id of the round; in every chunk.
+	SnapshotId int64 `protobuf:"varint,1,opt,name=snapshot_id,json=snapshotId,proto3" json:"snapshot_id,omitempty"`
+	// The next bytes of the JSON document.
+	Chunk         []byte `protobuf:"bytes,2,opt,name=chunk,proto3" json:"chunk,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetSnapshotResponse) Reset() {
+	*x = GetSnapshotResponse{}
+	mi := &file_trainyard_job_v1_job_service_proto_msgTypes[24]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetSnapshotResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetSnapshotResponse) ProtoMessage() {}
+
+func (x *GetSnapshotResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_trainyard_job_v1_job_service_proto_msgTypes[24]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetSnapshotResponse.ProtoReflect.Descriptor instead.
+func (*GetSnapshotResponse) Descriptor() ([]byte, []int) {
+	return file_trainyard_job_v1_job_service_proto_rawDescGZIP(), []int{24}
+}
+
+func (x *GetSnapshotResponse) GetSnapshotId() int64 {
+	if x != nil {
+		return x.SnapshotId
+	}
+	return 0
+}
+
+func (x *GetSnapshotResponse) GetChunk() []byte {
+	if x != nil {
+		return x.Chunk
+	}
+	return nil
+}
+
 // HostVerdict says why one host does not take the job now.
 type ExplainJobResponse_HostVerdict struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1165,7 +1567,7 @@ type ExplainJobResponse_HostVerdict struct {
 
 func (x *ExplainJobResponse_HostVerdict) Reset() {
 	*x = ExplainJobResponse_HostVerdict{}
-	mi := &file_trainyard_job_v1_job_service_proto_msgTypes[19]
+	mi := &file_trainyard_job_v1_job_service_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1177,7 +1579,7 @@ func (x *ExplainJobResponse_HostVerdict) String() string {
 func (*ExplainJobResponse_HostVerdict) ProtoMessage() {}
 
 func (x *ExplainJobResponse_HostVerdict) ProtoReflect() protoreflect.Message {
-	mi := &file_trainyard_job_v1_job_service_proto_msgTypes[19]
+	mi := &file_trainyard_job_v1_job_service_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1214,6 +1616,188 @@ func (x *ExplainJobResponse_HostVerdict) GetReason() string {
 	return ""
 }
 
+// Candidate is one host as the planner saw it.
+type ExplainPlacementResponse_Candidate struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Agent.
+	AgentName string `protobuf:"bytes,1,opt,name=agent_name,json=agentName,proto3" json:"agent_name,omitempty"`
+	// True when the job fitted.
+	Fitted bool `protobuf:"varint,2,opt,name=fitted,proto3" json:"fitted,omitempty"`
+	// True when it was chosen.
+	Chosen bool `protobuf:"varint,3,opt,name=chosen,proto3" json:"chosen,omitempty"`
+	// What the job would have cost the host in devices that typical jobs can no longer use; lower is better. Only when fitted.
+	Waste float64 `protobuf:"fixed64,4,opt,name=waste,proto3" json:"waste,omitempty"`
+	// Why not, or how it compared.
+	Reason        string `protobuf:"bytes,5,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ExplainPlacementResponse_Candidate) Reset() {
+	*x = ExplainPlacementResponse_Candidate{}
+	mi := &file_trainyard_job_v1_job_service_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExplainPlacementResponse_Candidate) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExplainPlacementResponse_Candidate) ProtoMessage() {}
+
+func (x *ExplainPlacementResponse_Candidate) ProtoReflect() protoreflect.Message {
+	mi := &file_trainyard_job_v1_job_service_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExplainPlacementResponse_Candidate.ProtoReflect.Descriptor instead.
+func (*ExplainPlacementResponse_Candidate) Descriptor() ([]byte, []int) {
+	return file_trainyard_job_v1_job_service_proto_rawDescGZIP(), []int{20, 0}
+}
+
+func (x *ExplainPlacementResponse_Candidate) GetAgentName() string {
+	if x != nil {
+		return x.AgentName
+	}
+	return ""
+}
+
+func (x *ExplainPlacementResponse_Candidate) GetFitted() bool {
+	if x != nil {
+		return x.Fitted
+	}
+	return false
+}
+
+func (x *ExplainPlacementResponse_Candidate) GetChosen() bool {
+	if x != nil {
+		return x.Chosen
+	}
+	return false
+}
+
+func (x *ExplainPlacementResponse_Candidate) GetWaste() float64 {
+	if x != nil {
+		return x.Waste
+	}
+	return 0
+}
+
+func (x *ExplainPlacementResponse_Candidate) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+// Snapshot is one captured round.
+type ListSnapshotsResponse_Snapshot struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Id; grows with every round of this process.
+	SnapshotId int64 `protobuf:"varint,1,opt,name=snapshot_id,json=snapshotId,proto3" json:"snapshot_id,omitempty"`
+	// The time that the round decided with.
+	Time *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=time,proto3" json:"time,omitempty"`
+	// Hosts.
+	Hosts int64 `protobuf:"varint,3,opt,name=hosts,proto3" json:"hosts,omitempty"`
+	// Jobs in the queue.
+	Queued int64 `protobuf:"varint,4,opt,name=queued,proto3" json:"queued,omitempty"`
+	// Jobs placed.
+	Placed int64 `protobuf:"varint,5,opt,name=placed,proto3" json:"placed,omitempty"`
+	// Attempts preempted.
+	Preempted int64 `protobuf:"varint,6,opt,name=preempted,proto3" json:"preempted,omitempty"`
+	// Size of the document in bytes.
+	SizeBytes     int64 `protobuf:"varint,7,opt,name=size_bytes,json=sizeBytes,proto3" json:"size_bytes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListSnapshotsResponse_Snapshot) Reset() {
+	*x = ListSnapshotsResponse_Snapshot{}
+	mi := &file_trainyard_job_v1_job_service_proto_msgTypes[27]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListSnapshotsResponse_Snapshot) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListSnapshotsResponse_Snapshot) ProtoMessage() {}
+
+func (x *ListSnapshotsResponse_Snapshot) ProtoReflect() protoreflect.Message {
+	mi := &file_trainyard_job_v1_job_service_proto_msgTypes[27]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListSnapshotsResponse_Snapshot.ProtoReflect.Descriptor instead.
+func (*ListSnapshotsResponse_Snapshot) Descriptor() ([]byte, []int) {
+	return file_trainyard_job_v1_job_service_proto_rawDescGZIP(), []int{22, 0}
+}
+
+func (x *ListSnapshotsResponse_Snapshot) GetSnapshotId() int64 {
+	if x != nil {
+		return x.SnapshotId
+	}
+	return 0
+}
+
+func (x *ListSnapshotsResponse_Snapshot) GetTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Time
+	}
+	return nil
+}
+
+func (x *ListSnapshotsResponse_Snapshot) GetHosts() int64 {
+	if x != nil {
+		return x.Hosts
+	}
+	return 0
+}
+
+func (x *ListSnapshotsResponse_Snapshot) GetQueued() int64 {
+	if x != nil {
+		return x.Queued
+	}
+	return 0
+}
+
+func (x *ListSnapshotsResponse_Snapshot) GetPlaced() int64 {
+	if x != nil {
+		return x.Placed
+	}
+	return 0
+}
+
+func (x *ListSnapshotsResponse_Snapshot) GetPreempted() int64 {
+	if x != nil {
+		return x.Preempted
+	}
+	return 0
+}
+
+func (x *ListSnapshotsResponse_Snapshot) GetSizeBytes() int64 {
+	if x != nil {
+		return x.SizeBytes
+	}
+	return 0
+}
+
 var File_trainyard_job_v1_job_service_proto protoreflect.FileDescriptor
 
 const file_trainyard_job_v1_job_service_proto_rawDesc = "" +
@@ -1223,22 +1807,30 @@ const file_trainyard_job_v1_job_service_proto_rawDesc = "" +
 	"\n" +
 	"request_id\x18\x01 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\trequestId\x125\n" +
 	"\x04spec\x18\x02 \x01(\v2\x19.trainyard.job.v1.JobSpecB\x06\xbaH\x03\xc8\x01\x01R\x04spec\x12#\n" +
-	"\rvalidate_only\x18\x03 \x01(\bR\fvalidateOnly\"\\\n" +
+	"\rvalidate_only\x18\x03 \x01(\bR\fvalidateOnly\"\x8e\x02\n" +
 	"\x11SubmitJobResponse\x12'\n" +
 	"\x03job\x18\x01 \x01(\v2\x15.trainyard.job.v1.JobR\x03job\x12\x1e\n" +
 	"\n" +
 	"prediction\x18\x02 \x01(\tR\n" +
-	"prediction\"0\n" +
+	"prediction\x12L\n" +
+	"\x14predicted_start_time\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\x12predictedStartTime\x120\n" +
+	"\x14predicted_agent_name\x18\x04 \x01(\tR\x12predictedAgentName\x120\n" +
+	"\x14predicted_device_ids\x18\x05 \x03(\tR\x12predictedDeviceIds\"0\n" +
 	"\rGetJobRequest\x12\x1f\n" +
 	"\x06job_id\x18\x01 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\x05jobId\"9\n" +
 	"\x0eGetJobResponse\x12'\n" +
-	"\x03job\x18\x01 \x01(\v2\x15.trainyard.job.v1.JobR\x03job\"\xd6\x01\n" +
+	"\x03job\x18\x01 \x01(\v2\x15.trainyard.job.v1.JobR\x03job\"\xf5\x02\n" +
 	"\x0fListJobsRequest\x12=\n" +
 	"\x06states\x18\x01 \x03(\x0e2\x1b.trainyard.job.v1.Job.StateB\b\xbaH\x05\x92\x01\x02\x10\x10R\x06states\x125\n" +
 	"\x11experiment_prefix\x18\x02 \x01(\tB\b\xbaH\x05r\x03\x18\xfa\x01R\x10experimentPrefix\x12$\n" +
 	"\tpage_size\x18\x03 \x01(\x05B\a\xbaH\x04\x1a\x02(\x00R\bpageSize\x12'\n" +
 	"\n" +
-	"page_token\x18\x04 \x01(\tB\b\xbaH\x05r\x03\x18\x80\bR\tpageToken\"e\n" +
+	"page_token\x18\x04 \x01(\tB\b\xbaH\x05r\x03\x18\x80\bR\tpageToken\x12&\n" +
+	"\barray_id\x18\x05 \x01(\tB\v\xbaH\b\xd8\x01\x01r\x03\xb0\x01\x01R\aarrayId\x12&\n" +
+	"\bgraph_id\x18\x06 \x01(\tB\v\xbaH\b\xd8\x01\x01r\x03\xb0\x01\x01R\agraphId\x12,\n" +
+	"\vschedule_id\x18\a \x01(\tB\v\xbaH\b\xd8\x01\x01r\x03\xb0\x01\x01R\n" +
+	"scheduleId\x12\x1f\n" +
+	"\x06tenant\x18\b \x01(\tB\a\xbaH\x04r\x02\x18dR\x06tenant\"e\n" +
 	"\x10ListJobsResponse\x12)\n" +
 	"\x04jobs\x18\x01 \x03(\v2\x15.trainyard.job.v1.JobR\x04jobs\x12&\n" +
 	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"i\n" +
@@ -1300,7 +1892,49 @@ const file_trainyard_job_v1_job_service_proto_rawDesc = "" +
 	"\x04time\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\x04time\x12\x16\n" +
 	"\x06action\x18\x02 \x01(\tR\x06action\x12\x16\n" +
 	"\x06reason\x18\x03 \x01(\tR\x06reason\x12\x18\n" +
-	"\aattempt\x18\x04 \x01(\rR\aattempt2\x9a\x06\n" +
+	"\aattempt\x18\x04 \x01(\rR\aattempt\"T\n" +
+	"\x17ExplainPlacementRequest\x12\x1f\n" +
+	"\x06job_id\x18\x01 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\x05jobId\x12\x18\n" +
+	"\aattempt\x18\x02 \x01(\rR\aattempt\"\xcd\x03\n" +
+	"\x18ExplainPlacementResponse\x123\n" +
+	"\aattempt\x18\x01 \x01(\v2\x19.trainyard.job.v1.AttemptR\aattempt\x12\x18\n" +
+	"\asummary\x18\x02 \x01(\tR\asummary\x12T\n" +
+	"\n" +
+	"candidates\x18\x03 \x03(\v24.trainyard.job.v1.ExplainPlacementResponse.CandidateR\n" +
+	"candidates\x12\x1f\n" +
+	"\vahead_count\x18\x04 \x01(\x03R\n" +
+	"aheadCount\x12\x1f\n" +
+	"\vsnapshot_id\x18\x05 \x01(\x03R\n" +
+	"snapshotId\x12?\n" +
+	"\rdecision_time\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\fdecisionTime\x1a\x88\x01\n" +
+	"\tCandidate\x12\x1d\n" +
+	"\n" +
+	"agent_name\x18\x01 \x01(\tR\tagentName\x12\x16\n" +
+	"\x06fitted\x18\x02 \x01(\bR\x06fitted\x12\x16\n" +
+	"\x06chosen\x18\x03 \x01(\bR\x06chosen\x12\x14\n" +
+	"\x05waste\x18\x04 \x01(\x01R\x05waste\x12\x16\n" +
+	"\x06reason\x18\x05 \x01(\tR\x06reason\"\x16\n" +
+	"\x14ListSnapshotsRequest\"\xc8\x02\n" +
+	"\x15ListSnapshotsResponse\x12N\n" +
+	"\tsnapshots\x18\x01 \x03(\v20.trainyard.job.v1.ListSnapshotsResponse.SnapshotR\tsnapshots\x1a\xde\x01\n" +
+	"\bSnapshot\x12\x1f\n" +
+	"\vsnapshot_id\x18\x01 \x01(\x03R\n" +
+	"snapshotId\x12.\n" +
+	"\x04time\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x04time\x12\x14\n" +
+	"\x05hosts\x18\x03 \x01(\x03R\x05hosts\x12\x16\n" +
+	"\x06queued\x18\x04 \x01(\x03R\x06queued\x12\x16\n" +
+	"\x06placed\x18\x05 \x01(\x03R\x06placed\x12\x1c\n" +
+	"\tpreempted\x18\x06 \x01(\x03R\tpreempted\x12\x1d\n" +
+	"\n" +
+	"size_bytes\x18\a \x01(\x03R\tsizeBytes\"b\n" +
+	"\x12GetSnapshotRequest\x12(\n" +
+	"\vsnapshot_id\x18\x01 \x01(\x03B\a\xbaH\x04\"\x02(\x00R\n" +
+	"snapshotId\x12\"\n" +
+	"\x06job_id\x18\x02 \x01(\tB\v\xbaH\b\xd8\x01\x01r\x03\xb0\x01\x01R\x05jobId\"L\n" +
+	"\x13GetSnapshotResponse\x12\x1f\n" +
+	"\vsnapshot_id\x18\x01 \x01(\x03R\n" +
+	"snapshotId\x12\x14\n" +
+	"\x05chunk\x18\x02 \x01(\fR\x05chunk2\xc5\b\n" +
 	"\n" +
 	"JobService\x12T\n" +
 	"\tSubmitJob\x12\".trainyard.job.v1.SubmitJobRequest\x1a#.trainyard.job.v1.SubmitJobResponse\x12K\n" +
@@ -1312,7 +1946,10 @@ const file_trainyard_job_v1_job_service_proto_rawDesc = "" +
 	"\tResumeJob\x12\".trainyard.job.v1.ResumeJobRequest\x1a#.trainyard.job.v1.ResumeJobResponse\x12f\n" +
 	"\x0fReprioritizeJob\x12(.trainyard.job.v1.ReprioritizeJobRequest\x1a).trainyard.job.v1.ReprioritizeJobResponse\x12W\n" +
 	"\n" +
-	"ExplainJob\x12#.trainyard.job.v1.ExplainJobRequest\x1a$.trainyard.job.v1.ExplainJobResponseB\xd4\x01\n" +
+	"ExplainJob\x12#.trainyard.job.v1.ExplainJobRequest\x1a$.trainyard.job.v1.ExplainJobResponse\x12i\n" +
+	"\x10ExplainPlacement\x12).trainyard.job.v1.ExplainPlacementRequest\x1a*.trainyard.job.v1.ExplainPlacementResponse\x12`\n" +
+	"\rListSnapshots\x12&.trainyard.job.v1.ListSnapshotsRequest\x1a'.trainyard.job.v1.ListSnapshotsResponse\x12\\\n" +
+	"\vGetSnapshot\x12$.trainyard.job.v1.GetSnapshotRequest\x1a%.trainyard.job.v1.GetSnapshotResponse0\x01B\xd4\x01\n" +
 	"\x14com.trainyard.job.v1B\x0fJobServiceProtoP\x01ZIgithub.com/ultrathink-pilot/trainyard/proto/gen/go/trainyard/job/v1;jobv1\xa2\x02\x03TJX\xaa\x02\x10Trainyard.Job.V1\xca\x02\x10Trainyard\\Job\\V1\xe2\x02\x1cTrainyard\\Job\\V1\\GPBMetadata\xea\x02\x12Trainyard::Job::V1b\x06proto3"
 
 var (
@@ -1327,76 +1964,97 @@ func file_trainyard_job_v1_job_service_proto_rawDescGZIP() []byte {
 	return file_trainyard_job_v1_job_service_proto_rawDescData
 }
 
-var file_trainyard_job_v1_job_service_proto_msgTypes = make([]protoimpl.MessageInfo, 20)
+var file_trainyard_job_v1_job_service_proto_msgTypes = make([]protoimpl.MessageInfo, 28)
 var file_trainyard_job_v1_job_service_proto_goTypes = []any{
-	(*SubmitJobRequest)(nil),               // 0: trainyard.job.v1.SubmitJobRequest
-	(*SubmitJobResponse)(nil),              // 1: trainyard.job.v1.SubmitJobResponse
-	(*GetJobRequest)(nil),                  // 2: trainyard.job.v1.GetJobRequest
-	(*GetJobResponse)(nil),                 // 3: trainyard.job.v1.GetJobResponse
-	(*ListJobsRequest)(nil),                // 4: trainyard.job.v1.ListJobsRequest
-	(*ListJobsResponse)(nil),               // 5: trainyard.job.v1.ListJobsResponse
-	(*WatchJobsRequest)(nil),               // 6: trainyard.job.v1.WatchJobsRequest
-	(*WatchJobsResponse)(nil),              // 7: trainyard.job.v1.WatchJobsResponse
-	(*CancelJobRequest)(nil),               // 8: trainyard.job.v1.CancelJobRequest
-	(*CancelJobResponse)(nil),              // 9: trainyard.job.v1.CancelJobResponse
-	(*PauseJobRequest)(nil),                // 10: trainyard.job.v1.PauseJobRequest
-	(*PauseJobResponse)(nil),               // 11: trainyard.job.v1.PauseJobResponse
-	(*ResumeJobRequest)(nil),               // 12: trainyard.job.v1.ResumeJobRequest
-	(*ResumeJobResponse)(nil),              // 13: trainyard.job.v1.ResumeJobResponse
-	(*ReprioritizeJobRequest)(nil),         // 14: trainyard.job.v1.ReprioritizeJobRequest
-	(*ReprioritizeJobResponse)(nil),        // 15: trainyard.job.v1.ReprioritizeJobResponse
-	(*ExplainJobRequest)(nil),              // 16: trainyard.job.v1.ExplainJobRequest
-	(*ExplainJobResponse)(nil),             // 17: trainyard.job.v1.ExplainJobResponse
-	(*Decision)(nil),                       // 18: trainyard.job.v1.Decision
-	(*ExplainJobResponse_HostVerdict)(nil), // 19: trainyard.job.v1.ExplainJobResponse.HostVerdict
-	(*JobSpec)(nil),                        // 20: trainyard.job.v1.JobSpec
-	(*Job)(nil),                            // 21: trainyard.job.v1.Job
-	(Job_State)(0),                         // 22: trainyard.job.v1.Job.State
-	(PriorityClass)(0),                     // 23: trainyard.job.v1.PriorityClass
-	(*durationpb.Duration)(nil),            // 24: google.protobuf.Duration
-	(*timestamppb.Timestamp)(nil),          // 25: google.protobuf.Timestamp
+	(*SubmitJobRequest)(nil),                   // 0: trainyard.job.v1.SubmitJobRequest
+	(*SubmitJobResponse)(nil),                  // 1: trainyard.job.v1.SubmitJobResponse
+	(*GetJobRequest)(nil),                      // 2: trainyard.job.v1.GetJobRequest
+	(*GetJobResponse)(nil),                     // 3: trainyard.job.v1.GetJobResponse
+	(*ListJobsRequest)(nil),                    // 4: trainyard.job.v1.ListJobsRequest
+	(*ListJobsResponse)(nil),                   // 5: trainyard.job.v1.ListJobsResponse
+	(*WatchJobsRequest)(nil),                   // 6: trainyard.job.v1.WatchJobsRequest
+	(*WatchJobsResponse)(nil),                  // 7: trainyard.job.v1.WatchJobsResponse
+	(*CancelJobRequest)(nil),                   // 8: trainyard.job.v1.CancelJobRequest
+	(*CancelJobResponse)(nil),                  // 9: trainyard.job.v1.CancelJobResponse
+	(*PauseJobRequest)(nil),                    // 10: trainyard.job.v1.PauseJobRequest
+	(*PauseJobResponse)(nil),                   // 11: trainyard.job.v1.PauseJobResponse
+	(*ResumeJobRequest)(nil),                   // 12: trainyard.job.v1.ResumeJobRequest
+	(*ResumeJobResponse)(nil),                  // 13: trainyard.job.v1.ResumeJobResponse
+	(*ReprioritizeJobRequest)(nil),             // 14: trainyard.job.v1.ReprioritizeJobRequest
+	(*ReprioritizeJobResponse)(nil),            // 15: trainyard.job.v1.ReprioritizeJobResponse
+	(*ExplainJobRequest)(nil),                  // 16: trainyard.job.v1.ExplainJobRequest
+	(*ExplainJobResponse)(nil),                 // 17: trainyard.job.v1.ExplainJobResponse
+	(*Decision)(nil),                           // 18: trainyard.job.v1.Decision
+	(*ExplainPlacementRequest)(nil),            // 19: trainyard.job.v1.ExplainPlacementRequest
+	(*ExplainPlacementResponse)(nil),           // 20: trainyard.job.v1.ExplainPlacementResponse
+	(*ListSnapshotsRequest)(nil),               // 21: trainyard.job.v1.ListSnapshotsRequest
+	(*ListSnapshotsResponse)(nil),              // 22: trainyard.job.v1.ListSnapshotsResponse
+	(*GetSnapshotRequest)(nil),                 // 23: trainyard.job.v1.GetSnapshotRequest
+	(*GetSnapshotResponse)(nil),                // 24: trainyard.job.v1.GetSnapshotResponse
+	(*ExplainJobResponse_HostVerdict)(nil),     // 25: trainyard.job.v1.ExplainJobResponse.HostVerdict
+	(*ExplainPlacementResponse_Candidate)(nil), // 26: trainyard.job.v1.ExplainPlacementResponse.Candidate
+	(*ListSnapshotsResponse_Snapshot)(nil),     // 27: trainyard.job.v1.ListSnapshotsResponse.Snapshot
+	(*JobSpec)(nil),                            // 28: trainyard.job.v1.JobSpec
+	(*Job)(nil),                                // 29: trainyard.job.v1.Job
+	(*timestamppb.Timestamp)(nil),              // 30: google.protobuf.Timestamp
+	(Job_State)(0),                             // 31: trainyard.job.v1.Job.State
+	(PriorityClass)(0),                         // 32: trainyard.job.v1.PriorityClass
+	(*durationpb.Duration)(nil),                // 33: google.protobuf.Duration
+	(*Attempt)(nil),                            // 34: trainyard.job.v1.Attempt
 }
 var file_trainyard_job_v1_job_service_proto_depIdxs = []int32{
-	20, // 0: trainyard.job.v1.SubmitJobRequest.spec:type_name -> trainyard.job.v1.JobSpec
-	21, // 1: trainyard.job.v1.SubmitJobResponse.job:type_name -> trainyard.job.v1.Job
-	21, // 2: trainyard.job.v1.GetJobResponse.job:type_name -> trainyard.job.v1.Job
-	22, // 3: trainyard.job.v1.ListJobsRequest.states:type_name -> trainyard.job.v1.Job.State
-	21, // 4: trainyard.job.v1.ListJobsResponse.jobs:type_name -> trainyard.job.v1.Job
-	21, // 5: trainyard.job.v1.WatchJobsResponse.jobs:type_name -> trainyard.job.v1.Job
-	21, // 6: trainyard.job.v1.CancelJobResponse.job:type_name -> trainyard.job.v1.Job
-	21, // 7: trainyard.job.v1.PauseJobResponse.job:type_name -> trainyard.job.v1.Job
-	21, // 8: trainyard.job.v1.ResumeJobResponse.job:type_name -> trainyard.job.v1.Job
-	23, // 9: trainyard.job.v1.ReprioritizeJobRequest.priority_class:type_name -> trainyard.job.v1.PriorityClass
-	21, // 10: trainyard.job.v1.ReprioritizeJobResponse.job:type_name -> trainyard.job.v1.Job
-	21, // 11: trainyard.job.v1.ExplainJobResponse.job:type_name -> trainyard.job.v1.Job
-	19, // 12: trainyard.job.v1.ExplainJobResponse.hosts:type_name -> trainyard.job.v1.ExplainJobResponse.HostVerdict
-	24, // 13: trainyard.job.v1.ExplainJobResponse.estimated_wait:type_name -> google.protobuf.Duration
-	18, // 14: trainyard.job.v1.ExplainJobResponse.decisions:type_name -> trainyard.job.v1.Decision
-	25, // 15: trainyard.job.v1.ExplainJobResponse.explain_time:type_name -> google.protobuf.Timestamp
-	25, // 16: trainyard.job.v1.Decision.time:type_name -> google.protobuf.Timestamp
-	0,  // 17: trainyard.job.v1.JobService.SubmitJob:input_type -> trainyard.job.v1.SubmitJobRequest
-	2,  // 18: trainyard.job.v1.JobService.GetJob:input_type -> trainyard.job.v1.GetJobRequest
-	4,  // 19: trainyard.job.v1.JobService.ListJobs:input_type -> trainyard.job.v1.ListJobsRequest
-	6,  // 20: trainyard.job.v1.JobService.WatchJobs:input_type -> trainyard.job.v1.WatchJobsRequest
-	8,  // 21: trainyard.job.v1.JobService.CancelJob:input_type -> trainyard.job.v1.CancelJobRequest
-	10, // 22: trainyard.job.v1.JobService.PauseJob:input_type -> trainyard.job.v1.PauseJobRequest
-	12, // 23: trainyard.job.v1.JobService.ResumeJob:input_type -> trainyard.job.v1.ResumeJobRequest
-	14, // 24: trainyard.job.v1.JobService.ReprioritizeJob:input_type -> trainyard.job.v1.ReprioritizeJobRequest
-	16, // 25: trainyard.job.v1.JobService.ExplainJob:input_type -> trainyard.job.v1.ExplainJobRequest
-	1,  // 26: trainyard.job.v1.JobService.SubmitJob:output_type -> trainyard.job.v1.SubmitJobResponse
-	3,  // 27: trainyard.job.v1.JobService.GetJob:output_type -> trainyard.job.v1.GetJobResponse
-	5,  // 28: trainyard.job.v1.JobService.ListJobs:output_type -> trainyard.job.v1.ListJobsResponse
-	7,  // 29: trainyard.job.v1.JobService.WatchJobs:output_type -> trainyard.job.v1.WatchJobsResponse
-	9,  // 30: trainyard.job.v1.JobService.CancelJob:output_type -> trainyard.job.v1.CancelJobResponse
-	11, // 31: trainyard.job.v1.JobService.PauseJob:output_type -> trainyard.job.v1.PauseJobResponse
-	13, // 32: trainyard.job.v1.JobService.ResumeJob:output_type -> trainyard.job.v1.ResumeJobResponse
-	15, // 33: trainyard.job.v1.JobService.ReprioritizeJob:output_type -> trainyard.job.v1.ReprioritizeJobResponse
-	17, // 34: trainyard.job.v1.JobService.ExplainJob:output_type -> trainyard.job.v1.ExplainJobResponse
-	26, // [26:35] is the sub-list for method output_type
-	17, // [17:26] is the sub-list for method input_type
-	17, // [17:17] is the sub-list for extension type_name
-	17, // [17:17] is the sub-list for extension extendee
-	0,  // [0:17] is the sub-list for field type_name
+	28, // 0: trainyard.job.v1.SubmitJobRequest.spec:type_name -> trainyard.job.v1.JobSpec
+	29, // 1: trainyard.job.v1.SubmitJobResponse.job:type_name -> trainyard.job.v1.Job
+	30, // 2: trainyard.job.v1.SubmitJobResponse.predicted_start_time:type_name -> google.protobuf.Timestamp
+	29, // 3: trainyard.job.v1.GetJobResponse.job:type_name -> trainyard.job.v1.Job
+	31, // 4: trainyard.job.v1.ListJobsRequest.states:type_name -> trainyard.job.v1.Job.State
+	29, // 5: trainyard.job.v1.ListJobsResponse.jobs:type_name -> trainyard.job.v1.Job
+	29, // 6: trainyard.job.v1.WatchJobsResponse.jobs:type_name -> trainyard.job.v1.Job
+	29, // 7: trainyard.job.v1.CancelJobResponse.job:type_name -> trainyard.job.v1.Job
+	29, // 8: trainyard.job.v1.PauseJobResponse.job:type_name -> trainyard.job.v1.Job
+	29, // 9: trainyard.job.v1.ResumeJobResponse.job:type_name -> trainyard.job.v1.Job
+	32, // 10: trainyard.job.v1.ReprioritizeJobRequest.priority_class:type_name -> trainyard.job.v1.PriorityClass
+	29, // 11: trainyard.job.v1.ReprioritizeJobResponse.job:type_name -> trainyard.job.v1.Job
+	29, // 12: trainyard.job.v1.ExplainJobResponse.job:type_name -> trainyard.job.v1.Job
+	25, // 13: trainyard.job.v1.ExplainJobResponse.hosts:type_name -> trainyard.job.v1.ExplainJobResponse.HostVerdict
+	33, // 14: trainyard.job.v1.ExplainJobResponse.estimated_wait:type_name -> google.protobuf.Duration
+	18, // 15: trainyard.job.v1.ExplainJobResponse.decisions:type_name -> trainyard.job.v1.Decision
+	30, // 16: trainyard.job.v1.ExplainJobResponse.explain_time:type_name -> google.protobuf.Timestamp
+	30, // 17: trainyard.job.v1.Decision.time:type_name -> google.protobuf.Timestamp
+	34, // 18: trainyard.job.v1.ExplainPlacementResponse.attempt:type_name -> trainyard.job.v1.Attempt
+	26, // 19: trainyard.job.v1.ExplainPlacementResponse.candidates:type_name -> trainyard.job.v1.ExplainPlacementResponse.Candidate
+	30, // 20: trainyard.job.v1.ExplainPlacementResponse.decision_time:type_name -> google.protobuf.Timestamp
+	27, // 21: trainyard.job.v1.ListSnapshotsResponse.snapshots:type_name -> trainyard.job.v1.ListSnapshotsResponse.Snapshot
+	30, // 22: trainyard.job.v1.ListSnapshotsResponse.Snapshot.time:type_name -> google.protobuf.Timestamp
+	0,  // 23: trainyard.job.v1.JobService.SubmitJob:input_type -> trainyard.job.v1.SubmitJobRequest
+	2,  // 24: trainyard.job.v1.JobService.GetJob:input_type -> trainyard.job.v1.GetJobRequest
+	4,  // 25: trainyard.job.v1.JobService.ListJobs:input_type -> trainyard.job.v1.ListJobsRequest
+	6,  // 26: trainyard.job.v1.JobService.WatchJobs:input_type -> trainyard.job.v1.WatchJobsRequest
+	8,  // 27: trainyard.job.v1.JobService.CancelJob:input_type -> trainyard.job.v1.CancelJobRequest
+	10, // 28: trainyard.job.v1.JobService.PauseJob:input_type -> trainyard.job.v1.PauseJobRequest
+	12, // 29: trainyard.job.v1.JobService.ResumeJob:input_type -> trainyard.job.v1.ResumeJobRequest
+	14, // 30: trainyard.job.v1.JobService.ReprioritizeJob:input_type -> trainyard.job.v1.ReprioritizeJobRequest
+	16, // 31: trainyard.job.v1.JobService.ExplainJob:input_type -> trainyard.job.v1.ExplainJobRequest
+	19, // 32: trainyard.job.v1.JobService.ExplainPlacement:input_type -> trainyard.job.v1.ExplainPlacementRequest
+	21, // 33: trainyard.job.v1.JobService.ListSnapshots:input_type -> trainyard.job.v1.ListSnapshotsRequest
+	23, // 34: trainyard.job.v1.JobService.GetSnapshot:input_type -> trainyard.job.v1.GetSnapshotRequest
+	1,  // 35: trainyard.job.v1.JobService.SubmitJob:output_type -> trainyard.job.v1.SubmitJobResponse
+	3,  // 36: trainyard.job.v1.JobService.GetJob:output_type -> trainyard.job.v1.GetJobResponse
+	5,  // 37: trainyard.job.v1.JobService.ListJobs:output_type -> trainyard.job.v1.ListJobsResponse
+	7,  // 38: trainyard.job.v1.JobService.WatchJobs:output_type -> trainyard.job.v1.WatchJobsResponse
+	9,  // 39: trainyard.job.v1.JobService.CancelJob:output_type -> trainyard.job.v1.CancelJobResponse
+	11, // 40: trainyard.job.v1.JobService.PauseJob:output_type -> trainyard.job.v1.PauseJobResponse
+	13, // 41: trainyard.job.v1.JobService.ResumeJob:output_type -> trainyard.job.v1.ResumeJobResponse
+	15, // 42: trainyard.job.v1.JobService.ReprioritizeJob:output_type -> trainyard.job.v1.ReprioritizeJobResponse
+	17, // 43: trainyard.job.v1.JobService.ExplainJob:output_type -> trainyard.job.v1.ExplainJobResponse
+	20, // 44: trainyard.job.v1.JobService.ExplainPlacement:output_type -> trainyard.job.v1.ExplainPlacementResponse
+	22, // 45: trainyard.job.v1.JobService.ListSnapshots:output_type -> trainyard.job.v1.ListSnapshotsResponse
+	24, // 46: trainyard.job.v1.JobService.GetSnapshot:output_type -> trainyard.job.v1.GetSnapshotResponse
+	35, // [35:47] is the sub-list for method output_type
+	23, // [23:35] is the sub-list for method input_type
+	23, // [23:23] is the sub-list for extension type_name
+	23, // [23:23] is the sub-list for extension extendee
+	0,  // [0:23] is the sub-list for field type_name
 }
 
 func init() { file_trainyard_job_v1_job_service_proto_init() }
@@ -1411,7 +2069,7 @@ func file_trainyard_job_v1_job_service_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_trainyard_job_v1_job_service_proto_rawDesc), len(file_trainyard_job_v1_job_service_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   20,
+			NumMessages:   28,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

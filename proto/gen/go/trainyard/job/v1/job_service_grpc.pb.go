@@ -19,15 +19,18 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	JobService_SubmitJob_FullMethodName       = "/trainyard.job.v1.JobService/SubmitJob"
-	JobService_GetJob_FullMethodName          = "/trainyard.job.v1.JobService/GetJob"
-	JobService_ListJobs_FullMethodName        = "/trainyard.job.v1.JobService/ListJobs"
-	JobService_WatchJobs_FullMethodName       = "/trainyard.job.v1.JobService/WatchJobs"
-	JobService_CancelJob_FullMethodName       = "/trainyard.job.v1.JobService/CancelJob"
-	JobService_PauseJob_FullMethodName        = "/trainyard.job.v1.JobService/PauseJob"
-	JobService_ResumeJob_FullMethodName       = "/trainyard.job.v1.JobService/ResumeJob"
-	JobService_ReprioritizeJob_FullMethodName = "/trainyard.job.v1.JobService/ReprioritizeJob"
-	JobService_ExplainJob_FullMethodName      = "/trainyard.job.v1.JobService/ExplainJob"
+	JobService_SubmitJob_FullMethodName        = "/trainyard.job.v1.JobService/SubmitJob"
+	JobService_GetJob_FullMethodName           = "/trainyard.job.v1.JobService/GetJob"
+	JobService_ListJobs_FullMethodName         = "/trainyard.job.v1.JobService/ListJobs"
+	JobService_WatchJobs_FullMethodName        = "/trainyard.job.v1.JobService/WatchJobs"
+	JobService_CancelJob_FullMethodName        = "/trainyard.job.v1.JobService/CancelJob"
+	JobService_PauseJob_FullMethodName         = "/trainyard.job.v1.JobService/PauseJob"
+	JobService_ResumeJob_FullMethodName        = "/trainyard.job.v1.JobService/ResumeJob"
+	JobService_ReprioritizeJob_FullMethodName  = "/trainyard.job.v1.JobService/ReprioritizeJob"
+	JobService_ExplainJob_FullMethodName       = "/trainyard.job.v1.JobService/ExplainJob"
+	JobService_ExplainPlacement_FullMethodName = "/trainyard.job.v1.JobService/ExplainPlacement"
+	JobService_ListSnapshots_FullMethodName    = "/trainyard.job.v1.JobService/ListSnapshots"
+	JobService_GetSnapshot_FullMethodName      = "/trainyard.job.v1.JobService/GetSnapshot"
 )
 
 // JobServiceClient is the client API for JobService service.
@@ -60,6 +63,15 @@ type JobServiceClient interface {
 	ReprioritizeJob(ctx context.Context, in *ReprioritizeJobRequest, opts ...grpc.CallOption) (*ReprioritizeJobResponse, error)
 	// ExplainJob says why a job is where it is: what it waits for, who is ahead, what it would take.
 	ExplainJob(ctx context.Context, in *ExplainJobRequest, opts ...grpc.CallOption) (*ExplainJobResponse, error)
+	// ExplainPlacement says why an attempt runs where it runs: every host's verdict as it was when the attempt was placed. When the
+	// inputs of that decision are no longer kept, it answers with what was recorded and says so.
+	ExplainPlacement(ctx context.Context, in *ExplainPlacementRequest, opts ...grpc.CallOption) (*ExplainPlacementResponse, error)
+	// ListSnapshots returns the captured inputs of the newest planning rounds that decided something, newest first. They are kept
+	// in memory, bounded by count and bytes: a restart begins anew.
+	ListSnapshots(ctx context.Context, in *ListSnapshotsRequest, opts ...grpc.CallOption) (*ListSnapshotsResponse, error)
+	// GetSnapshot returns one captured round in chunks, as JSON: schedreplay runs it through the same core again. NOT_FOUND when it is
+	// no longer kept.
+	GetSnapshot(ctx context.Context, in *GetSnapshotRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[GetSnapshotResponse], error)
 }
 
 type jobServiceClient struct {
@@ -169,6 +181,45 @@ func (c *jobServiceClient) ExplainJob(ctx context.Context, in *ExplainJobRequest
 	return out, nil
 }
 
+func (c *jobServiceClient) ExplainPlacement(ctx context.Context, in *ExplainPlacementRequest, opts ...grpc.CallOption) (*ExplainPlacementResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ExplainPlacementResponse)
+	err := c.cc.Invoke(ctx, JobService_ExplainPlacement_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *jobServiceClient) ListSnapshots(ctx context.Context, in *ListSnapshotsRequest, opts ...grpc.CallOption) (*ListSnapshotsResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ListSnapshotsResponse)
+	err := c.cc.Invoke(ctx, JobService_ListSnapshots_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *jobServiceClient) GetSnapshot(ctx context.Context, in *GetSnapshotRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[GetSnapshotResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &JobService_ServiceDesc.Streams[1], JobService_GetSnapshot_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[GetSnapshotRequest, GetSnapshotResponse]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type JobService_GetSnapshotClient = grpc.ServerStreamingClient[GetSnapshotResponse]
+
 // JobServiceServer is the server API for JobService service.
 // All implementations must embed UnimplementedJobServiceServer
 // for forward compatibility.
@@ -199,6 +250,15 @@ type JobServiceServer interface {
 	ReprioritizeJob(context.Context, *ReprioritizeJobRequest) (*ReprioritizeJobResponse, error)
 	// ExplainJob says why a job is where it is: what it waits for, who is ahead, what it would take.
 	ExplainJob(context.Context, *ExplainJobRequest) (*ExplainJobResponse, error)
+	// ExplainPlacement says why an attempt runs where it runs: every host's verdict as it was when the attempt was placed. When the
+	// inputs of that decision are no longer kept, it answers with what was recorded and says so.
+	ExplainPlacement(context.Context, *ExplainPlacementRequest) (*ExplainPlacementResponse, error)
+	// ListSnapshots returns the captured inputs of the newest planning rounds that decided something, newest first. They are kept
+	// in memory, bounded by count and bytes: a restart begins anew.
+	ListSnapshots(context.Context, *ListSnapshotsRequest) (*ListSnapshotsResponse, error)
+	// GetSnapshot returns one captured round in chunks, as JSON: schedreplay runs it through the same core again. NOT_FOUND when it is
+	// no longer kept.
+	GetSnapshot(*GetSnapshotRequest, grpc.ServerStreamingServer[GetSnapshotResponse]) error
 	mustEmbedUnimplementedJobServiceServer()
 }
 
@@ -235,6 +295,15 @@ func (UnimplementedJobServiceServer) ReprioritizeJob(context.Context, *Repriorit
 }
 func (UnimplementedJobServiceServer) ExplainJob(context.Context, *ExplainJobRequest) (*ExplainJobResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ExplainJob not implemented")
+}
+func (UnimplementedJobServiceServer) ExplainPlacement(context.Context, *ExplainPlacementRequest) (*ExplainPlacementResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ExplainPlacement not implemented")
+}
+func (UnimplementedJobServiceServer) ListSnapshots(context.Context, *ListSnapshotsRequest) (*ListSnapshotsResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ListSnapshots not implemented")
+}
+func (UnimplementedJobServiceServer) GetSnapshot(*GetSnapshotRequest, grpc.ServerStreamingServer[GetSnapshotResponse]) error {
+	return status.Error(codes.Unimplemented, "method GetSnapshot not implemented")
 }
 func (UnimplementedJobServiceServer) mustEmbedUnimplementedJobServiceServer() {}
 func (UnimplementedJobServiceServer) testEmbeddedByValue()                    {}
@@ -412,6 +481,53 @@ func _JobService_ExplainJob_Handler(srv interface{}, ctx context.Context, dec fu
 	return interceptor(ctx, in, info, handler)
 }
 
+func _JobService_ExplainPlacement_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ExplainPlacementRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(JobServiceServer).ExplainPlacement(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: JobService_ExplainPlacement_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(JobServiceServer).ExplainPlacement(ctx, req.(*ExplainPlacementRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _JobService_ListSnapshots_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ListSnapshotsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(JobServiceServer).ListSnapshots(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: JobService_ListSnapshots_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(JobServiceServer).ListSnapshots(ctx, req.(*ListSnapshotsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _JobService_GetSnapshot_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(GetSnapshotRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(JobServiceServer).GetSnapshot(m, &grpc.GenericServerStream[GetSnapshotRequest, GetSnapshotResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type JobService_GetSnapshotServer = grpc.ServerStreamingServer[GetSnapshotResponse]
+
 // JobService_ServiceDesc is the grpc.ServiceDesc for JobService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -451,11 +567,24 @@ var JobService_ServiceDesc = grpc.ServiceDesc{
 			MethodName: "ExplainJob",
 			Handler:    _JobService_ExplainJob_Handler,
 		},
+		{
+			MethodName: "ExplainPlacement",
+			Handler:    _JobService_ExplainPlacement_Handler,
+		},
+		{
+			MethodName: "ListSnapshots",
+			Handler:    _JobService_ListSnapshots_Handler,
+		},
 	},
 	Streams: []grpc.StreamDesc{
 		{
 			StreamName:    "WatchJobs",
 			Handler:       _JobService_WatchJobs_Handler,
+			ServerStreams: true,
+		},
+		{
+			StreamName:    "GetSnapshot",
+			Handler:       _JobService_GetSnapshot_Handler,
 			ServerStreams: true,
 		},
 	},

@@ -23,7 +23,7 @@ ISOLATION_CGROUP: Isolation
 ISOLATION_MIG: Isolation
 
 class Device(_message.Message):
-    __slots__ = ("device_id", "kind", "memory_bytes", "memory_used_bytes", "headroom_bytes", "process_overhead_bytes", "healthy", "health_reason", "utilization", "isolation", "link_group")
+    __slots__ = ("device_id", "kind", "memory_bytes", "memory_used_bytes", "headroom_bytes", "process_overhead_bytes", "healthy", "health_reason", "utilization", "isolation", "link_group", "parent_device_id", "mig_profile", "numa_node")
     DEVICE_ID_FIELD_NUMBER: _ClassVar[int]
     KIND_FIELD_NUMBER: _ClassVar[int]
     MEMORY_BYTES_FIELD_NUMBER: _ClassVar[int]
@@ -35,6 +35,9 @@ class Device(_message.Message):
     UTILIZATION_FIELD_NUMBER: _ClassVar[int]
     ISOLATION_FIELD_NUMBER: _ClassVar[int]
     LINK_GROUP_FIELD_NUMBER: _ClassVar[int]
+    PARENT_DEVICE_ID_FIELD_NUMBER: _ClassVar[int]
+    MIG_PROFILE_FIELD_NUMBER: _ClassVar[int]
+    NUMA_NODE_FIELD_NUMBER: _ClassVar[int]
     device_id: str
     kind: str
     memory_bytes: int
@@ -46,7 +49,10 @@ class Device(_message.Message):
     utilization: float
     isolation: Isolation
     link_group: str
-    def __init__(self, device_id: _Optional[str] = ..., kind: _Optional[str] = ..., memory_bytes: _Optional[int] = ..., memory_used_bytes: _Optional[int] = ..., headroom_bytes: _Optional[int] = ..., process_overhead_bytes: _Optional[int] = ..., healthy: bool = ..., health_reason: _Optional[str] = ..., utilization: _Optional[float] = ..., isolation: _Optional[_Union[Isolation, str]] = ..., link_group: _Optional[str] = ...) -> None: ...
+    parent_device_id: str
+    mig_profile: str
+    numa_node: int
+    def __init__(self, device_id: _Optional[str] = ..., kind: _Optional[str] = ..., memory_bytes: _Optional[int] = ..., memory_used_bytes: _Optional[int] = ..., headroom_bytes: _Optional[int] = ..., process_overhead_bytes: _Optional[int] = ..., healthy: bool = ..., health_reason: _Optional[str] = ..., utilization: _Optional[float] = ..., isolation: _Optional[_Union[Isolation, str]] = ..., link_group: _Optional[str] = ..., parent_device_id: _Optional[str] = ..., mig_profile: _Optional[str] = ..., numa_node: _Optional[int] = ...) -> None: ...
 
 class HeldLease(_message.Message):
     __slots__ = ("job_id", "attempt", "fence", "phase", "progress", "isolation", "start_time", "data_outage_since", "last_step_time")
@@ -147,8 +153,22 @@ class AgentReport(_message.Message):
     address: str
     def __init__(self, agent_name: _Optional[str] = ..., incarnation: _Optional[str] = ..., devices: _Optional[_Iterable[_Union[Device, _Mapping]]] = ..., cpu_millis: _Optional[int] = ..., host_memory_bytes: _Optional[int] = ..., labels: _Optional[_Mapping[str, str]] = ..., leases: _Optional[_Iterable[_Union[HeldLease, _Mapping]]] = ..., exits: _Optional[_Iterable[_Union[Exit, _Mapping]]] = ..., data_service_reachable: bool = ..., registry_reachable: bool = ..., agent_time: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., version: _Optional[str] = ..., address: _Optional[str] = ...) -> None: ...
 
+class Rendezvous(_message.Message):
+    __slots__ = ("address", "port", "node_rank", "node_count", "processes")
+    ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    PORT_FIELD_NUMBER: _ClassVar[int]
+    NODE_RANK_FIELD_NUMBER: _ClassVar[int]
+    NODE_COUNT_FIELD_NUMBER: _ClassVar[int]
+    PROCESSES_FIELD_NUMBER: _ClassVar[int]
+    address: str
+    port: int
+    node_rank: int
+    node_count: int
+    processes: int
+    def __init__(self, address: _Optional[str] = ..., port: _Optional[int] = ..., node_rank: _Optional[int] = ..., node_count: _Optional[int] = ..., processes: _Optional[int] = ...) -> None: ...
+
 class Assignment(_message.Message):
-    __slots__ = ("job_id", "attempt", "fence", "spec", "device_ids", "reserved_bytes", "batch_size", "gradient_accumulation", "resume", "traceparent", "learning_rate_scale", "cpu_millis", "host_memory_bytes")
+    __slots__ = ("job_id", "attempt", "fence", "spec", "device_ids", "reserved_bytes", "batch_size", "gradient_accumulation", "resume", "traceparent", "learning_rate_scale", "cpu_millis", "host_memory_bytes", "rendezvous")
     JOB_ID_FIELD_NUMBER: _ClassVar[int]
     ATTEMPT_FIELD_NUMBER: _ClassVar[int]
     FENCE_FIELD_NUMBER: _ClassVar[int]
@@ -162,6 +182,7 @@ class Assignment(_message.Message):
     LEARNING_RATE_SCALE_FIELD_NUMBER: _ClassVar[int]
     CPU_MILLIS_FIELD_NUMBER: _ClassVar[int]
     HOST_MEMORY_BYTES_FIELD_NUMBER: _ClassVar[int]
+    RENDEZVOUS_FIELD_NUMBER: _ClassVar[int]
     job_id: str
     attempt: int
     fence: int
@@ -175,7 +196,8 @@ class Assignment(_message.Message):
     learning_rate_scale: float
     cpu_millis: int
     host_memory_bytes: int
-    def __init__(self, job_id: _Optional[str] = ..., attempt: _Optional[int] = ..., fence: _Optional[int] = ..., spec: _Optional[_Union[_job_pb2.JobSpec, _Mapping]] = ..., device_ids: _Optional[_Iterable[str]] = ..., reserved_bytes: _Optional[_Iterable[int]] = ..., batch_size: _Optional[int] = ..., gradient_accumulation: _Optional[int] = ..., resume: bool = ..., traceparent: _Optional[str] = ..., learning_rate_scale: _Optional[float] = ..., cpu_millis: _Optional[int] = ..., host_memory_bytes: _Optional[int] = ...) -> None: ...
+    rendezvous: Rendezvous
+    def __init__(self, job_id: _Optional[str] = ..., attempt: _Optional[int] = ..., fence: _Optional[int] = ..., spec: _Optional[_Union[_job_pb2.JobSpec, _Mapping]] = ..., device_ids: _Optional[_Iterable[str]] = ..., reserved_bytes: _Optional[_Iterable[int]] = ..., batch_size: _Optional[int] = ..., gradient_accumulation: _Optional[int] = ..., resume: bool = ..., traceparent: _Optional[str] = ..., learning_rate_scale: _Optional[float] = ..., cpu_millis: _Optional[int] = ..., host_memory_bytes: _Optional[int] = ..., rendezvous: _Optional[_Union[Rendezvous, _Mapping]] = ...) -> None: ...
 
 class StopOrder(_message.Message):
     __slots__ = ("job_id", "attempt", "fence", "reason", "grace")
@@ -190,6 +212,7 @@ class StopOrder(_message.Message):
         REASON_TIME_LIMIT: _ClassVar[StopOrder.Reason]
         REASON_STALLED: _ClassVar[StopOrder.Reason]
         REASON_DATA_UNAVAILABLE: _ClassVar[StopOrder.Reason]
+        REASON_GANG_ENDED: _ClassVar[StopOrder.Reason]
     REASON_UNSPECIFIED: StopOrder.Reason
     REASON_CANCELLED: StopOrder.Reason
     REASON_PAUSED: StopOrder.Reason
@@ -199,6 +222,7 @@ class StopOrder(_message.Message):
     REASON_TIME_LIMIT: StopOrder.Reason
     REASON_STALLED: StopOrder.Reason
     REASON_DATA_UNAVAILABLE: StopOrder.Reason
+    REASON_GANG_ENDED: StopOrder.Reason
     JOB_ID_FIELD_NUMBER: _ClassVar[int]
     ATTEMPT_FIELD_NUMBER: _ClassVar[int]
     FENCE_FIELD_NUMBER: _ClassVar[int]

@@ -47,6 +47,21 @@ class FailureClass(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     FAILURE_CLASS_BAD_CONFIGURATION: _ClassVar[FailureClass]
     FAILURE_CLASS_STALLED: _ClassVar[FailureClass]
     FAILURE_CLASS_TIME_LIMIT: _ClassVar[FailureClass]
+
+class Topology(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    TOPOLOGY_UNSPECIFIED: _ClassVar[Topology]
+    TOPOLOGY_SAME_HOST: _ClassVar[Topology]
+    TOPOLOGY_LINK_GROUP: _ClassVar[Topology]
+    TOPOLOGY_PACKED_HOSTS: _ClassVar[Topology]
+    TOPOLOGY_SPREAD_HOSTS: _ClassVar[Topology]
+
+class DependencyFailure(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    DEPENDENCY_FAILURE_UNSPECIFIED: _ClassVar[DependencyFailure]
+    DEPENDENCY_FAILURE_CANCEL: _ClassVar[DependencyFailure]
+    DEPENDENCY_FAILURE_IGNORE: _ClassVar[DependencyFailure]
+    DEPENDENCY_FAILURE_HOLD: _ClassVar[DependencyFailure]
 PRIORITY_CLASS_UNSPECIFIED: PriorityClass
 PRIORITY_CLASS_BATCH: PriorityClass
 PRIORITY_CLASS_SEARCH: PriorityClass
@@ -75,9 +90,18 @@ FAILURE_CLASS_DIVERGED: FailureClass
 FAILURE_CLASS_BAD_CONFIGURATION: FailureClass
 FAILURE_CLASS_STALLED: FailureClass
 FAILURE_CLASS_TIME_LIMIT: FailureClass
+TOPOLOGY_UNSPECIFIED: Topology
+TOPOLOGY_SAME_HOST: Topology
+TOPOLOGY_LINK_GROUP: Topology
+TOPOLOGY_PACKED_HOSTS: Topology
+TOPOLOGY_SPREAD_HOSTS: Topology
+DEPENDENCY_FAILURE_UNSPECIFIED: DependencyFailure
+DEPENDENCY_FAILURE_CANCEL: DependencyFailure
+DEPENDENCY_FAILURE_IGNORE: DependencyFailure
+DEPENDENCY_FAILURE_HOLD: DependencyFailure
 
 class DeviceDemand(_message.Message):
-    __slots__ = ("count", "kind", "memory_bytes", "labels")
+    __slots__ = ("count", "kind", "memory_bytes", "labels", "mig_profile", "topology", "learn_memory")
     class LabelsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -89,11 +113,17 @@ class DeviceDemand(_message.Message):
     KIND_FIELD_NUMBER: _ClassVar[int]
     MEMORY_BYTES_FIELD_NUMBER: _ClassVar[int]
     LABELS_FIELD_NUMBER: _ClassVar[int]
+    MIG_PROFILE_FIELD_NUMBER: _ClassVar[int]
+    TOPOLOGY_FIELD_NUMBER: _ClassVar[int]
+    LEARN_MEMORY_FIELD_NUMBER: _ClassVar[int]
     count: int
     kind: str
     memory_bytes: int
     labels: _containers.ScalarMap[str, str]
-    def __init__(self, count: _Optional[int] = ..., kind: _Optional[str] = ..., memory_bytes: _Optional[int] = ..., labels: _Optional[_Mapping[str, str]] = ...) -> None: ...
+    mig_profile: str
+    topology: Topology
+    learn_memory: bool
+    def __init__(self, count: _Optional[int] = ..., kind: _Optional[str] = ..., memory_bytes: _Optional[int] = ..., labels: _Optional[_Mapping[str, str]] = ..., mig_profile: _Optional[str] = ..., topology: _Optional[_Union[Topology, str]] = ..., learn_memory: bool = ...) -> None: ...
 
 class Resources(_message.Message):
     __slots__ = ("devices", "cpu_millis", "host_memory_bytes")
@@ -230,8 +260,26 @@ class RetryPolicy(_message.Message):
     min_batch_size: int
     def __init__(self, max_crashes: _Optional[int] = ..., max_host_ooms: _Optional[int] = ..., max_network_errors: _Optional[int] = ..., min_batch_size: _Optional[int] = ...) -> None: ...
 
+class ModelPromotion(_message.Message):
+    __slots__ = ("model_name",)
+    MODEL_NAME_FIELD_NUMBER: _ClassVar[int]
+    model_name: str
+    def __init__(self, model_name: _Optional[str] = ...) -> None: ...
+
+class Dependency(_message.Message):
+    __slots__ = ("job", "model_promoted", "array", "on_failure")
+    JOB_FIELD_NUMBER: _ClassVar[int]
+    MODEL_PROMOTED_FIELD_NUMBER: _ClassVar[int]
+    ARRAY_FIELD_NUMBER: _ClassVar[int]
+    ON_FAILURE_FIELD_NUMBER: _ClassVar[int]
+    job: str
+    model_promoted: ModelPromotion
+    array: str
+    on_failure: DependencyFailure
+    def __init__(self, job: _Optional[str] = ..., model_promoted: _Optional[_Union[ModelPromotion, _Mapping]] = ..., array: _Optional[str] = ..., on_failure: _Optional[_Union[DependencyFailure, str]] = ...) -> None: ...
+
 class JobSpec(_message.Message):
-    __slots__ = ("display_name", "experiment", "tenant", "priority_class", "resources", "native", "command", "batch_size", "gradient_accumulation", "model_name", "time_limit", "stall_limit", "retry_policy", "wait_for_capacity", "labels")
+    __slots__ = ("display_name", "experiment", "tenant", "priority_class", "resources", "native", "command", "batch_size", "gradient_accumulation", "model_name", "time_limit", "stall_limit", "retry_policy", "wait_for_capacity", "labels", "after", "deadline", "expected_duration")
     class LabelsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -254,6 +302,9 @@ class JobSpec(_message.Message):
     RETRY_POLICY_FIELD_NUMBER: _ClassVar[int]
     WAIT_FOR_CAPACITY_FIELD_NUMBER: _ClassVar[int]
     LABELS_FIELD_NUMBER: _ClassVar[int]
+    AFTER_FIELD_NUMBER: _ClassVar[int]
+    DEADLINE_FIELD_NUMBER: _ClassVar[int]
+    EXPECTED_DURATION_FIELD_NUMBER: _ClassVar[int]
     display_name: str
     experiment: str
     tenant: str
@@ -269,7 +320,10 @@ class JobSpec(_message.Message):
     retry_policy: RetryPolicy
     wait_for_capacity: bool
     labels: _containers.ScalarMap[str, str]
-    def __init__(self, display_name: _Optional[str] = ..., experiment: _Optional[str] = ..., tenant: _Optional[str] = ..., priority_class: _Optional[_Union[PriorityClass, str]] = ..., resources: _Optional[_Union[Resources, _Mapping]] = ..., native: _Optional[_Union[NativeSpec, _Mapping]] = ..., command: _Optional[_Union[CommandSpec, _Mapping]] = ..., batch_size: _Optional[int] = ..., gradient_accumulation: _Optional[int] = ..., model_name: _Optional[str] = ..., time_limit: _Optional[_Union[_duration_pb2.Duration, _Mapping]] = ..., stall_limit: _Optional[_Union[_duration_pb2.Duration, _Mapping]] = ..., retry_policy: _Optional[_Union[RetryPolicy, _Mapping]] = ..., wait_for_capacity: bool = ..., labels: _Optional[_Mapping[str, str]] = ...) -> None: ...
+    after: _containers.RepeatedCompositeFieldContainer[Dependency]
+    deadline: _timestamp_pb2.Timestamp
+    expected_duration: _duration_pb2.Duration
+    def __init__(self, display_name: _Optional[str] = ..., experiment: _Optional[str] = ..., tenant: _Optional[str] = ..., priority_class: _Optional[_Union[PriorityClass, str]] = ..., resources: _Optional[_Union[Resources, _Mapping]] = ..., native: _Optional[_Union[NativeSpec, _Mapping]] = ..., command: _Optional[_Union[CommandSpec, _Mapping]] = ..., batch_size: _Optional[int] = ..., gradient_accumulation: _Optional[int] = ..., model_name: _Optional[str] = ..., time_limit: _Optional[_Union[_duration_pb2.Duration, _Mapping]] = ..., stall_limit: _Optional[_Union[_duration_pb2.Duration, _Mapping]] = ..., retry_policy: _Optional[_Union[RetryPolicy, _Mapping]] = ..., wait_for_capacity: bool = ..., labels: _Optional[_Mapping[str, str]] = ..., after: _Optional[_Iterable[_Union[Dependency, _Mapping]]] = ..., deadline: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., expected_duration: _Optional[_Union[_duration_pb2.Duration, _Mapping]] = ...) -> None: ...
 
 class Progress(_message.Message):
     __slots__ = ("epoch", "total_epochs", "step", "reward", "objective", "steps_per_second", "remaining", "peak_device_memory_bytes", "checkpoint_step", "checkpoint_id", "report_time")
@@ -314,7 +368,7 @@ class Evidence(_message.Message):
     def __init__(self, exit_code: _Optional[int] = ..., signal: _Optional[str] = ..., message: _Optional[str] = ..., problems: _Optional[_Iterable[str]] = ..., stderr_tail: _Optional[str] = ..., memory_samples_bytes: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class Attempt(_message.Message):
-    __slots__ = ("attempt", "fence", "state", "agent_name", "device_ids", "batch_size", "gradient_accumulation", "restored_checkpoint_id", "failure_class", "evidence", "create_time", "start_time", "end_time", "isolation")
+    __slots__ = ("attempt", "fence", "state", "agent_name", "device_ids", "batch_size", "gradient_accumulation", "restored_checkpoint_id", "failure_class", "evidence", "create_time", "start_time", "end_time", "isolation", "members")
     class State(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
         __slots__ = ()
         STATE_UNSPECIFIED: _ClassVar[Attempt.State]
@@ -341,6 +395,7 @@ class Attempt(_message.Message):
     START_TIME_FIELD_NUMBER: _ClassVar[int]
     END_TIME_FIELD_NUMBER: _ClassVar[int]
     ISOLATION_FIELD_NUMBER: _ClassVar[int]
+    MEMBERS_FIELD_NUMBER: _ClassVar[int]
     attempt: int
     fence: int
     state: Attempt.State
@@ -355,10 +410,43 @@ class Attempt(_message.Message):
     start_time: _timestamp_pb2.Timestamp
     end_time: _timestamp_pb2.Timestamp
     isolation: str
-    def __init__(self, attempt: _Optional[int] = ..., fence: _Optional[int] = ..., state: _Optional[_Union[Attempt.State, str]] = ..., agent_name: _Optional[str] = ..., device_ids: _Optional[_Iterable[str]] = ..., batch_size: _Optional[int] = ..., gradient_accumulation: _Optional[int] = ..., restored_checkpoint_id: _Optional[str] = ..., failure_class: _Optional[_Union[FailureClass, str]] = ..., evidence: _Optional[_Union[Evidence, _Mapping]] = ..., create_time: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., start_time: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., end_time: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., isolation: _Optional[str] = ...) -> None: ...
+    members: _containers.RepeatedCompositeFieldContainer[GangMember]
+    def __init__(self, attempt: _Optional[int] = ..., fence: _Optional[int] = ..., state: _Optional[_Union[Attempt.State, str]] = ..., agent_name: _Optional[str] = ..., device_ids: _Optional[_Iterable[str]] = ..., batch_size: _Optional[int] = ..., gradient_accumulation: _Optional[int] = ..., restored_checkpoint_id: _Optional[str] = ..., failure_class: _Optional[_Union[FailureClass, str]] = ..., evidence: _Optional[_Union[Evidence, _Mapping]] = ..., create_time: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., start_time: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., end_time: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., isolation: _Optional[str] = ..., members: _Optional[_Iterable[_Union[GangMember, _Mapping]]] = ...) -> None: ...
+
+class GangMember(_message.Message):
+    __slots__ = ("agent_name", "device_ids", "node_rank", "ended")
+    AGENT_NAME_FIELD_NUMBER: _ClassVar[int]
+    DEVICE_IDS_FIELD_NUMBER: _ClassVar[int]
+    NODE_RANK_FIELD_NUMBER: _ClassVar[int]
+    ENDED_FIELD_NUMBER: _ClassVar[int]
+    agent_name: str
+    device_ids: _containers.RepeatedScalarFieldContainer[str]
+    node_rank: int
+    ended: bool
+    def __init__(self, agent_name: _Optional[str] = ..., device_ids: _Optional[_Iterable[str]] = ..., node_rank: _Optional[int] = ..., ended: bool = ...) -> None: ...
+
+class DependencyState(_message.Message):
+    __slots__ = ("dependency", "state", "reason")
+    class State(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+        __slots__ = ()
+        STATE_UNSPECIFIED: _ClassVar[DependencyState.State]
+        STATE_WAITING: _ClassVar[DependencyState.State]
+        STATE_MET: _ClassVar[DependencyState.State]
+        STATE_FAILED: _ClassVar[DependencyState.State]
+    STATE_UNSPECIFIED: DependencyState.State
+    STATE_WAITING: DependencyState.State
+    STATE_MET: DependencyState.State
+    STATE_FAILED: DependencyState.State
+    DEPENDENCY_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    dependency: Dependency
+    state: DependencyState.State
+    reason: str
+    def __init__(self, dependency: _Optional[_Union[Dependency, _Mapping]] = ..., state: _Optional[_Union[DependencyState.State, str]] = ..., reason: _Optional[str] = ...) -> None: ...
 
 class Job(_message.Message):
-    __slots__ = ("job_id", "spec", "state", "state_reason", "progress", "attempts", "batch_size", "gradient_accumulation", "submitter", "create_time", "start_time", "end_time", "traceparent", "etag", "revision", "not_before")
+    __slots__ = ("job_id", "spec", "state", "state_reason", "progress", "attempts", "batch_size", "gradient_accumulation", "submitter", "create_time", "start_time", "end_time", "traceparent", "etag", "revision", "not_before", "warnings", "array_id", "array_index", "graph_id", "graph_node", "schedule_id", "dependencies", "poison")
     class State(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
         __slots__ = ()
         STATE_UNSPECIFIED: _ClassVar[Job.State]
@@ -395,6 +483,14 @@ class Job(_message.Message):
     ETAG_FIELD_NUMBER: _ClassVar[int]
     REVISION_FIELD_NUMBER: _ClassVar[int]
     NOT_BEFORE_FIELD_NUMBER: _ClassVar[int]
+    WARNINGS_FIELD_NUMBER: _ClassVar[int]
+    ARRAY_ID_FIELD_NUMBER: _ClassVar[int]
+    ARRAY_INDEX_FIELD_NUMBER: _ClassVar[int]
+    GRAPH_ID_FIELD_NUMBER: _ClassVar[int]
+    GRAPH_NODE_FIELD_NUMBER: _ClassVar[int]
+    SCHEDULE_ID_FIELD_NUMBER: _ClassVar[int]
+    DEPENDENCIES_FIELD_NUMBER: _ClassVar[int]
+    POISON_FIELD_NUMBER: _ClassVar[int]
     job_id: str
     spec: JobSpec
     state: Job.State
@@ -411,4 +507,12 @@ class Job(_message.Message):
     etag: str
     revision: int
     not_before: _timestamp_pb2.Timestamp
-    def __init__(self, job_id: _Optional[str] = ..., spec: _Optional[_Union[JobSpec, _Mapping]] = ..., state: _Optional[_Union[Job.State, str]] = ..., state_reason: _Optional[str] = ..., progress: _Optional[_Union[Progress, _Mapping]] = ..., attempts: _Optional[_Iterable[_Union[Attempt, _Mapping]]] = ..., batch_size: _Optional[int] = ..., gradient_accumulation: _Optional[int] = ..., submitter: _Optional[str] = ..., create_time: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., start_time: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., end_time: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., traceparent: _Optional[str] = ..., etag: _Optional[str] = ..., revision: _Optional[int] = ..., not_before: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+    warnings: _containers.RepeatedScalarFieldContainer[str]
+    array_id: str
+    array_index: int
+    graph_id: str
+    graph_node: str
+    schedule_id: str
+    dependencies: _containers.RepeatedCompositeFieldContainer[DependencyState]
+    poison: bool
+    def __init__(self, job_id: _Optional[str] = ..., spec: _Optional[_Union[JobSpec, _Mapping]] = ..., state: _Optional[_Union[Job.State, str]] = ..., state_reason: _Optional[str] = ..., progress: _Optional[_Union[Progress, _Mapping]] = ..., attempts: _Optional[_Iterable[_Union[Attempt, _Mapping]]] = ..., batch_size: _Optional[int] = ..., gradient_accumulation: _Optional[int] = ..., submitter: _Optional[str] = ..., create_time: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., start_time: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., end_time: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., traceparent: _Optional[str] = ..., etag: _Optional[str] = ..., revision: _Optional[int] = ..., not_before: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., warnings: _Optional[_Iterable[str]] = ..., array_id: _Optional[str] = ..., array_index: _Optional[int] = ..., graph_id: _Optional[str] = ..., graph_node: _Optional[str] = ..., schedule_id: _Optional[str] = ..., dependencies: _Optional[_Iterable[_Union[DependencyState, _Mapping]]] = ..., poison: bool = ...) -> None: ...

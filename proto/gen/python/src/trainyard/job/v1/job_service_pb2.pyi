@@ -19,12 +19,18 @@ class SubmitJobRequest(_message.Message):
     def __init__(self, request_id: _Optional[str] = ..., spec: _Optional[_Union[_job_pb2.JobSpec, _Mapping]] = ..., validate_only: bool = ...) -> None: ...
 
 class SubmitJobResponse(_message.Message):
-    __slots__ = ("job", "prediction")
+    __slots__ = ("job", "prediction", "predicted_start_time", "predicted_agent_name", "predicted_device_ids")
     JOB_FIELD_NUMBER: _ClassVar[int]
     PREDICTION_FIELD_NUMBER: _ClassVar[int]
+    PREDICTED_START_TIME_FIELD_NUMBER: _ClassVar[int]
+    PREDICTED_AGENT_NAME_FIELD_NUMBER: _ClassVar[int]
+    PREDICTED_DEVICE_IDS_FIELD_NUMBER: _ClassVar[int]
     job: _job_pb2.Job
     prediction: str
-    def __init__(self, job: _Optional[_Union[_job_pb2.Job, _Mapping]] = ..., prediction: _Optional[str] = ...) -> None: ...
+    predicted_start_time: _timestamp_pb2.Timestamp
+    predicted_agent_name: str
+    predicted_device_ids: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, job: _Optional[_Union[_job_pb2.Job, _Mapping]] = ..., prediction: _Optional[str] = ..., predicted_start_time: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., predicted_agent_name: _Optional[str] = ..., predicted_device_ids: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class GetJobRequest(_message.Message):
     __slots__ = ("job_id",)
@@ -39,16 +45,24 @@ class GetJobResponse(_message.Message):
     def __init__(self, job: _Optional[_Union[_job_pb2.Job, _Mapping]] = ...) -> None: ...
 
 class ListJobsRequest(_message.Message):
-    __slots__ = ("states", "experiment_prefix", "page_size", "page_token")
+    __slots__ = ("states", "experiment_prefix", "page_size", "page_token", "array_id", "graph_id", "schedule_id", "tenant")
     STATES_FIELD_NUMBER: _ClassVar[int]
     EXPERIMENT_PREFIX_FIELD_NUMBER: _ClassVar[int]
     PAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
     PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    ARRAY_ID_FIELD_NUMBER: _ClassVar[int]
+    GRAPH_ID_FIELD_NUMBER: _ClassVar[int]
+    SCHEDULE_ID_FIELD_NUMBER: _ClassVar[int]
+    TENANT_FIELD_NUMBER: _ClassVar[int]
     states: _containers.RepeatedScalarFieldContainer[_job_pb2.Job.State]
     experiment_prefix: str
     page_size: int
     page_token: str
-    def __init__(self, states: _Optional[_Iterable[_Union[_job_pb2.Job.State, str]]] = ..., experiment_prefix: _Optional[str] = ..., page_size: _Optional[int] = ..., page_token: _Optional[str] = ...) -> None: ...
+    array_id: str
+    graph_id: str
+    schedule_id: str
+    tenant: str
+    def __init__(self, states: _Optional[_Iterable[_Union[_job_pb2.Job.State, str]]] = ..., experiment_prefix: _Optional[str] = ..., page_size: _Optional[int] = ..., page_token: _Optional[str] = ..., array_id: _Optional[str] = ..., graph_id: _Optional[str] = ..., schedule_id: _Optional[str] = ..., tenant: _Optional[str] = ...) -> None: ...
 
 class ListJobsResponse(_message.Message):
     __slots__ = ("jobs", "next_page_token")
@@ -186,3 +200,83 @@ class Decision(_message.Message):
     reason: str
     attempt: int
     def __init__(self, time: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., action: _Optional[str] = ..., reason: _Optional[str] = ..., attempt: _Optional[int] = ...) -> None: ...
+
+class ExplainPlacementRequest(_message.Message):
+    __slots__ = ("job_id", "attempt")
+    JOB_ID_FIELD_NUMBER: _ClassVar[int]
+    ATTEMPT_FIELD_NUMBER: _ClassVar[int]
+    job_id: str
+    attempt: int
+    def __init__(self, job_id: _Optional[str] = ..., attempt: _Optional[int] = ...) -> None: ...
+
+class ExplainPlacementResponse(_message.Message):
+    __slots__ = ("attempt", "summary", "candidates", "ahead_count", "snapshot_id", "decision_time")
+    class Candidate(_message.Message):
+        __slots__ = ("agent_name", "fitted", "chosen", "waste", "reason")
+        AGENT_NAME_FIELD_NUMBER: _ClassVar[int]
+        FITTED_FIELD_NUMBER: _ClassVar[int]
+        CHOSEN_FIELD_NUMBER: _ClassVar[int]
+        WASTE_FIELD_NUMBER: _ClassVar[int]
+        REASON_FIELD_NUMBER: _ClassVar[int]
+        agent_name: str
+        fitted: bool
+        chosen: bool
+        waste: float
+        reason: str
+        def __init__(self, agent_name: _Optional[str] = ..., fitted: bool = ..., chosen: bool = ..., waste: _Optional[float] = ..., reason: _Optional[str] = ...) -> None: ...
+    ATTEMPT_FIELD_NUMBER: _ClassVar[int]
+    SUMMARY_FIELD_NUMBER: _ClassVar[int]
+    CANDIDATES_FIELD_NUMBER: _ClassVar[int]
+    AHEAD_COUNT_FIELD_NUMBER: _ClassVar[int]
+    SNAPSHOT_ID_FIELD_NUMBER: _ClassVar[int]
+    DECISION_TIME_FIELD_NUMBER: _ClassVar[int]
+    attempt: _job_pb2.Attempt
+    summary: str
+    candidates: _containers.RepeatedCompositeFieldContainer[ExplainPlacementResponse.Candidate]
+    ahead_count: int
+    snapshot_id: int
+    decision_time: _timestamp_pb2.Timestamp
+    def __init__(self, attempt: _Optional[_Union[_job_pb2.Attempt, _Mapping]] = ..., summary: _Optional[str] = ..., candidates: _Optional[_Iterable[_Union[ExplainPlacementResponse.Candidate, _Mapping]]] = ..., ahead_count: _Optional[int] = ..., snapshot_id: _Optional[int] = ..., decision_time: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+
+class ListSnapshotsRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class ListSnapshotsResponse(_message.Message):
+    __slots__ = ("snapshots",)
+    class Snapshot(_message.Message):
+        __slots__ = ("snapshot_id", "time", "hosts", "queued", "placed", "preempted", "size_bytes")
+        SNAPSHOT_ID_FIELD_NUMBER: _ClassVar[int]
+        TIME_FIELD_NUMBER: _ClassVar[int]
+        HOSTS_FIELD_NUMBER: _ClassVar[int]
+        QUEUED_FIELD_NUMBER: _ClassVar[int]
+        PLACED_FIELD_NUMBER: _ClassVar[int]
+        PREEMPTED_FIELD_NUMBER: _ClassVar[int]
+        SIZE_BYTES_FIELD_NUMBER: _ClassVar[int]
+        snapshot_id: int
+        time: _timestamp_pb2.Timestamp
+        hosts: int
+        queued: int
+        placed: int
+        preempted: int
+        size_bytes: int
+        def __init__(self, snapshot_id: _Optional[int] = ..., time: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., hosts: _Optional[int] = ..., queued: _Optional[int] = ..., placed: _Optional[int] = ..., preempted: _Optional[int] = ..., size_bytes: _Optional[int] = ...) -> None: ...
+    SNAPSHOTS_FIELD_NUMBER: _ClassVar[int]
+    snapshots: _containers.RepeatedCompositeFieldContainer[ListSnapshotsResponse.Snapshot]
+    def __init__(self, snapshots: _Optional[_Iterable[_Union[ListSnapshotsResponse.Snapshot, _Mapping]]] = ...) -> None: ...
+
+class GetSnapshotRequest(_message.Message):
+    __slots__ = ("snapshot_id", "job_id")
+    SNAPSHOT_ID_FIELD_NUMBER: _ClassVar[int]
+    JOB_ID_FIELD_NUMBER: _ClassVar[int]
+    snapshot_id: int
+    job_id: str
+    def __init__(self, snapshot_id: _Optional[int] = ..., job_id: _Optional[str] = ...) -> None: ...
+
+class GetSnapshotResponse(_message.Message):
+    __slots__ = ("snapshot_id", "chunk")
+    SNAPSHOT_ID_FIELD_NUMBER: _ClassVar[int]
+    CHUNK_FIELD_NUMBER: _ClassVar[int]
+    snapshot_id: int
+    chunk: bytes
+    def __init__(self, snapshot_id: _Optional[int] = ..., chunk: _Optional[bytes] = ...) -> None: ...

@@ -64,6 +64,21 @@ class JobServiceStub(object):
                 request_serializer=trainyard_dot_job_dot_v1_dot_job__service__pb2.ExplainJobRequest.SerializeToString,
                 response_deserializer=trainyard_dot_job_dot_v1_dot_job__service__pb2.ExplainJobResponse.FromString,
                 )
+        self.ExplainPlacement = channel.unary_unary(
+                '/trainyard.job.v1.JobService/ExplainPlacement',
+                request_serializer=trainyard_dot_job_dot_v1_dot_job__service__pb2.ExplainPlacementRequest.SerializeToString,
+                response_deserializer=trainyard_dot_job_dot_v1_dot_job__service__pb2.ExplainPlacementResponse.FromString,
+                )
+        self.ListSnapshots = channel.unary_unary(
+                '/trainyard.job.v1.JobService/ListSnapshots',
+                request_serializer=trainyard_dot_job_dot_v1_dot_job__service__pb2.ListSnapshotsRequest.SerializeToString,
+                response_deserializer=trainyard_dot_job_dot_v1_dot_job__service__pb2.ListSnapshotsResponse.FromString,
+                )
+        self.GetSnapshot = channel.unary_stream(
+                '/trainyard.job.v1.JobService/GetSnapshot',
+                request_serializer=trainyard_dot_job_dot_v1_dot_job__service__pb2.GetSnapshotRequest.SerializeToString,
+                response_deserializer=trainyard_dot_job_dot_v1_dot_job__service__pb2.GetSnapshotResponse.FromString,
+                )
 
 
 class JobServiceServicer(object):
@@ -139,6 +154,30 @@ class JobServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ExplainPlacement(self, request, context):
+        """ExplainPlacement says why an attempt runs where it runs: every host's verdict as it was when the attempt was placed. When the
+        inputs of that decision are no longer kept, it answers with what was recorded and says so.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListSnapshots(self, request, context):
+        """ListSnapshots returns the captured inputs of the newest planning rounds that decided something, newest first. They are kept
+        in memory, bounded by count and bytes: a restart begins anew.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetSnapshot(self, request, context):
+        """GetSnapshot returns one captured round in chunks, as JSON: schedreplay runs it through the same core again. NOT_FOUND when it is
+        no longer kept.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_JobServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -186,6 +225,21 @@ def add_JobServiceServicer_to_server(servicer, server):
                     servicer.ExplainJob,
                     request_deserializer=trainyard_dot_job_dot_v1_dot_job__service__pb2.ExplainJobRequest.FromString,
                     response_serializer=trainyard_dot_job_dot_v1_dot_job__service__pb2.ExplainJobResponse.SerializeToString,
+            ),
+            'ExplainPlacement': grpc.unary_unary_rpc_method_handler(
+                    servicer.ExplainPlacement,
+                    request_deserializer=trainyard_dot_job_dot_v1_dot_job__service__pb2.ExplainPlacementRequest.FromString,
+                    response_serializer=trainyard_dot_job_dot_v1_dot_job__service__pb2.ExplainPlacementResponse.SerializeToString,
+            ),
+            'ListSnapshots': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListSnapshots,
+                    request_deserializer=trainyard_dot_job_dot_v1_dot_job__service__pb2.ListSnapshotsRequest.FromString,
+                    response_serializer=trainyard_dot_job_dot_v1_dot_job__service__pb2.ListSnapshotsResponse.SerializeToString,
+            ),
+            'GetSnapshot': grpc.unary_stream_rpc_method_handler(
+                    servicer.GetSnapshot,
+                    request_deserializer=trainyard_dot_job_dot_v1_dot_job__service__pb2.GetSnapshotRequest.FromString,
+                    response_serializer=trainyard_dot_job_dot_v1_dot_job__service__pb2.GetSnapshotResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -352,5 +406,56 @@ class JobService(object):
         return grpc.experimental.unary_unary(request, target, '/trainyard.job.v1.JobService/ExplainJob',
             trainyard_dot_job_dot_v1_dot_job__service__pb2.ExplainJobRequest.SerializeToString,
             trainyard_dot_job_dot_v1_dot_job__service__pb2.ExplainJobResponse.FromString,
+            options, channel_credentials,
+            insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
+
+    @staticmethod
+    def ExplainPlacement(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(request, target, '/trainyard.job.v1.JobService/ExplainPlacement',
+            trainyard_dot_job_dot_v1_dot_job__service__pb2.ExplainPlacementRequest.SerializeToString,
+            trainyard_dot_job_dot_v1_dot_job__service__pb2.ExplainPlacementResponse.FromString,
+            options, channel_credentials,
+            insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
+
+    @staticmethod
+    def ListSnapshots(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(request, target, '/trainyard.job.v1.JobService/ListSnapshots',
+            trainyard_dot_job_dot_v1_dot_job__service__pb2.ListSnapshotsRequest.SerializeToString,
+            trainyard_dot_job_dot_v1_dot_job__service__pb2.ListSnapshotsResponse.FromString,
+            options, channel_credentials,
+            insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
+
+    @staticmethod
+    def GetSnapshot(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(request, target, '/trainyard.job.v1.JobService/GetSnapshot',
+            trainyard_dot_job_dot_v1_dot_job__service__pb2.GetSnapshotRequest.SerializeToString,
+            trainyard_dot_job_dot_v1_dot_job__service__pb2.GetSnapshotResponse.FromString,
             options, channel_credentials,
             insecure, call_credentials, compression, wait_for_ready, timeout, metadata)

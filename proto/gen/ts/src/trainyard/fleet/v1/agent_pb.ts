@@ -19,7 +19,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file trainyard/fleet/v1/agent.proto.
  */
 export const file_trainyard_fleet_v1_agent: GenFile = /*@__PURE__*/
-  fileDesc("Ch50cmFpbnlhcmQvZmxlZXQvdjEvYWdlbnQucHJvdG8SEnRyYWlueWFyZC5mbGVldC52MSLbAgoGRGV2aWNlEh0KCWRldmljZV9pZBgBIAEoCUIKukgHcgUQARiAARIYCgRraW5kGAIgASgJQgq6SAdyBRABGIABEh0KDG1lbW9yeV9ieXRlcxgDIAEoA0IHukgEIgIoABIiChFtZW1vcnlfdXNlZF9ieXRlcxgEIAEoA0IHukgEIgIoABIfCg5oZWFkcm9vbV9ieXRlcxgFIAEoA0IHukgEIgIoABInChZwcm9jZXNzX292ZXJoZWFkX2J5dGVzGAYgASgDQge6SAQiAigAEg8KB2hlYWx0aHkYByABKAgSFQoNaGVhbHRoX3JlYXNvbhgIIAEoCRITCgt1dGlsaXphdGlvbhgJIAEoARIwCglpc29sYXRpb24YCiABKA4yHS50cmFpbnlhcmQuZmxlZXQudjEuSXNvbGF0aW9uEhwKCmxpbmtfZ3JvdXAYCyABKAlCCLpIBXIDGIABIs8DCglIZWxkTGVhc2USGAoGam9iX2lkGAEgASgJQgi6SAVyA7ABARIPCgdhdHRlbXB0GAIgASgNEg0KBWZlbmNlGAMgASgEEjIKBXBoYXNlGAQgASgOMiMudHJhaW55YXJkLmZsZWV0LnYxLkhlbGRMZWFzZS5QaGFzZRIsCghwcm9ncmVzcxgFIAEoCzIaLnRyYWlueWFyZC5qb2IudjEuUHJvZ3Jlc3MSMAoJaXNvbGF0aW9uGAYgASgOMh0udHJhaW55YXJkLmZsZWV0LnYxLklzb2xhdGlvbhIuCgpzdGFydF90aW1lGAcgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBI1ChFkYXRhX291dGFnZV9zaW5jZRgIIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASMgoObGFzdF9zdGVwX3RpbWUYCSABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wIlkKBVBoYXNlEhUKEVBIQVNFX1VOU1BFQ0lGSUVEEAASEgoOUEhBU0VfU1RBUlRJTkcQARIRCg1QSEFTRV9SVU5OSU5HEAISEgoOUEhBU0VfU1RPUFBJTkcQAyKYAwoERXhpdBIYCgZqb2JfaWQYASABKAlCCLpIBXIDsAEBEg8KB2F0dGVtcHQYAiABKA0SDQoFZmVuY2UYAyABKAQSMQoHb3V0Y29tZRgEIAEoDjIgLnRyYWlueWFyZC5mbGVldC52MS5FeGl0Lk91dGNvbWUSNQoNZmFpbHVyZV9jbGFzcxgFIAEoDjIeLnRyYWlueWFyZC5qb2IudjEuRmFpbHVyZUNsYXNzEiwKCGV2aWRlbmNlGAYgASgLMhoudHJhaW55YXJkLmpvYi52MS5FdmlkZW5jZRIsCghwcm9ncmVzcxgHIAEoCzIaLnRyYWlueWFyZC5qb2IudjEuUHJvZ3Jlc3MSLAoIZW5kX3RpbWUYCCABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wImIKB091dGNvbWUSFwoTT1VUQ09NRV9VTlNQRUNJRklFRBAAEhUKEU9VVENPTUVfU1VDQ0VFREVEEAESEgoOT1VUQ09NRV9GQUlMRUQQAhITCg9PVVRDT01FX1NUT1BQRUQQAyLnBAoLQWdlbnRSZXBvcnQSOwoKYWdlbnRfbmFtZRgBIAEoCUInukgkciIyIF5bQS1aYS16MC05XVtBLVphLXowLTkuLV17MCw5OX0kEh0KC2luY2FybmF0aW9uGAIgASgJQgi6SAVyA7ABARI2CgdkZXZpY2VzGAMgAygLMhoudHJhaW55YXJkLmZsZWV0LnYxLkRldmljZUIJukgGkgEDEIACEhsKCmNwdV9taWxsaXMYBCABKANCB7pIBCICKAASIgoRaG9zdF9tZW1vcnlfYnl0ZXMYBSABKANCB7pIBCICKAASRQoGbGFiZWxzGAYgAygLMisudHJhaW55YXJkLmZsZWV0LnYxLkFnZW50UmVwb3J0LkxhYmVsc0VudHJ5Qgi6SAWaAQIQQBI4CgZsZWFzZXMYByADKAsyHS50cmFpbnlhcmQuZmxlZXQudjEuSGVsZExlYXNlQgm6SAaSAQMQgAgSMgoFZXhpdHMYCCADKAsyGC50cmFpbnlhcmQuZmxlZXQudjEuRXhpdEIJukgGkgEDEIAgEh4KFmRhdGFfc2VydmljZV9yZWFjaGFibGUYCSABKAgSGgoScmVnaXN0cnlfcmVhY2hhYmxlGAogASgIEi4KCmFnZW50X3RpbWUYCyABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEhgKB3ZlcnNpb24YDCABKAlCB7pIBHICGGQSGQoHYWRkcmVzcxgNIAEoCUIIukgFcgMYgAIaLQoLTGFiZWxzRW50cnkSCwoDa2V5GAEgASgJEg0KBXZhbHVlGAIgASgJOgI4ASK1AgoKQXNzaWdubWVudBIOCgZqb2JfaWQYASABKAkSDwoHYXR0ZW1wdBgCIAEoDRINCgVmZW5jZRgDIAEoBBInCgRzcGVjGAQgASgLMhkudHJhaW55YXJkLmpvYi52MS5Kb2JTcGVjEhIKCmRldmljZV9pZHMYBSADKAkSFgoOcmVzZXJ2ZWRfYnl0ZXMYBiADKAMSEgoKYmF0Y2hfc2l6ZRgHIAEoDRIdChVncmFkaWVudF9hY2N1bXVsYXRpb24YCCABKA0SDgoGcmVzdW1lGAkgASgIEhMKC3RyYWNlcGFyZW50GAogASgJEhsKE2xlYXJuaW5nX3JhdGVfc2NhbGUYCyABKAESEgoKY3B1X21pbGxpcxgMIAEoAxIZChFob3N0X21lbW9yeV9ieXRlcxgNIAEoAyLsAgoJU3RvcE9yZGVyEg4KBmpvYl9pZBgBIAEoCRIPCgdhdHRlbXB0GAIgASgNEg0KBWZlbmNlGAMgASgEEjQKBnJlYXNvbhgEIAEoDjIkLnRyYWlueWFyZC5mbGVldC52MS5TdG9wT3JkZXIuUmVhc29uEigKBWdyYWNlGAUgASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uIs4BCgZSZWFzb24SFgoSUkVBU09OX1VOU1BFQ0lGSUVEEAASFAoQUkVBU09OX0NBTkNFTExFRBABEhEKDVJFQVNPTl9QQVVTRUQQAhIUChBSRUFTT05fUFJFRU1QVEVEEAMSEgoOUkVBU09OX0RSQUlORUQQBBIRCg1SRUFTT05fRkVOQ0VEEAUSFQoRUkVBU09OX1RJTUVfTElNSVQQBhISCg5SRUFTT05fU1RBTExFRBAHEhsKF1JFQVNPTl9EQVRBX1VOQVZBSUxBQkxFEAgiOQoHRXhpdEtleRIOCgZqb2JfaWQYASABKAkSDwoHYXR0ZW1wdBgCIAEoDRINCgVmZW5jZRgDIAEoBCKsBAoFQWdlbnQSEgoKYWdlbnRfbmFtZRgBIAEoCRIuCgVzdGF0ZRgCIAEoDjIfLnRyYWlueWFyZC5mbGVldC52MS5BZ2VudC5TdGF0ZRIUCgxzdGF0ZV9yZWFzb24YAyABKAkSKwoHZGV2aWNlcxgEIAMoCzIaLnRyYWlueWFyZC5mbGVldC52MS5EZXZpY2USLQoGbGVhc2VzGAUgAygLMh0udHJhaW55YXJkLmZsZWV0LnYxLkhlbGRMZWFzZRIWCg5yZXNlcnZlZF9ieXRlcxgGIAMoAxISCgpjcHVfbWlsbGlzGAcgASgDEhkKEWhvc3RfbWVtb3J5X2J5dGVzGAggASgDEjUKBmxhYmVscxgJIAMoCzIlLnRyYWlueWFyZC5mbGVldC52MS5BZ2VudC5MYWJlbHNFbnRyeRI1ChFsYXN0X2NvbnRhY3RfdGltZRgKIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASDwoHdmVyc2lvbhgLIAEoCRIPCgdhZGRyZXNzGAwgASgJGi0KC0xhYmVsc0VudHJ5EgsKA2tleRgBIAEoCRINCgV2YWx1ZRgCIAEoCToCOAEiZwoFU3RhdGUSFQoRU1RBVEVfVU5TUEVDSUZJRUQQABIPCgtTVEFURV9SRUFEWRABEhIKDlNUQVRFX0NPUkRPTkVEEAISEgoOU1RBVEVfRFJBSU5JTkcQAxIOCgpTVEFURV9MT1NUEAQqeQoJSXNvbGF0aW9uEhkKFUlTT0xBVElPTl9VTlNQRUNJRklFRBAAEhUKEUlTT0xBVElPTl9XQVRDSEVEEAESEQoNSVNPTEFUSU9OX01QUxACEhQKEElTT0xBVElPTl9DR1JPVVAQAxIRCg1JU09MQVRJT05fTUlHEARC3QEKFmNvbS50cmFpbnlhcmQuZmxlZXQudjFCCkFnZW50UHJvdG9QAVpNZ2l0aHViLmNvbS91bHRyYXRoaW5rLXBpbG90L3RyYWlueWFyZC9wcm90by9nZW4vZ28vdHJhaW55YXJkL2ZsZWV0L3YxO2ZsZWV0djGiAgNURliqAhJUcmFpbnlhcmQuRmxlZXQuVjHKAhJUcmFpbnlhcmRcRmxlZXRcVjHiAh5UcmFpbnlhcmRcRmxlZXRcVjFcR1BCTWV0YWRhdGHqAhRUcmFpbnlhcmQ6OkZsZWV0OjpWMWIGcHJvdG8z", [file_buf_validate_validate, file_google_protobuf_duration, file_google_protobuf_timestamp, file_trainyard_job_v1_job]);
+  fileDesc("Ch50cmFpbnlhcmQvZmxlZXQvdjEvYWdlbnQucHJvdG8SEnRyYWlueWFyZC5mbGVldC52MSLCAwoGRGV2aWNlEh0KCWRldmljZV9pZBgBIAEoCUIKukgHcgUQARiAARIYCgRraW5kGAIgASgJQgq6SAdyBRABGIABEh0KDG1lbW9yeV9ieXRlcxgDIAEoA0IHukgEIgIoABIiChFtZW1vcnlfdXNlZF9ieXRlcxgEIAEoA0IHukgEIgIoABIfCg5oZWFkcm9vbV9ieXRlcxgFIAEoA0IHukgEIgIoABInChZwcm9jZXNzX292ZXJoZWFkX2J5dGVzGAYgASgDQge6SAQiAigAEg8KB2hlYWx0aHkYByABKAgSFQoNaGVhbHRoX3JlYXNvbhgIIAEoCRITCgt1dGlsaXphdGlvbhgJIAEoARIwCglpc29sYXRpb24YCiABKA4yHS50cmFpbnlhcmQuZmxlZXQudjEuSXNvbGF0aW9uEhwKCmxpbmtfZ3JvdXAYCyABKAlCCLpIBXIDGIABEiIKEHBhcmVudF9kZXZpY2VfaWQYDCABKAlCCLpIBXIDGIABEhwKC21pZ19wcm9maWxlGA0gASgJQge6SARyAhhAEiMKCW51bWFfbm9kZRgOIAEoBUIQukgNGgso////////////ASLPAwoJSGVsZExlYXNlEhgKBmpvYl9pZBgBIAEoCUIIukgFcgOwAQESDwoHYXR0ZW1wdBgCIAEoDRINCgVmZW5jZRgDIAEoBBIyCgVwaGFzZRgEIAEoDjIjLnRyYWlueWFyZC5mbGVldC52MS5IZWxkTGVhc2UuUGhhc2USLAoIcHJvZ3Jlc3MYBSABKAsyGi50cmFpbnlhcmQuam9iLnYxLlByb2dyZXNzEjAKCWlzb2xhdGlvbhgGIAEoDjIdLnRyYWlueWFyZC5mbGVldC52MS5Jc29sYXRpb24SLgoKc3RhcnRfdGltZRgHIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASNQoRZGF0YV9vdXRhZ2Vfc2luY2UYCCABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEjIKDmxhc3Rfc3RlcF90aW1lGAkgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcCJZCgVQaGFzZRIVChFQSEFTRV9VTlNQRUNJRklFRBAAEhIKDlBIQVNFX1NUQVJUSU5HEAESEQoNUEhBU0VfUlVOTklORxACEhIKDlBIQVNFX1NUT1BQSU5HEAMimAMKBEV4aXQSGAoGam9iX2lkGAEgASgJQgi6SAVyA7ABARIPCgdhdHRlbXB0GAIgASgNEg0KBWZlbmNlGAMgASgEEjEKB291dGNvbWUYBCABKA4yIC50cmFpbnlhcmQuZmxlZXQudjEuRXhpdC5PdXRjb21lEjUKDWZhaWx1cmVfY2xhc3MYBSABKA4yHi50cmFpbnlhcmQuam9iLnYxLkZhaWx1cmVDbGFzcxIsCghldmlkZW5jZRgGIAEoCzIaLnRyYWlueWFyZC5qb2IudjEuRXZpZGVuY2USLAoIcHJvZ3Jlc3MYByABKAsyGi50cmFpbnlhcmQuam9iLnYxLlByb2dyZXNzEiwKCGVuZF90aW1lGAggASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcCJiCgdPdXRjb21lEhcKE09VVENPTUVfVU5TUEVDSUZJRUQQABIVChFPVVRDT01FX1NVQ0NFRURFRBABEhIKDk9VVENPTUVfRkFJTEVEEAISEwoPT1VUQ09NRV9TVE9QUEVEEAMi5wQKC0FnZW50UmVwb3J0EjsKCmFnZW50X25hbWUYASABKAlCJ7pIJHIiMiBeW0EtWmEtejAtOV1bQS1aYS16MC05Li1dezAsOTl9JBIdCgtpbmNhcm5hdGlvbhgCIAEoCUIIukgFcgOwAQESNgoHZGV2aWNlcxgDIAMoCzIaLnRyYWlueWFyZC5mbGVldC52MS5EZXZpY2VCCbpIBpIBAxCAAhIbCgpjcHVfbWlsbGlzGAQgASgDQge6SAQiAigAEiIKEWhvc3RfbWVtb3J5X2J5dGVzGAUgASgDQge6SAQiAigAEkUKBmxhYmVscxgGIAMoCzIrLnRyYWlueWFyZC5mbGVldC52MS5BZ2VudFJlcG9ydC5MYWJlbHNFbnRyeUIIukgFmgECEEASOAoGbGVhc2VzGAcgAygLMh0udHJhaW55YXJkLmZsZWV0LnYxLkhlbGRMZWFzZUIJukgGkgEDEIAIEjIKBWV4aXRzGAggAygLMhgudHJhaW55YXJkLmZsZWV0LnYxLkV4aXRCCbpIBpIBAxCAIBIeChZkYXRhX3NlcnZpY2VfcmVhY2hhYmxlGAkgASgIEhoKEnJlZ2lzdHJ5X3JlYWNoYWJsZRgKIAEoCBIuCgphZ2VudF90aW1lGAsgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIYCgd2ZXJzaW9uGAwgASgJQge6SARyAhhkEhkKB2FkZHJlc3MYDSABKAlCCLpIBXIDGIACGi0KC0xhYmVsc0VudHJ5EgsKA2tleRgBIAEoCRINCgV2YWx1ZRgCIAEoCToCOAEiZQoKUmVuZGV6dm91cxIPCgdhZGRyZXNzGAEgASgJEgwKBHBvcnQYAiABKA0SEQoJbm9kZV9yYW5rGAMgASgNEhIKCm5vZGVfY291bnQYBCABKA0SEQoJcHJvY2Vzc2VzGAUgASgNIukCCgpBc3NpZ25tZW50Eg4KBmpvYl9pZBgBIAEoCRIPCgdhdHRlbXB0GAIgASgNEg0KBWZlbmNlGAMgASgEEicKBHNwZWMYBCABKAsyGS50cmFpbnlhcmQuam9iLnYxLkpvYlNwZWMSEgoKZGV2aWNlX2lkcxgFIAMoCRIWCg5yZXNlcnZlZF9ieXRlcxgGIAMoAxISCgpiYXRjaF9zaXplGAcgASgNEh0KFWdyYWRpZW50X2FjY3VtdWxhdGlvbhgIIAEoDRIOCgZyZXN1bWUYCSABKAgSEwoLdHJhY2VwYXJlbnQYCiABKAkSGwoTbGVhcm5pbmdfcmF0ZV9zY2FsZRgLIAEoARISCgpjcHVfbWlsbGlzGAwgASgDEhkKEWhvc3RfbWVtb3J5X2J5dGVzGA0gASgDEjIKCnJlbmRlenZvdXMYDiABKAsyHi50cmFpbnlhcmQuZmxlZXQudjEuUmVuZGV6dm91cyKDAwoJU3RvcE9yZGVyEg4KBmpvYl9pZBgBIAEoCRIPCgdhdHRlbXB0GAIgASgNEg0KBWZlbmNlGAMgASgEEjQKBnJlYXNvbhgEIAEoDjIkLnRyYWlueWFyZC5mbGVldC52MS5TdG9wT3JkZXIuUmVhc29uEigKBWdyYWNlGAUgASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uIuUBCgZSZWFzb24SFgoSUkVBU09OX1VOU1BFQ0lGSUVEEAASFAoQUkVBU09OX0NBTkNFTExFRBABEhEKDVJFQVNPTl9QQVVTRUQQAhIUChBSRUFTT05fUFJFRU1QVEVEEAMSEgoOUkVBU09OX0RSQUlORUQQBBIRCg1SRUFTT05fRkVOQ0VEEAUSFQoRUkVBU09OX1RJTUVfTElNSVQQBhISCg5SRUFTT05fU1RBTExFRBAHEhsKF1JFQVNPTl9EQVRBX1VOQVZBSUxBQkxFEAgSFQoRUkVBU09OX0dBTkdfRU5ERUQQCSI5CgdFeGl0S2V5Eg4KBmpvYl9pZBgBIAEoCRIPCgdhdHRlbXB0GAIgASgNEg0KBWZlbmNlGAMgASgEIqwECgVBZ2VudBISCgphZ2VudF9uYW1lGAEgASgJEi4KBXN0YXRlGAIgASgOMh8udHJhaW55YXJkLmZsZWV0LnYxLkFnZW50LlN0YXRlEhQKDHN0YXRlX3JlYXNvbhgDIAEoCRIrCgdkZXZpY2VzGAQgAygLMhoudHJhaW55YXJkLmZsZWV0LnYxLkRldmljZRItCgZsZWFzZXMYBSADKAsyHS50cmFpbnlhcmQuZmxlZXQudjEuSGVsZExlYXNlEhYKDnJlc2VydmVkX2J5dGVzGAYgAygDEhIKCmNwdV9taWxsaXMYByABKAMSGQoRaG9zdF9tZW1vcnlfYnl0ZXMYCCABKAMSNQoGbGFiZWxzGAkgAygLMiUudHJhaW55YXJkLmZsZWV0LnYxLkFnZW50LkxhYmVsc0VudHJ5EjUKEWxhc3RfY29udGFjdF90aW1lGAogASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIPCgd2ZXJzaW9uGAsgASgJEg8KB2FkZHJlc3MYDCABKAkaLQoLTGFiZWxzRW50cnkSCwoDa2V5GAEgASgJEg0KBXZhbHVlGAIgASgJOgI4ASJnCgVTdGF0ZRIVChFTVEFURV9VTlNQRUNJRklFRBAAEg8KC1NUQVRFX1JFQURZEAESEgoOU1RBVEVfQ09SRE9ORUQQAhISCg5TVEFURV9EUkFJTklORxADEg4KClNUQVRFX0xPU1QQBCp5CglJc29sYXRpb24SGQoVSVNPTEFUSU9OX1VOU1BFQ0lGSUVEEAASFQoRSVNPTEFUSU9OX1dBVENIRUQQARIRCg1JU09MQVRJT05fTVBTEAISFAoQSVNPTEFUSU9OX0NHUk9VUBADEhEKDUlTT0xBVElPTl9NSUcQBELdAQoWY29tLnRyYWlueWFyZC5mbGVldC52MUIKQWdlbnRQcm90b1ABWk1naXRodWIuY29tL3VsdHJhdGhpbmstcGlsb3QvdHJhaW55YXJkL3Byb3RvL2dlbi9nby90cmFpbnlhcmQvZmxlZXQvdjE7ZmxlZXR2MaICA1RGWKoCElRyYWlueWFyZC5GbGVldC5WMcoCElRyYWlueWFyZFxGbGVldFxWMeICHlRyYWlueWFyZFxGbGVldFxWMVxHUEJNZXRhZGF0YeoCFFRyYWlueWFyZDo6RmxlZXQ6OlYxYgZwcm90bzM", [file_buf_validate_validate, file_google_protobuf_duration, file_google_protobuf_timestamp, file_trainyard_job_v1_job]);
 
 /**
  * Device is one GPU, MIG instance or CPU lane.
@@ -103,6 +103,27 @@ export type Device = Message<"trainyard.fleet.v1.Device"> & {
    * @generated from field: string link_group = 11;
    */
   linkGroup: string;
+
+  /**
+   * The GPU that this MIG instance is a slice of; empty for everything else.
+   *
+   * @generated from field: string parent_device_id = 12;
+   */
+  parentDeviceId: string;
+
+  /**
+   * Profile of this MIG instance, such as "1g.10gb"; empty for everything else.
+   *
+   * @generated from field: string mig_profile = 13;
+   */
+  migProfile: string;
+
+  /**
+   * NUMA node that the device is attached to; -1 means unknown.
+   *
+   * @generated from field: int32 numa_node = 14;
+   */
+  numaNode: number;
 };
 
 /**
@@ -447,7 +468,57 @@ export const AgentReportSchema: GenMessage<AgentReport> = /*@__PURE__*/
   messageDesc(file_trainyard_fleet_v1_agent, 3);
 
 /**
- * Assignment is an attempt that must be running on the agent.
+ * Rendezvous tells one member of a gang where the others are. It is in the form that torchrun and its kin expect.
+ *
+ * @generated from message trainyard.fleet.v1.Rendezvous
+ */
+export type Rendezvous = Message<"trainyard.fleet.v1.Rendezvous"> & {
+  /**
+   * Host of the member of rank 0, as its agent announced it.
+   *
+   * @generated from field: string address = 1;
+   */
+  address: string;
+
+  /**
+   * Port on that host that this attempt's members meet at.
+   *
+   * @generated from field: uint32 port = 2;
+   */
+  port: number;
+
+  /**
+   * This member's rank among the hosts, from 0.
+   *
+   * @generated from field: uint32 node_rank = 3;
+   */
+  nodeRank: number;
+
+  /**
+   * Hosts in the gang.
+   *
+   * @generated from field: uint32 node_count = 4;
+   */
+  nodeCount: number;
+
+  /**
+   * Training processes of the whole gang: one per device.
+   *
+   * @generated from field: uint32 processes = 5;
+   */
+  processes: number;
+};
+
+/**
+ * Describes the message trainyard.fleet.v1.Rendezvous.
+ * Use `create(RendezvousSchema)` to create a new message.
+ */
+export const RendezvousSchema: GenMessage<Rendezvous> = /*@__PURE__*/
+  messageDesc(file_trainyard_fleet_v1_agent, 4);
+
+/**
+ * Assignment is an attempt, or one host's member of a gang, that must be running on the agent. All members of a gang carry the
+ * same job, attempt and fence.
  *
  * @generated from message trainyard.fleet.v1.Assignment
  */
@@ -542,6 +613,13 @@ export type Assignment = Message<"trainyard.fleet.v1.Assignment"> & {
    * @generated from field: int64 host_memory_bytes = 13;
    */
   hostMemoryBytes: bigint;
+
+  /**
+   * Where the gang meets; unset for an attempt on one host.
+   *
+   * @generated from field: trainyard.fleet.v1.Rendezvous rendezvous = 14;
+   */
+  rendezvous?: Rendezvous | undefined;
 };
 
 /**
@@ -549,7 +627,7 @@ export type Assignment = Message<"trainyard.fleet.v1.Assignment"> & {
  * Use `create(AssignmentSchema)` to create a new message.
  */
 export const AssignmentSchema: GenMessage<Assignment> = /*@__PURE__*/
-  messageDesc(file_trainyard_fleet_v1_agent, 4);
+  messageDesc(file_trainyard_fleet_v1_agent, 5);
 
 /**
  * StopOrder is an attempt that must not be running on the agent.
@@ -598,7 +676,7 @@ export type StopOrder = Message<"trainyard.fleet.v1.StopOrder"> & {
  * Use `create(StopOrderSchema)` to create a new message.
  */
 export const StopOrderSchema: GenMessage<StopOrder> = /*@__PURE__*/
-  messageDesc(file_trainyard_fleet_v1_agent, 5);
+  messageDesc(file_trainyard_fleet_v1_agent, 6);
 
 /**
  * Why an attempt must stop.
@@ -668,13 +746,20 @@ export enum StopOrder_Reason {
    * @generated from enum value: REASON_DATA_UNAVAILABLE = 8;
    */
   DATA_UNAVAILABLE = 8,
+
+  /**
+   * Another member of the gang has ended.
+   *
+   * @generated from enum value: REASON_GANG_ENDED = 9;
+   */
+  GANG_ENDED = 9,
 }
 
 /**
  * Describes the enum trainyard.fleet.v1.StopOrder.Reason.
  */
 export const StopOrder_ReasonSchema: GenEnum<StopOrder_Reason> = /*@__PURE__*/
-  enumDesc(file_trainyard_fleet_v1_agent, 5, 0);
+  enumDesc(file_trainyard_fleet_v1_agent, 6, 0);
 
 /**
  * ExitKey names an exit that the scheduler has recorded.
@@ -709,7 +794,7 @@ export type ExitKey = Message<"trainyard.fleet.v1.ExitKey"> & {
  * Use `create(ExitKeySchema)` to create a new message.
  */
 export const ExitKeySchema: GenMessage<ExitKey> = /*@__PURE__*/
-  messageDesc(file_trainyard_fleet_v1_agent, 6);
+  messageDesc(file_trainyard_fleet_v1_agent, 7);
 
 /**
  * Agent is a host as people see it.
@@ -807,7 +892,7 @@ export type Agent = Message<"trainyard.fleet.v1.Agent"> & {
  * Use `create(AgentSchema)` to create a new message.
  */
 export const AgentSchema: GenMessage<Agent> = /*@__PURE__*/
-  messageDesc(file_trainyard_fleet_v1_agent, 7);
+  messageDesc(file_trainyard_fleet_v1_agent, 8);
 
 /**
  * State of an agent.
@@ -855,7 +940,7 @@ export enum Agent_State {
  * Describes the enum trainyard.fleet.v1.Agent.State.
  */
 export const Agent_StateSchema: GenEnum<Agent_State> = /*@__PURE__*/
-  enumDesc(file_trainyard_fleet_v1_agent, 7, 0);
+  enumDesc(file_trainyard_fleet_v1_agent, 8, 0);
 
 /**
  * Isolation names how hard a memory reservation is enforced on a host.

@@ -7,7 +7,7 @@ import { fileDesc, messageDesc, serviceDesc } from "@bufbuild/protobuf/codegenv2
 import { file_buf_validate_validate } from "../../../buf/validate/validate_pb.js";
 import type { Duration, Timestamp } from "@bufbuild/protobuf/wkt";
 import { file_google_protobuf_duration, file_google_protobuf_timestamp } from "@bufbuild/protobuf/wkt";
-import type { Job, Job_State, JobSpec, PriorityClass } from "./job_pb.js";
+import type { Attempt, Job, Job_State, JobSpec, PriorityClass } from "./job_pb.js";
 import { file_trainyard_job_v1_job } from "./job_pb.js";
 import type { Message } from "@bufbuild/protobuf";
 
@@ -15,7 +15,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file trainyard/job/v1/job_service.proto.
  */
 export const file_trainyard_job_v1_job_service: GenFile = /*@__PURE__*/
-  fileDesc("CiJ0cmFpbnlhcmQvam9iL3YxL2pvYl9zZXJ2aWNlLnByb3RvEhB0cmFpbnlhcmQuam9iLnYxIngKEFN1Ym1pdEpvYlJlcXVlc3QSHAoKcmVxdWVzdF9pZBgBIAEoCUIIukgFcgOwAQESLwoEc3BlYxgCIAEoCzIZLnRyYWlueWFyZC5qb2IudjEuSm9iU3BlY0IGukgDyAEBEhUKDXZhbGlkYXRlX29ubHkYAyABKAgiSwoRU3VibWl0Sm9iUmVzcG9uc2USIgoDam9iGAEgASgLMhUudHJhaW55YXJkLmpvYi52MS5Kb2ISEgoKcHJlZGljdGlvbhgCIAEoCSIpCg1HZXRKb2JSZXF1ZXN0EhgKBmpvYl9pZBgBIAEoCUIIukgFcgOwAQEiNAoOR2V0Sm9iUmVzcG9uc2USIgoDam9iGAEgASgLMhUudHJhaW55YXJkLmpvYi52MS5Kb2IipwEKD0xpc3RKb2JzUmVxdWVzdBI1CgZzdGF0ZXMYASADKA4yGy50cmFpbnlhcmQuam9iLnYxLkpvYi5TdGF0ZUIIukgFkgECEBASIwoRZXhwZXJpbWVudF9wcmVmaXgYAiABKAlCCLpIBXIDGPoBEhoKCXBhZ2Vfc2l6ZRgDIAEoBUIHukgEGgIoABIcCgpwYWdlX3Rva2VuGAQgASgJQgi6SAVyAxiACCJQChBMaXN0Sm9ic1Jlc3BvbnNlEiMKBGpvYnMYASADKAsyFS50cmFpbnlhcmQuam9iLnYxLkpvYhIXCg9uZXh0X3BhZ2VfdG9rZW4YAiABKAkiVAoQV2F0Y2hKb2JzUmVxdWVzdBIhCgdqb2JfaWRzGAEgAygJQhC6SA2SAQoQ6AciBXIDsAEBEh0KDHJlc3VtZV90b2tlbhgCIAEoCUIHukgEcgIYQCJgChFXYXRjaEpvYnNSZXNwb25zZRIjCgRqb2JzGAEgAygLMhUudHJhaW55YXJkLmpvYi52MS5Kb2ISFAoMcmVzdW1lX3Rva2VuGAIgASgJEhAKCGNvbXBsZXRlGAMgASgIImQKEENhbmNlbEpvYlJlcXVlc3QSHAoKcmVxdWVzdF9pZBgBIAEoCUIIukgFcgOwAQESGAoGam9iX2lkGAIgASgJQgi6SAVyA7ABARIYCgZyZWFzb24YAyABKAlCCLpIBXIDGOgHIjcKEUNhbmNlbEpvYlJlc3BvbnNlEiIKA2pvYhgBIAEoCzIVLnRyYWlueWFyZC5qb2IudjEuSm9iImMKD1BhdXNlSm9iUmVxdWVzdBIcCgpyZXF1ZXN0X2lkGAEgASgJQgi6SAVyA7ABARIYCgZqb2JfaWQYAiABKAlCCLpIBXIDsAEBEhgKBnJlYXNvbhgDIAEoCUIIukgFcgMY6AciNgoQUGF1c2VKb2JSZXNwb25zZRIiCgNqb2IYASABKAsyFS50cmFpbnlhcmQuam9iLnYxLkpvYiJKChBSZXN1bWVKb2JSZXF1ZXN0EhwKCnJlcXVlc3RfaWQYASABKAlCCLpIBXIDsAEBEhgKBmpvYl9pZBgCIAEoCUIIukgFcgOwAQEiNwoRUmVzdW1lSm9iUmVzcG9uc2USIgoDam9iGAEgASgLMhUudHJhaW55YXJkLmpvYi52MS5Kb2IirAEKFlJlcHJpb3JpdGl6ZUpvYlJlcXVlc3QSHAoKcmVxdWVzdF9pZBgBIAEoCUIIukgFcgOwAQESGAoGam9iX2lkGAIgASgJQgi6SAVyA7ABARJDCg5wcmlvcml0eV9jbGFzcxgDIAEoDjIfLnRyYWlueWFyZC5qb2IudjEuUHJpb3JpdHlDbGFzc0IKukgHggEEEAEgABIVCgRldGFnGAQgASgJQge6SARyAhhAIj0KF1JlcHJpb3JpdGl6ZUpvYlJlc3BvbnNlEiIKA2pvYhgBIAEoCzIVLnRyYWlueWFyZC5qb2IudjEuSm9iIi0KEUV4cGxhaW5Kb2JSZXF1ZXN0EhgKBmpvYl9pZBgBIAEoCUIIukgFcgOwAQEiiwMKEkV4cGxhaW5Kb2JSZXNwb25zZRIiCgNqb2IYASABKAsyFS50cmFpbnlhcmQuam9iLnYxLkpvYhIPCgdzdW1tYXJ5GAIgASgJEhUKDWFoZWFkX2pvYl9pZHMYAyADKAkSEwoLYWhlYWRfY291bnQYBCABKAMSPwoFaG9zdHMYBSADKAsyMC50cmFpbnlhcmQuam9iLnYxLkV4cGxhaW5Kb2JSZXNwb25zZS5Ib3N0VmVyZGljdBIxCg5lc3RpbWF0ZWRfd2FpdBgGIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbhItCglkZWNpc2lvbnMYByADKAsyGi50cmFpbnlhcmQuam9iLnYxLkRlY2lzaW9uEjAKDGV4cGxhaW5fdGltZRgIIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXAaPwoLSG9zdFZlcmRpY3QSEgoKYWdlbnRfbmFtZRgBIAEoCRIMCgRmaXRzGAIgASgIEg4KBnJlYXNvbhgDIAEoCSJlCghEZWNpc2lvbhIoCgR0aW1lGAEgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIOCgZhY3Rpb24YAiABKAkSDgoGcmVhc29uGAMgASgJEg8KB2F0dGVtcHQYBCABKA0ymgYKCkpvYlNlcnZpY2USVAoJU3VibWl0Sm9iEiIudHJhaW55YXJkLmpvYi52MS5TdWJtaXRKb2JSZXF1ZXN0GiMudHJhaW55YXJkLmpvYi52MS5TdWJtaXRKb2JSZXNwb25zZRJLCgZHZXRKb2ISHy50cmFpbnlhcmQuam9iLnYxLkdldEpvYlJlcXVlc3QaIC50cmFpbnlhcmQuam9iLnYxLkdldEpvYlJlc3BvbnNlElEKCExpc3RKb2JzEiEudHJhaW55YXJkLmpvYi52MS5MaXN0Sm9ic1JlcXVlc3QaIi50cmFpbnlhcmQuam9iLnYxLkxpc3RKb2JzUmVzcG9uc2USVgoJV2F0Y2hKb2JzEiIudHJhaW55YXJkLmpvYi52MS5XYXRjaEpvYnNSZXF1ZXN0GiMudHJhaW55YXJkLmpvYi52MS5XYXRjaEpvYnNSZXNwb25zZTABElQKCUNhbmNlbEpvYhIiLnRyYWlueWFyZC5qb2IudjEuQ2FuY2VsSm9iUmVxdWVzdBojLnRyYWlueWFyZC5qb2IudjEuQ2FuY2VsSm9iUmVzcG9uc2USUQoIUGF1c2VKb2ISIS50cmFpbnlhcmQuam9iLnYxLlBhdXNlSm9iUmVxdWVzdBoiLnRyYWlueWFyZC5qb2IudjEuUGF1c2VKb2JSZXNwb25zZRJUCglSZXN1bWVKb2ISIi50cmFpbnlhcmQuam9iLnYxLlJlc3VtZUpvYlJlcXVlc3QaIy50cmFpbnlhcmQuam9iLnYxLlJlc3VtZUpvYlJlc3BvbnNlEmYKD1JlcHJpb3JpdGl6ZUpvYhIoLnRyYWlueWFyZC5qb2IudjEuUmVwcmlvcml0aXplSm9iUmVxdWVzdBopLnRyYWlueWFyZC5qb2IudjEuUmVwcmlvcml0aXplSm9iUmVzcG9uc2USVwoKRXhwbGFpbkpvYhIjLnRyYWlueWFyZC5qb2IudjEuRXhwbGFpbkpvYlJlcXVlc3QaJC50cmFpbnlhcmQuam9iLnYxLkV4cGxhaW5Kb2JSZXNwb25zZULUAQoUY29tLnRyYWlueWFyZC5qb2IudjFCD0pvYlNlcnZpY2VQcm90b1ABWklnaXRodWIuY29tL3VsdHJhdGhpbmstcGlsb3QvdHJhaW55YXJkL3Byb3RvL2dlbi9nby90cmFpbnlhcmQvam9iL3YxO2pvYnYxogIDVEpYqgIQVHJhaW55YXJkLkpvYi5WMcoCEFRyYWlueWFyZFxKb2JcVjHiAhxUcmFpbnlhcmRcSm9iXFYxXEdQQk1ldGFkYXRh6gISVHJhaW55YXJkOjpKb2I6OlYxYgZwcm90bzM", [file_buf_validate_validate, file_google_protobuf_duration, file_google_protobuf_timestamp, file_trainyard_job_v1_job]);
+  fileDesc("CiJ0cmFpbnlhcmQvam9iL3YxL2pvYl9zZXJ2aWNlLnByb3RvEhB0cmFpbnlhcmQuam9iLnYxIngKEFN1Ym1pdEpvYlJlcXVlc3QSHAoKcmVxdWVzdF9pZBgBIAEoCUIIukgFcgOwAQESLwoEc3BlYxgCIAEoCzIZLnRyYWlueWFyZC5qb2IudjEuSm9iU3BlY0IGukgDyAEBEhUKDXZhbGlkYXRlX29ubHkYAyABKAgiwQEKEVN1Ym1pdEpvYlJlc3BvbnNlEiIKA2pvYhgBIAEoCzIVLnRyYWlueWFyZC5qb2IudjEuSm9iEhIKCnByZWRpY3Rpb24YAiABKAkSOAoUcHJlZGljdGVkX3N0YXJ0X3RpbWUYAyABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEhwKFHByZWRpY3RlZF9hZ2VudF9uYW1lGAQgASgJEhwKFHByZWRpY3RlZF9kZXZpY2VfaWRzGAUgAygJIikKDUdldEpvYlJlcXVlc3QSGAoGam9iX2lkGAEgASgJQgi6SAVyA7ABASI0Cg5HZXRKb2JSZXNwb25zZRIiCgNqb2IYASABKAsyFS50cmFpbnlhcmQuam9iLnYxLkpvYiKgAgoPTGlzdEpvYnNSZXF1ZXN0EjUKBnN0YXRlcxgBIAMoDjIbLnRyYWlueWFyZC5qb2IudjEuSm9iLlN0YXRlQgi6SAWSAQIQEBIjChFleHBlcmltZW50X3ByZWZpeBgCIAEoCUIIukgFcgMY+gESGgoJcGFnZV9zaXplGAMgASgFQge6SAQaAigAEhwKCnBhZ2VfdG9rZW4YBCABKAlCCLpIBXIDGIAIEh0KCGFycmF5X2lkGAUgASgJQgu6SAjYAQFyA7ABARIdCghncmFwaF9pZBgGIAEoCUILukgI2AEBcgOwAQESIAoLc2NoZWR1bGVfaWQYByABKAlCC7pICNgBAXIDsAEBEhcKBnRlbmFudBgIIAEoCUIHukgEcgIYZCJQChBMaXN0Sm9ic1Jlc3BvbnNlEiMKBGpvYnMYASADKAsyFS50cmFpbnlhcmQuam9iLnYxLkpvYhIXCg9uZXh0X3BhZ2VfdG9rZW4YAiABKAkiVAoQV2F0Y2hKb2JzUmVxdWVzdBIhCgdqb2JfaWRzGAEgAygJQhC6SA2SAQoQ6AciBXIDsAEBEh0KDHJlc3VtZV90b2tlbhgCIAEoCUIHukgEcgIYQCJgChFXYXRjaEpvYnNSZXNwb25zZRIjCgRqb2JzGAEgAygLMhUudHJhaW55YXJkLmpvYi52MS5Kb2ISFAoMcmVzdW1lX3Rva2VuGAIgASgJEhAKCGNvbXBsZXRlGAMgASgIImQKEENhbmNlbEpvYlJlcXVlc3QSHAoKcmVxdWVzdF9pZBgBIAEoCUIIukgFcgOwAQESGAoGam9iX2lkGAIgASgJQgi6SAVyA7ABARIYCgZyZWFzb24YAyABKAlCCLpIBXIDGOgHIjcKEUNhbmNlbEpvYlJlc3BvbnNlEiIKA2pvYhgBIAEoCzIVLnRyYWlueWFyZC5qb2IudjEuSm9iImMKD1BhdXNlSm9iUmVxdWVzdBIcCgpyZXF1ZXN0X2lkGAEgASgJQgi6SAVyA7ABARIYCgZqb2JfaWQYAiABKAlCCLpIBXIDsAEBEhgKBnJlYXNvbhgDIAEoCUIIukgFcgMY6AciNgoQUGF1c2VKb2JSZXNwb25zZRIiCgNqb2IYASABKAsyFS50cmFpbnlhcmQuam9iLnYxLkpvYiJKChBSZXN1bWVKb2JSZXF1ZXN0EhwKCnJlcXVlc3RfaWQYASABKAlCCLpIBXIDsAEBEhgKBmpvYl9pZBgCIAEoCUIIukgFcgOwAQEiNwoRUmVzdW1lSm9iUmVzcG9uc2USIgoDam9iGAEgASgLMhUudHJhaW55YXJkLmpvYi52MS5Kb2IirAEKFlJlcHJpb3JpdGl6ZUpvYlJlcXVlc3QSHAoKcmVxdWVzdF9pZBgBIAEoCUIIukgFcgOwAQESGAoGam9iX2lkGAIgASgJQgi6SAVyA7ABARJDCg5wcmlvcml0eV9jbGFzcxgDIAEoDjIfLnRyYWlueWFyZC5qb2IudjEuUHJpb3JpdHlDbGFzc0IKukgHggEEEAEgABIVCgRldGFnGAQgASgJQge6SARyAhhAIj0KF1JlcHJpb3JpdGl6ZUpvYlJlc3BvbnNlEiIKA2pvYhgBIAEoCzIVLnRyYWlueWFyZC5qb2IudjEuSm9iIi0KEUV4cGxhaW5Kb2JSZXF1ZXN0EhgKBmpvYl9pZBgBIAEoCUIIukgFcgOwAQEiiwMKEkV4cGxhaW5Kb2JSZXNwb25zZRIiCgNqb2IYASABKAsyFS50cmFpbnlhcmQuam9iLnYxLkpvYhIPCgdzdW1tYXJ5GAIgASgJEhUKDWFoZWFkX2pvYl9pZHMYAyADKAkSEwoLYWhlYWRfY291bnQYBCABKAMSPwoFaG9zdHMYBSADKAsyMC50cmFpbnlhcmQuam9iLnYxLkV4cGxhaW5Kb2JSZXNwb25zZS5Ib3N0VmVyZGljdBIxCg5lc3RpbWF0ZWRfd2FpdBgGIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbhItCglkZWNpc2lvbnMYByADKAsyGi50cmFpbnlhcmQuam9iLnYxLkRlY2lzaW9uEjAKDGV4cGxhaW5fdGltZRgIIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXAaPwoLSG9zdFZlcmRpY3QSEgoKYWdlbnRfbmFtZRgBIAEoCRIMCgRmaXRzGAIgASgIEg4KBnJlYXNvbhgDIAEoCSJlCghEZWNpc2lvbhIoCgR0aW1lGAEgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIOCgZhY3Rpb24YAiABKAkSDgoGcmVhc29uGAMgASgJEg8KB2F0dGVtcHQYBCABKA0iRAoXRXhwbGFpblBsYWNlbWVudFJlcXVlc3QSGAoGam9iX2lkGAEgASgJQgi6SAVyA7ABARIPCgdhdHRlbXB0GAIgASgNIt4CChhFeHBsYWluUGxhY2VtZW50UmVzcG9uc2USKgoHYXR0ZW1wdBgBIAEoCzIZLnRyYWlueWFyZC5qb2IudjEuQXR0ZW1wdBIPCgdzdW1tYXJ5GAIgASgJEkgKCmNhbmRpZGF0ZXMYAyADKAsyNC50cmFpbnlhcmQuam9iLnYxLkV4cGxhaW5QbGFjZW1lbnRSZXNwb25zZS5DYW5kaWRhdGUSEwoLYWhlYWRfY291bnQYBCABKAMSEwoLc25hcHNob3RfaWQYBSABKAMSMQoNZGVjaXNpb25fdGltZRgGIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXAaXgoJQ2FuZGlkYXRlEhIKCmFnZW50X25hbWUYASABKAkSDgoGZml0dGVkGAIgASgIEg4KBmNob3NlbhgDIAEoCBINCgV3YXN0ZRgEIAEoARIOCgZyZWFzb24YBSABKAkiFgoUTGlzdFNuYXBzaG90c1JlcXVlc3Qi/gEKFUxpc3RTbmFwc2hvdHNSZXNwb25zZRJDCglzbmFwc2hvdHMYASADKAsyMC50cmFpbnlhcmQuam9iLnYxLkxpc3RTbmFwc2hvdHNSZXNwb25zZS5TbmFwc2hvdBqfAQoIU25hcHNob3QSEwoLc25hcHNob3RfaWQYASABKAMSKAoEdGltZRgCIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASDQoFaG9zdHMYAyABKAMSDgoGcXVldWVkGAQgASgDEg4KBnBsYWNlZBgFIAEoAxIRCglwcmVlbXB0ZWQYBiABKAMSEgoKc2l6ZV9ieXRlcxgHIAEoAyJPChJHZXRTbmFwc2hvdFJlcXVlc3QSHAoLc25hcHNob3RfaWQYASABKANCB7pIBCICKAASGwoGam9iX2lkGAIgASgJQgu6SAjYAQFyA7ABASI5ChNHZXRTbmFwc2hvdFJlc3BvbnNlEhMKC3NuYXBzaG90X2lkGAEgASgDEg0KBWNodW5rGAIgASgMMsUICgpKb2JTZXJ2aWNlElQKCVN1Ym1pdEpvYhIiLnRyYWlueWFyZC5qb2IudjEuU3VibWl0Sm9iUmVxdWVzdBojLnRyYWlueWFyZC5qb2IudjEuU3VibWl0Sm9iUmVzcG9uc2USSwoGR2V0Sm9iEh8udHJhaW55YXJkLmpvYi52MS5HZXRKb2JSZXF1ZXN0GiAudHJhaW55YXJkLmpvYi52MS5HZXRKb2JSZXNwb25zZRJRCghMaXN0Sm9icxIhLnRyYWlueWFyZC5qb2IudjEuTGlzdEpvYnNSZXF1ZXN0GiIudHJhaW55YXJkLmpvYi52MS5MaXN0Sm9ic1Jlc3BvbnNlElYKCVdhdGNoSm9icxIiLnRyYWlueWFyZC5qb2IudjEuV2F0Y2hKb2JzUmVxdWVzdBojLnRyYWlueWFyZC5qb2IudjEuV2F0Y2hKb2JzUmVzcG9uc2UwARJUCglDYW5jZWxKb2ISIi50cmFpbnlhcmQuam9iLnYxLkNhbmNlbEpvYlJlcXVlc3QaIy50cmFpbnlhcmQuam9iLnYxLkNhbmNlbEpvYlJlc3BvbnNlElEKCFBhdXNlSm9iEiEudHJhaW55YXJkLmpvYi52MS5QYXVzZUpvYlJlcXVlc3QaIi50cmFpbnlhcmQuam9iLnYxLlBhdXNlSm9iUmVzcG9uc2USVAoJUmVzdW1lSm9iEiIudHJhaW55YXJkLmpvYi52MS5SZXN1bWVKb2JSZXF1ZXN0GiMudHJhaW55YXJkLmpvYi52MS5SZXN1bWVKb2JSZXNwb25zZRJmCg9SZXByaW9yaXRpemVKb2ISKC50cmFpbnlhcmQuam9iLnYxLlJlcHJpb3JpdGl6ZUpvYlJlcXVlc3QaKS50cmFpbnlhcmQuam9iLnYxLlJlcHJpb3JpdGl6ZUpvYlJlc3BvbnNlElcKCkV4cGxhaW5Kb2ISIy50cmFpbnlhcmQuam9iLnYxLkV4cGxhaW5Kb2JSZXF1ZXN0GiQudHJhaW55YXJkLmpvYi52MS5FeHBsYWluSm9iUmVzcG9uc2USaQoQRXhwbGFpblBsYWNlbWVudBIpLnRyYWlueWFyZC5qb2IudjEuRXhwbGFpblBsYWNlbWVudFJlcXVlc3QaKi50cmFpbnlhcmQuam9iLnYxLkV4cGxhaW5QbGFjZW1lbnRSZXNwb25zZRJgCg1MaXN0U25hcHNob3RzEiYudHJhaW55YXJkLmpvYi52MS5MaXN0U25hcHNob3RzUmVxdWVzdBonLnRyYWlueWFyZC5qb2IudjEuTGlzdFNuYXBzaG90c1Jlc3BvbnNlElwKC0dldFNuYXBzaG90EiQudHJhaW55YXJkLmpvYi52MS5HZXRTbmFwc2hvdFJlcXVlc3QaJS50cmFpbnlhcmQuam9iLnYxLkdldFNuYXBzaG90UmVzcG9uc2UwAULUAQoUY29tLnRyYWlueWFyZC5qb2IudjFCD0pvYlNlcnZpY2VQcm90b1ABWklnaXRodWIuY29tL3VsdHJhdGhpbmstcGlsb3QvdHJhaW55YXJkL3Byb3RvL2dlbi9nby90cmFpbnlhcmQvam9iL3YxO2pvYnYxogIDVEpYqgIQVHJhaW55YXJkLkpvYi5WMcoCEFRyYWlueWFyZFxKb2JcVjHiAhxUcmFpbnlhcmRcSm9iXFYxXEdQQk1ldGFkYXRh6gISVHJhaW55YXJkOjpKb2I6OlYxYgZwcm90bzM", [file_buf_validate_validate, file_google_protobuf_duration, file_google_protobuf_timestamp, file_trainyard_job_v1_job]);
 
 /**
  * SubmitJobRequest asks for a new job.
@@ -71,6 +71,27 @@ export type SubmitJobResponse = Message<"trainyard.job.v1.SubmitJobResponse"> & 
    * @generated from field: string prediction = 2;
    */
   prediction: string;
+
+  /**
+   * With validate_only: when it would start; unset means unknown.
+   *
+   * @generated from field: google.protobuf.Timestamp predicted_start_time = 3;
+   */
+  predictedStartTime?: Timestamp | undefined;
+
+  /**
+   * With validate_only: the host it would run on; empty means that it would wait.
+   *
+   * @generated from field: string predicted_agent_name = 4;
+   */
+  predictedAgentName: string;
+
+  /**
+   * With validate_only: the devices it would run on.
+   *
+   * @generated from field: repeated string predicted_device_ids = 5;
+   */
+  predictedDeviceIds: string[];
 };
 
 /**
@@ -155,6 +176,34 @@ export type ListJobsRequest = Message<"trainyard.job.v1.ListJobsRequest"> & {
    * @generated from field: string page_token = 4;
    */
   pageToken: string;
+
+  /**
+   * Array whose elements to return; empty means all jobs.
+   *
+   * @generated from field: string array_id = 5;
+   */
+  arrayId: string;
+
+  /**
+   * Graph whose nodes to return; empty means all jobs.
+   *
+   * @generated from field: string graph_id = 6;
+   */
+  graphId: string;
+
+  /**
+   * Schedule whose jobs to return; empty means all jobs.
+   *
+   * @generated from field: string schedule_id = 7;
+   */
+  scheduleId: string;
+
+  /**
+   * Tenant whose jobs to return; empty means all jobs.
+   *
+   * @generated from field: string tenant = 8;
+   */
+  tenant: string;
 };
 
 /**
@@ -648,6 +697,294 @@ export const DecisionSchema: GenMessage<Decision> = /*@__PURE__*/
   messageDesc(file_trainyard_job_v1_job_service, 18);
 
 /**
+ * ExplainPlacementRequest names an attempt.
+ *
+ * @generated from message trainyard.job.v1.ExplainPlacementRequest
+ */
+export type ExplainPlacementRequest = Message<"trainyard.job.v1.ExplainPlacementRequest"> & {
+  /**
+   * Id of the job.
+   *
+   * @generated from field: string job_id = 1;
+   */
+  jobId: string;
+
+  /**
+   * Attempt; 0 means the newest.
+   *
+   * @generated from field: uint32 attempt = 2;
+   */
+  attempt: number;
+};
+
+/**
+ * Describes the message trainyard.job.v1.ExplainPlacementRequest.
+ * Use `create(ExplainPlacementRequestSchema)` to create a new message.
+ */
+export const ExplainPlacementRequestSchema: GenMessage<ExplainPlacementRequest> = /*@__PURE__*/
+  messageDesc(file_trainyard_job_v1_job_service, 19);
+
+/**
+ * ExplainPlacementResponse is the account of one placement.
+ *
+ * @generated from message trainyard.job.v1.ExplainPlacementResponse
+ */
+export type ExplainPlacementResponse = Message<"trainyard.job.v1.ExplainPlacementResponse"> & {
+  /**
+   * The attempt.
+   *
+   * @generated from field: trainyard.job.v1.Attempt attempt = 1;
+   */
+  attempt?: Attempt | undefined;
+
+  /**
+   * One sentence.
+   *
+   * @generated from field: string summary = 2;
+   */
+  summary: string;
+
+  /**
+   * Every host in the planner's order; empty when the inputs are no longer kept.
+   *
+   * @generated from field: repeated trainyard.job.v1.ExplainPlacementResponse.Candidate candidates = 3;
+   */
+  candidates: ExplainPlacementResponse_Candidate[];
+
+  /**
+   * Jobs that were ahead of it in that round.
+   *
+   * @generated from field: int64 ahead_count = 4;
+   */
+  aheadCount: bigint;
+
+  /**
+   * The captured round, for GetSnapshot; 0 means that it is no longer kept.
+   *
+   * @generated from field: int64 snapshot_id = 5;
+   */
+  snapshotId: bigint;
+
+  /**
+   * When it was decided.
+   *
+   * @generated from field: google.protobuf.Timestamp decision_time = 6;
+   */
+  decisionTime?: Timestamp | undefined;
+};
+
+/**
+ * Describes the message trainyard.job.v1.ExplainPlacementResponse.
+ * Use `create(ExplainPlacementResponseSchema)` to create a new message.
+ */
+export const ExplainPlacementResponseSchema: GenMessage<ExplainPlacementResponse> = /*@__PURE__*/
+  messageDesc(file_trainyard_job_v1_job_service, 20);
+
+/**
+ * Candidate is one host as the planner saw it.
+ *
+ * @generated from message trainyard.job.v1.ExplainPlacementResponse.Candidate
+ */
+export type ExplainPlacementResponse_Candidate = Message<"trainyard.job.v1.ExplainPlacementResponse.Candidate"> & {
+  /**
+   * Agent.
+   *
+   * @generated from field: string agent_name = 1;
+   */
+  agentName: string;
+
+  /**
+   * True when the job fitted.
+   *
+   * @generated from field: bool fitted = 2;
+   */
+  fitted: boolean;
+
+  /**
+   * True when it was chosen.
+   *
+   * @generated from field: bool chosen = 3;
+   */
+  chosen: boolean;
+
+  /**
+   * What the job would have cost the host in devices that typical jobs can no longer use; lower is better. Only when fitted.
+   *
+   * @generated from field: double waste = 4;
+   */
+  waste: number;
+
+  /**
+   * Why not, or how it compared.
+   *
+   * @generated from field: string reason = 5;
+   */
+  reason: string;
+};
+
+/**
+ * Describes the message trainyard.job.v1.ExplainPlacementResponse.Candidate.
+ * Use `create(ExplainPlacementResponse_CandidateSchema)` to create a new message.
+ */
+export const ExplainPlacementResponse_CandidateSchema: GenMessage<ExplainPlacementResponse_Candidate> = /*@__PURE__*/
+  messageDesc(file_trainyard_job_v1_job_service, 20, 0);
+
+/**
+ * ListSnapshotsRequest has no filter.
+ *
+ * @generated from message trainyard.job.v1.ListSnapshotsRequest
+ */
+export type ListSnapshotsRequest = Message<"trainyard.job.v1.ListSnapshotsRequest"> & {
+};
+
+/**
+ * Describes the message trainyard.job.v1.ListSnapshotsRequest.
+ * Use `create(ListSnapshotsRequestSchema)` to create a new message.
+ */
+export const ListSnapshotsRequestSchema: GenMessage<ListSnapshotsRequest> = /*@__PURE__*/
+  messageDesc(file_trainyard_job_v1_job_service, 21);
+
+/**
+ * ListSnapshotsResponse has all that are kept.
+ *
+ * @generated from message trainyard.job.v1.ListSnapshotsResponse
+ */
+export type ListSnapshotsResponse = Message<"trainyard.job.v1.ListSnapshotsResponse"> & {
+  /**
+   * Newest first.
+   *
+   * @generated from field: repeated trainyard.job.v1.ListSnapshotsResponse.Snapshot snapshots = 1;
+   */
+  snapshots: ListSnapshotsResponse_Snapshot[];
+};
+
+/**
+ * Describes the message trainyard.job.v1.ListSnapshotsResponse.
+ * Use `create(ListSnapshotsResponseSchema)` to create a new message.
+ */
+export const ListSnapshotsResponseSchema: GenMessage<ListSnapshotsResponse> = /*@__PURE__*/
+  messageDesc(file_trainyard_job_v1_job_service, 22);
+
+/**
+ * Snapshot is one captured round.
+ *
+ * @generated from message trainyard.job.v1.ListSnapshotsResponse.Snapshot
+ */
+export type ListSnapshotsResponse_Snapshot = Message<"trainyard.job.v1.ListSnapshotsResponse.Snapshot"> & {
+  /**
+   * Id; grows with every round of this process.
+   *
+   * @generated from field: int64 snapshot_id = 1;
+   */
+  snapshotId: bigint;
+
+  /**
+   * The time that the round decided with.
+   *
+   * @generated from field: google.protobuf.Timestamp time = 2;
+   */
+  time?: Timestamp | undefined;
+
+  /**
+   * Hosts.
+   *
+   * @generated from field: int64 hosts = 3;
+   */
+  hosts: bigint;
+
+  /**
+   * Jobs in the queue.
+   *
+   * @generated from field: int64 queued = 4;
+   */
+  queued: bigint;
+
+  /**
+   * Jobs placed.
+   *
+   * @generated from field: int64 placed = 5;
+   */
+  placed: bigint;
+
+  /**
+   * Attempts preempted.
+   *
+   * @generated from field: int64 preempted = 6;
+   */
+  preempted: bigint;
+
+  /**
+   * Size of the document in bytes.
+   *
+   * @generated from field: int64 size_bytes = 7;
+   */
+  sizeBytes: bigint;
+};
+
+/**
+ * Describes the message trainyard.job.v1.ListSnapshotsResponse.Snapshot.
+ * Use `create(ListSnapshotsResponse_SnapshotSchema)` to create a new message.
+ */
+export const ListSnapshotsResponse_SnapshotSchema: GenMessage<ListSnapshotsResponse_Snapshot> = /*@__PURE__*/
+  messageDesc(file_trainyard_job_v1_job_service, 22, 0);
+
+/**
+ * GetSnapshotRequest names a captured round, or a placement that it decided.
+ *
+ * @generated from message trainyard.job.v1.GetSnapshotRequest
+ */
+export type GetSnapshotRequest = Message<"trainyard.job.v1.GetSnapshotRequest"> & {
+  /**
+   * Id; 0 means the newest, or the one that placed job_id.
+   *
+   * @generated from field: int64 snapshot_id = 1;
+   */
+  snapshotId: bigint;
+
+  /**
+   * Job whose newest placement to look for; empty means none.
+   *
+   * @generated from field: string job_id = 2;
+   */
+  jobId: string;
+};
+
+/**
+ * Describes the message trainyard.job.v1.GetSnapshotRequest.
+ * Use `create(GetSnapshotRequestSchema)` to create a new message.
+ */
+export const GetSnapshotRequestSchema: GenMessage<GetSnapshotRequest> = /*@__PURE__*/
+  messageDesc(file_trainyard_job_v1_job_service, 23);
+
+/**
+ * GetSnapshotResponse is one chunk.
+ *
+ * @generated from message trainyard.job.v1.GetSnapshotResponse
+ */
+export type GetSnapshotResponse = Message<"trainyard.job.v1.GetSnapshotResponse"> & {
+  /**
+   * Id of the round; in every chunk.
+   *
+   * @generated from field: int64 snapshot_id = 1;
+   */
+  snapshotId: bigint;
+
+  /**
+   * The next bytes of the JSON document.
+   *
+   * @generated from field: bytes chunk = 2;
+   */
+  chunk: Uint8Array;
+};
+
+/**
+ * Describes the message trainyard.job.v1.GetSnapshotResponse.
+ * Use `create(GetSnapshotResponseSchema)` to create a new message.
+ */
+export const GetSnapshotResponseSchema: GenMessage<GetSnapshotResponse> = /*@__PURE__*/
+  messageDesc(file_trainyard_job_v1_job_service, 24);
+
+/**
  * JobService is the scheduler's service for people and SDKs.
  *
  * Every mutation takes a request_id (a UUID made by the caller). Repeating a call with the same id and payload returns the first
@@ -748,6 +1085,39 @@ export const JobService: GenService<{
     methodKind: "unary";
     input: typeof ExplainJobRequestSchema;
     output: typeof ExplainJobResponseSchema;
+  },
+  /**
+   * ExplainPlacement says why an attempt runs where it runs: every host's verdict as it was when the attempt was placed. When the
+   * inputs of that decision are no longer kept, it answers with what was recorded and says so.
+   *
+   * @generated from rpc trainyard.job.v1.JobService.ExplainPlacement
+   */
+  explainPlacement: {
+    methodKind: "unary";
+    input: typeof ExplainPlacementRequestSchema;
+    output: typeof ExplainPlacementResponseSchema;
+  },
+  /**
+   * ListSnapshots returns the captured inputs of the newest planning rounds that decided something, newest first. They are kept
+   * in memory, bounded by count and bytes: a restart begins anew.
+   *
+   * @generated from rpc trainyard.job.v1.JobService.ListSnapshots
+   */
+  listSnapshots: {
+    methodKind: "unary";
+    input: typeof ListSnapshotsRequestSchema;
+    output: typeof ListSnapshotsResponseSchema;
+  },
+  /**
+   * GetSnapshot returns one captured round in chunks, as JSON: schedreplay runs it through the same core again. NOT_FOUND when it is
+   * no longer kept.
+   *
+   * @generated from rpc trainyard.job.v1.JobService.GetSnapshot
+   */
+  getSnapshot: {
+    methodKind: "server_streaming";
+    input: typeof GetSnapshotRequestSchema;
+    output: typeof GetSnapshotResponseSchema;
   },
 }> = /*@__PURE__*/
   serviceDesc(file_trainyard_job_v1_job_service, 0);
