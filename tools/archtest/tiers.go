@@ -17,7 +17,7 @@ type Service struct {
 // Trainyard is this repository's table.
 var Trainyard = Tiers{
 	"services/scheduler": {
-		Pure:  []string{"job", "queue", "placement", "lease"},
+		Pure:  []string{"job", "queue", "placement", "lease", "cron"},
 		Shell: []string{"cycle", "postgres", "memstore", "jobapi", "agentapi", "sim"},
 		API:   []string{"jobapi", "agentapi"},
 	},

@@ -43,6 +43,11 @@ type Device struct {
 	Fault     string `json:"fault,omitempty"`
 	Isolation string `json:"isolation,omitempty"`
 	LinkGroup string `json:"link_group,omitempty"`
+	// Parent is the GPU that a MIG instance is a slice of, Profile its profile.
+	Parent  string `json:"parent,omitempty"`
+	Profile string `json:"profile,omitempty"`
+	// NUMA is the node that the device is attached to; -1 means unknown.
+	NUMA int `json:"numa,omitempty"`
 }
 
 // Agent is a host, as durable as its inventory and what people decided of it.
@@ -102,14 +107,14 @@ func (a Agent) node(live []job.Attempt) placement.Node {
 	for i, d := range a.Devices {
 		n.Devices[i] = placement.Device{ID: d.ID, Kind: d.Kind, Memory: d.Memory, Headroom: d.Headroom, Overhead: d.Overhead, Fault: d.Fault}
 	}
-	for _, at := range live {
-		n.Hold(at.Shares, at.CPUMillis, at.HostBytes)
+	for i := range live {
+		n.Hold(live[i].Shares, live[i].CPUMillis, live[i].HostBytes)
 	}
 	return n
 }
 
-// holder is a live attempt as the planner weighs it: when it is expected to end
-// and what a stop would throw away.
+// holder is a live attempt on a host as the planner weighs it: when it is
+// expected to end and what a stop would throw away.
 func holder(at job.Attempt, j *job.Job, now time.Time) placement.Holder {
 	h := placement.Holder{
 		Job: at.Job, Fence: at.Fence, Priority: j.Priority, Shares: at.Shares, CPUMillis: at.CPUMillis, HostBytes: at.HostBytes, Started: at.Created,
@@ -129,7 +134,7 @@ func holder(at job.Attempt, j *job.Job, now time.Time) placement.Holder {
 	if rate := at.Progress.StepsPerSecond; rate > 0 && at.Progress.Checkpoint.ID != "" {
 		lost = min(lost, float64(at.Progress.Step-at.Progress.Checkpoint.Step)/rate)
 	}
-	h.Lost = max(lost, 0) * float64(max(len(at.Shares), 1))
+	h.Lost = max(lost, 0) * float64(max(at.Processes(), 1))
 	return h
 }
 

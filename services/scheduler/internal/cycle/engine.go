@@ -44,6 +44,10 @@ type Options struct {
 	ReceiptAge time.Duration
 	// HistoryAge is how long final jobs are kept.
 	HistoryAge time.Duration
+	// Compose makes the jobs of schedules.
+	Compose Compose
+	// Promotions answers for dependencies on models; nil means that nobody does.
+	Promotions Promotions
 }
 
 // Engine is the scheduler's heart: see the package comment.
@@ -59,6 +63,9 @@ type Engine struct {
 	started time.Time
 	renewed time.Time
 	reasons map[string]placement.Unplaced
+	// captures are the newest planning rounds that decided something.
+	captures []capture
+	captured int64
 
 	cmu      sync.Mutex // guards contacts
 	contacts map[string]*contact
@@ -70,8 +77,10 @@ type Engine struct {
 }
 
 type operation struct {
-	run  func(*tx) error
-	done chan error
+	// request is the request id that the operation answers; empty means none.
+	request string
+	run     func(*tx) error
+	done    chan error
 }
 
 // New makes an engine. Run must be called before it answers anything.
@@ -268,8 +277,11 @@ func retry[T any](ctx context.Context, log *zap.Logger, what string, call func()
 
 // do hands an operation to the committer and waits until it is durable. When
 // ctx ends first, the operation may still happen.
-func (e *Engine) do(ctx context.Context, run func(*tx) error) error {
-	op := &operation{run: run, done: make(chan error, 1)}
+func (e *Engine) do(ctx context.Context, run func(*tx) error) error { return e.doAs(ctx, "", run) }
+
+// doAs is do for an operation that answers a request.
+func (e *Engine) doAs(ctx context.Context, request string, run func(*tx) error) error {
+	op := &operation{request: request, run: run, done: make(chan error, 1)}
 	select {
 	case <-e.ready:
 	case <-ctx.Done():
@@ -366,7 +378,7 @@ func (e *Engine) commit(ctx context.Context, batch []*operation) error {
 	e.st.apply(t)
 	e.mu.Unlock()
 	e.wakeAgents(t.desired)
-	if len(t.records) > 0 || len(t.agents) > 0 {
+	if len(t.records) > 0 || len(t.agents) > 0 || len(t.quotas) > 0 {
 		e.hub.publish(t.records)
 		e.kick()
 	}
@@ -377,9 +389,38 @@ func (e *Engine) commit(ctx context.Context, batch []*operation) error {
 	return nil
 }
 
-// isolate finds the operation that a constraint refused, so that one bug does
-// not take its neighbours in the batch with it. Nothing has been written yet.
+// errAnswered says that the ledger has an answer to the request already.
+var errAnswered = errors.New("the request has been answered before")
+
+// isolate finds the operations that a constraint refused, so that one does not
+// take its neighbours in the batch with it. Nothing has been written yet. Most
+// often they are requests that were answered before the memory began: the ledger
+// names them in one look.
 func (e *Engine) isolate(ctx context.Context, batch []*operation, cause error) error {
+	var ids []string
+	for _, op := range batch {
+		if op.request != "" {
+			ids = append(ids, op.request)
+		}
+	}
+	if got, err := e.o.Store.Receipts(ctx, ids); err == nil && len(got) > 0 {
+		answered := make(map[string]bool, len(got))
+		for _, r := range got {
+			answered[r.ID] = true
+		}
+		var rest []*operation
+		for _, op := range batch {
+			if answered[op.request] {
+				op.done <- errAnswered
+			} else {
+				rest = append(rest, op)
+			}
+		}
+		if len(rest) == 0 {
+			return nil
+		}
+		return e.commit(ctx, rest)
+	}
 	if len(batch) == 1 {
 		e.log.Error("the store refused an operation; this is a bug", zap.Error(cause))
 		batch[0].done <- cause

@@ -69,7 +69,7 @@ func (e *Engine) orderLocked(nodes []placement.Node) []queue.Entry {
 	var entries []queue.Entry
 	for id, r := range e.st.records {
 		j := &r.Job
-		if j.State != job.Queued && !j.State.Live() {
+		if j.State != job.Queued && !j.State.Live() || j.Blocked() {
 			continue
 		}
 		size := capacity.Share(&j.Spec.Demand)
@@ -122,6 +122,7 @@ func (e *Engine) plan(ctx context.Context) time.Time {
 	if len(p.Place)+len(p.Preempt) == 0 {
 		return next
 	}
+	e.keepCapture(s, p)
 	fences, err := e.o.Store.Fences(ctx, len(p.Place))
 	if err != nil {
 		if ctx.Err() == nil {

@@ -2,6 +2,7 @@ package cycle
 
 import (
 	"context"
+	"net"
 	"time"
 
 	"go.uber.org/zap"
@@ -29,10 +30,45 @@ type Report struct {
 	Known uint64
 }
 
-// Order is an attempt that the agent must be running.
+// Order is an attempt, or its part on this host, that the agent must be running.
 type Order struct {
 	Job     job.Job
 	Attempt job.Attempt
+	// Gang is where the parts of a gang meet; nil for an attempt on one host.
+	Gang *Gang
+}
+
+// Gang tells one part of a gang where the others are.
+type Gang struct {
+	// Address is the first host's, Port is on it.
+	Address string
+	Port    int
+	// Rank is this part's, of Hosts; Processes are one per device of all.
+	Rank, Hosts, Processes int
+}
+
+// Ports of gangs lie below the range that kernels hand out by themselves. The
+// fence spreads them: two gangs that meet on one host have different ones.
+const (
+	firstGangPort = 20000
+	gangPorts     = 12000
+)
+
+// gangLocked works out a gang's meeting point; nil for an attempt on one host.
+func (e *Engine) gangLocked(a *job.Attempt, agent string) *Gang {
+	if !a.Gang() {
+		return nil
+	}
+	address := e.st.agents[a.Agent].Address
+	if host, _, err := net.SplitHostPort(address); err == nil {
+		address = host
+	}
+	if address == "" {
+		address = a.Agent
+	}
+	return &Gang{
+		Address: address, Port: firstGangPort + int(a.Fence%gangPorts), Rank: a.Rank(agent), Hosts: len(a.Agents()), Processes: a.Processes(),
+	}
 }
 
 // Stop is an attempt that the agent must end.
@@ -129,21 +165,21 @@ func (e *Engine) record(t *tx, r Report) error {
 			continue
 		}
 		a, ok := rec.Latest()
-		if !ok || a.Fence != h.Fence || a.Agent != r.Agent.Name {
+		if !ok || a.Fence != h.Fence || a.Rank(r.Agent.Name) < 0 {
 			continue
 		}
-		j, b := rec.Job.Observe(a, h.Sight, t.now)
+		j, b := rec.Job.Observe(a, r.Agent.Name, h.Sight, t.now)
 		if !sameAttempt(a, b) || j.State != rec.Job.State || j.Checkpoint != rec.Job.Checkpoint {
 			t.put(j, &b)
 		}
 	}
 	v := lease.Judge(t.liveOf(r.Agent.Name), r.Sample.Held, exits, fresh)
 	for _, a := range v.Settled {
-		e.end(t, a, job.Exit{Outcome: job.OutcomeStopped, Evidence: job.Evidence{Message: "nothing was running"}})
+		e.end(t, a, r.Agent.Name, job.Exit{Outcome: job.OutcomeStopped, Evidence: job.Evidence{Message: "nothing was running"}})
 	}
 	for _, a := range v.Vanished {
-		e.log.Warn("an agent no longer holds an attempt that it was given", zap.String("agent", a.Agent), zap.String("job_id", a.Job), zap.Uint64("fence", a.Fence))
-		e.lose(t, a, "its host forgot it", "vanished")
+		e.log.Warn("an agent no longer holds an attempt that it was given", zap.String("agent", r.Agent.Name), zap.String("job_id", a.Job), zap.Uint64("fence", a.Fence))
+		e.lose(t, a, r.Agent.Name, "its host forgot it", "vanished")
 	}
 	if len(v.Fenced) > 0 {
 		e.o.Meter.stale("Synchronize", len(v.Fenced))
@@ -174,12 +210,12 @@ func (e *Engine) exit(t *tx, agent string, x ExitReport) {
 		return
 	}
 	a, ok := rec.Latest()
-	if !ok || a.Fence != x.Fence || a.Agent != agent {
+	if !ok || a.Fence != x.Fence || a.Rank(agent) < 0 {
 		e.o.Meter.stale("Synchronize", 1)
 		return
 	}
 	if a.Live() {
-		e.end(t, a, x.Exit)
+		e.end(t, a, agent, x.Exit)
 		return
 	}
 	if j, b, ok := rec.Job.Late(a, x.Exit, t.now); ok {
@@ -187,23 +223,31 @@ func (e *Engine) exit(t *tx, agent string, x ExitReport) {
 	}
 }
 
-func (e *Engine) end(t *tx, a job.Attempt, x job.Exit) {
+// end applies the end of an attempt, or of a gang's part, on one host.
+func (e *Engine) end(t *tx, a job.Attempt, agent string, x job.Exit) {
 	rec, ok := t.record(a.Job)
 	if !ok {
 		return
 	}
-	j, b, ok := rec.Job.End(a, x, e.o.Policy, e.rng, t.now)
+	// A gang's other parts may have ended in this very batch.
+	if newest, ok := rec.Latest(); ok && newest.Fence == a.Fence {
+		a = newest
+	}
+	j, b, ok := rec.Job.EndOn(a, agent, x, e.o.Policy, e.rng, t.now)
 	if !ok {
 		return
 	}
 	t.put(j, &b)
+	if b.Live() {
+		return
+	}
 	e.log.Info("attempt ended", zap.String("job_id", j.ID), zap.Int("attempt", b.Number), zap.Uint64("fence", b.Fence), zap.String("agent", b.Agent),
 		zap.Stringer("outcome", b.Outcome), zap.Stringer("failure", b.Failure), zap.Stringer("job_state", j.State), zap.String("reason", j.Reason))
 }
 
-func (e *Engine) lose(t *tx, a job.Attempt, why, reason string) {
+func (e *Engine) lose(t *tx, a job.Attempt, agent, why, reason string) {
 	e.o.Meter.expired(reason, 1)
-	e.end(t, a, job.Exit{Outcome: job.OutcomeStopped, Failure: job.AgentLost, Evidence: job.Evidence{Message: why}})
+	e.end(t, a, agent, job.Exit{Outcome: job.OutcomeStopped, Failure: job.AgentLost, Evidence: job.Evidence{Message: why}})
 }
 
 // answer reads an agent's desired state from the committed world.
@@ -217,7 +261,9 @@ func (e *Engine) answer(r Report) Answer {
 	}
 	v := lease.Judge(e.st.liveOf(r.Agent.Name), r.Sample.Held, explained, false)
 	for _, at := range v.Run {
-		a.Run = append(a.Run, Order{Job: e.st.records[at.Job].Job, Attempt: at})
+		rec := e.st.records[at.Job]
+		whole, _ := rec.Latest()
+		a.Run = append(a.Run, Order{Job: rec.Job, Attempt: at, Gang: e.gangLocked(&whole, r.Agent.Name)})
 	}
 	for _, at := range v.Stop {
 		a.Stop = append(a.Stop, Stop{Job: at.Job, Number: at.Number, Fence: at.Fence, Intent: e.st.records[at.Job].Job.Intent, Grace: at.Grace})

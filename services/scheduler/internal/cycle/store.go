@@ -67,25 +67,37 @@ type Changes struct {
 	Agents      []Agent
 	Receipts    []Receipt
 	Decisions   []Decision
+	// Arrays, Schedules and Quotas are new or changed.
+	Arrays        []Array
+	Schedules     []Schedule
+	GoneSchedules []string
+	Quotas        []Quota
+	GoneQuotas    []string
 }
 
 // Empty reports whether there is nothing to write.
 func (c *Changes) Empty() bool {
-	return len(c.NewJobs)+len(c.Jobs)+len(c.NewAttempts)+len(c.Attempts)+len(c.Agents)+len(c.Receipts)+len(c.Decisions) == 0
+	return len(c.NewJobs)+len(c.Jobs)+len(c.NewAttempts)+len(c.Attempts)+len(c.Agents)+len(c.Receipts)+len(c.Decisions)+
+		len(c.Arrays)+len(c.Schedules)+len(c.GoneSchedules)+len(c.Quotas)+len(c.GoneQuotas) == 0
 }
 
 // World is what a scheduler needs to go on: all jobs that are not final, with
-// their attempts, and all agents.
+// their attempts and their arrays, all agents, schedules and quotas.
 type World struct {
-	Revision uint64
-	Records  []Record
-	Agents   []Agent
+	Revision  uint64
+	Records   []Record
+	Agents    []Agent
+	Arrays    []Array
+	Schedules []Schedule
+	Quotas    []Quota
 }
 
 // Page asks for jobs, newest first.
 type Page struct {
 	States           []job.State
 	ExperimentPrefix string
+	// Array, Graph, Schedule and Tenant limit the jobs; empty means all.
+	Array, Graph, Schedule, Tenant string
 	// Before is the place of the last job of the previous page; 0 starts.
 	Before int64
 	Limit  int
@@ -110,12 +122,16 @@ type Store interface {
 	Commit(ctx context.Context, term uint64, c Changes) error
 	// Fences draws n fences. They grow over the life of the store, crashes included.
 	Fences(ctx context.Context, n int) ([]uint64, error)
-	// Receipt finds the answer to a request; ErrNotFound when it is new.
-	Receipt(ctx context.Context, id string) (Receipt, error)
+	// Receipts finds the answers to requests; those that are new are left out.
+	Receipts(ctx context.Context, ids []string) ([]Receipt, error)
 	// Record reads a job with its attempts; ErrNotFound when unknown.
 	Record(ctx context.Context, id string) (Record, error)
-	// List reads a page of jobs without attempts.
-	List(ctx context.Context, p Page) ([]job.Job, error)
+	// List reads a page of jobs with their attempts.
+	List(ctx context.Context, p Page) ([]Record, error)
+	// Array reads an array with the counts of its elements; ErrNotFound when
+	// unknown. Arrays reads a page, newest first, below an id; empty starts.
+	Array(ctx context.Context, id string) (ArrayView, error)
+	Arrays(ctx context.Context, before string, limit int) ([]ArrayView, error)
 	// Since reads jobs with a revision above the given one, in its order. ids
 	// limits the jobs; empty means all.
 	Since(ctx context.Context, revision uint64, ids []string, limit int) ([]Record, error)

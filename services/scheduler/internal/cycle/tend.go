@@ -72,6 +72,13 @@ func (e *Engine) due(now time.Time) []func(*tx) {
 			acts = append(acts, func(t *tx) { e.dataBack(t, id) })
 		}
 	}
+	for _, name := range e.st.dueFires(now) {
+		acts = append(acts, func(t *tx) {
+			if err := e.fire(t, name); err != nil {
+				e.log.Error("a schedule could not fire; trying again", zap.String("schedule", name), zap.Error(err))
+			}
+		})
+	}
 	return acts
 }
 
@@ -110,7 +117,7 @@ func (e *Engine) loseAgent(t *tx, name string, seen time.Time) {
 	}
 	t.putAgent(a)
 	for _, at := range t.liveOf(name) {
-		e.lose(t, at, "its host "+name+" has not reported in time", "agent_lost")
+		e.lose(t, at, name, "its host "+name+" has not reported in time", "agent_lost")
 	}
 }
 

@@ -35,17 +35,13 @@ func (r Request) answered(got Receipt) ([]byte, error) {
 	return got.Response, nil
 }
 
-// once runs a mutation unless its request has been answered before.
+// once runs a mutation unless its request has been answered before. Most requests
+// are new, so nothing is looked up first: the ledger's own key refuses a
+// repetition, and only then, or when the mutation itself is refused, is the
+// answer read.
 func (e *Engine) once(ctx context.Context, r Request, run func(*tx) (View, error)) ([]byte, error) {
-	got, err := e.o.Store.Receipt(ctx, r.ID)
-	switch {
-	case err == nil:
-		return r.answered(got)
-	case !errors.Is(err, ErrNotFound):
-		return nil, unavailable(ctx, err)
-	}
 	var response []byte
-	err = e.do(ctx, func(t *tx) error {
+	err := e.doAs(ctx, r.ID, func(t *tx) error {
 		if got, ok := t.receipt(r.ID); ok {
 			var err error
 			response, err = r.answered(got)
@@ -61,10 +57,20 @@ func (e *Engine) once(ctx context.Context, r Request, run func(*tx) (View, error
 		t.putReceipt(Receipt{ID: r.ID, Method: r.Method, Digest: r.Digest, Response: response, At: t.now})
 		return nil
 	})
-	if err != nil {
+	if err == nil {
+		return response, nil
+	}
+	if errors.Is(err, ErrUnavailable) || errors.Is(err, ErrReused) || errors.Is(err, errMoved) || ctx.Err() != nil {
 		return nil, err
 	}
-	return response, nil
+	got, look := e.o.Store.Receipts(ctx, []string{r.ID})
+	switch {
+	case look != nil:
+		return nil, unavailable(ctx, look)
+	case len(got) == 1:
+		return r.answered(got[0])
+	}
+	return nil, err
 }
 
 func unavailable(ctx context.Context, err error) error {
@@ -81,17 +87,14 @@ type NewJob struct {
 	Priority  job.Priority
 	Submitter string
 	Trace     string
+	After     []job.Dependency
+	Origin    job.Origin
 }
 
 // Submit accepts a job at the end of its class.
 func (e *Engine) Submit(ctx context.Context, r Request, n NewJob) ([]byte, error) {
-	return e.once(ctx, r, func(t *tx) (View, error) {
-		j := job.New(n.ID, n.Spec, n.Priority, 0, t.now)
-		j.Submitter, j.Trace = n.Submitter, n.Trace
-		j = t.putNew(j)
-		t.decisions = append(t.decisions, Decision{Job: j.ID, At: t.now, Action: "accepted", Reason: "priority " + j.Priority.String()})
-		return View{Record: Record{Job: j}}, nil
-	})
+	encode := r.Encode
+	return e.SubmitAll(ctx, r, Batch{Jobs: []NewJob{n}, Encode: func(v []View) ([]byte, error) { return encode(v[0]) }})
 }
 
 // change runs a transition on one job. A job that is no longer in memory is
@@ -190,12 +193,15 @@ func (e *Engine) SetCordon(ctx context.Context, r Request, name string, c Cordon
 		}
 		live := t.liveOf(name)
 		if c == Draining {
-			for i, at := range live {
-				if rec, ok := t.record(at.Job); ok {
-					j := rec.Job.Stop(&live[i], job.IntentDrain, sentence("its host "+name+" is being drained", why), t.now)
-					if j.State != rec.Job.State || j.Intent != rec.Job.Intent {
-						t.put(j, &live[i])
-					}
+			for _, at := range live {
+				rec, ok := t.record(at.Job)
+				if !ok {
+					continue
+				}
+				whole, _ := rec.Latest()
+				j := rec.Job.Stop(&whole, job.IntentDrain, sentence("its host "+name+" is being drained", why), t.now)
+				if j.State != rec.Job.State || j.Intent != rec.Job.Intent {
+					t.put(j, &whole)
 				}
 			}
 		}

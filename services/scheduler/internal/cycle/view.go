@@ -19,7 +19,7 @@ type View struct {
 
 // Reason is why the job is in its state, in words that a person can act on.
 func (v View) Reason() string {
-	if v.Job.State == job.Queued && v.Waits != "" {
+	if v.Job.State == job.Queued && !v.Job.Blocked() && v.Waits != "" {
 		return v.Waits
 	}
 	return v.Job.Reason
@@ -70,17 +70,17 @@ func (e *Engine) Get(ctx context.Context, id string) (View, error) {
 	return View{Record: r}, nil
 }
 
-// List reads a page of jobs, newest first. Jobs that are not final come with
-// their attempts' progress from memory.
+// List reads a page of jobs, newest first. Of those that are not final the
+// memory knows more.
 func (e *Engine) List(ctx context.Context, p Page) ([]View, error) {
-	jobs, err := e.o.Store.List(ctx, p)
+	records, err := e.o.Store.List(ctx, p)
 	if err != nil {
 		return nil, unavailable(ctx, err)
 	}
-	out := make([]View, len(jobs))
-	for i, j := range jobs {
-		out[i] = View{Record: Record{Job: j}}
-		if v, ok := e.peek(j.ID); ok && v.Job.Revision >= j.Revision {
+	out := make([]View, len(records))
+	for i, r := range records {
+		out[i] = View{Record: r}
+		if v, ok := e.peek(r.Job.ID); ok && v.Job.Revision >= r.Job.Revision {
 			out[i] = v
 		}
 	}
@@ -109,8 +109,8 @@ func (e *Engine) agentView(a Agent, live []job.Attempt) AgentView {
 		v.Heard, v.Sample = c.heard, c.sample
 	}
 	e.cmu.Unlock()
-	for _, at := range live {
-		for _, s := range at.Shares {
+	for i := range live {
+		for _, s := range live[i].Shares {
 			v.Reserved[s.Device] += s.Held
 		}
 	}

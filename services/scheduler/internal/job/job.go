@@ -160,8 +160,25 @@ type Job struct {
 	Failure    Failure
 	Checkpoint Checkpoint
 	Warnings   []string
+	// Poison says that the job was stopped because it brings down what runs it.
+	Poison bool
+	// After is what must have happened before it may start.
+	After  []Dependency
+	Origin Origin
 	// Trace is the W3C traceparent of the submit span.
 	Trace string
+}
+
+// Origin says what a job is a part of. Empty ids mean nothing.
+type Origin struct {
+	// Array is the job array, Index the place in it, from 0.
+	Array string
+	Index int
+	// Graph is the graph of jobs, Node the job's name there.
+	Graph string
+	Node  string
+	// Schedule is the schedule that submitted it.
+	Schedule string
 }
 
 // Spent is a count per failure class.
@@ -254,6 +271,8 @@ type Share struct {
 type Member struct {
 	Agent  string  `json:"agent"`
 	Shares []Share `json:"shares"`
+	// Known says that the host has reported its part at least once.
+	Known bool `json:"known,omitempty"`
 	// Ended says that this part is over while others may still run.
 	Ended bool `json:"ended,omitempty"`
 }
@@ -267,10 +286,14 @@ type Attempt struct {
 	Agent  string
 	Shares []Share
 	// Others are the parts of a gang's further hosts, by rank from 1.
-	Others    []Member
-	CPUMillis int64
-	HostBytes int64
-	Phase     Phase
+	Others []Member
+	// FirstEnded says that the first host's part of a gang is over; Verdict is
+	// how the gang will end once every part is.
+	FirstEnded bool
+	Verdict    *Exit
+	CPUMillis  int64
+	HostBytes  int64
+	Phase      Phase
 	// Known says that the agent has reported this attempt at least once.
 	Known   bool
 	Created time.Time

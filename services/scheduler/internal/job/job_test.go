@@ -18,7 +18,7 @@ func running(t *testing.T, spec job.Spec) (job.Job, job.Attempt) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return j.Observe(a, job.Sight{Training: true}, t0.Add(time.Second))
+	return j.Observe(a, a.Agent, job.Sight{Training: true}, t0.Add(time.Second))
 }
 
 // Every row of the design's failure table, as the first thing that happens to a
@@ -145,7 +145,7 @@ func TestDivergenceRollsBackOnceAndThenFails(t *testing.T) {
 	t.Parallel()
 	bad := job.Exit{Outcome: job.OutcomeFailed, Failure: job.Diverged}
 	j, a := running(t, job.Spec{})
-	j, a = j.Observe(a, job.Sight{Training: true, Progress: &job.Progress{Step: 90, Checkpoint: job.Checkpoint{ID: "c", Step: 80}}}, t0)
+	j, a = j.Observe(a, a.Agent, job.Sight{Training: true, Progress: &job.Progress{Step: 90, Checkpoint: job.Checkpoint{ID: "c", Step: 80}}}, t0)
 	j, _, _ = j.End(a, bad, job.DefaultPolicy(), nil, t0)
 	if j.State != job.Queued || j.RateScale >= 1 {
 		t.Fatalf("%s with rate scale %g", j.State, j.RateScale)
@@ -180,7 +180,7 @@ func TestFreeRequeuesAreCappedUntilProgress(t *testing.T) {
 		again()
 	}
 	// A new checkpoint is proof of progress: the count starts again.
-	j, a = j.Observe(a, job.Sight{Progress: &job.Progress{Checkpoint: job.Checkpoint{ID: "c1", Step: 5}}}, t0)
+	j, a = j.Observe(a, a.Agent, job.Sight{Progress: &job.Progress{Checkpoint: job.Checkpoint{ID: "c1", Step: 5}}}, t0)
 	for range p.FreeCap {
 		lose()
 		again()
@@ -216,7 +216,7 @@ func TestLimits(t *testing.T) {
 	j, a := running(t, job.Spec{RunLimit: time.Hour, StallLimit: 10 * time.Minute})
 	start := t0.Add(time.Second)
 	step := func(n int64, at time.Time) {
-		j, a = j.Observe(a, job.Sight{Training: true, Progress: &job.Progress{Step: n}}, at)
+		j, a = j.Observe(a, a.Agent, job.Sight{Training: true, Progress: &job.Progress{Step: n}}, at)
 	}
 	step(1, start.Add(9*time.Minute))
 	if why, _ := j.Overdue(a, start.Add(18*time.Minute)); why != job.NoIntent {
@@ -235,15 +235,15 @@ func TestLimits(t *testing.T) {
 func TestDataOutageIsPatientForItsTime(t *testing.T) {
 	t.Parallel()
 	j, a := running(t, job.Spec{StallLimit: time.Minute})
-	j, a = j.Observe(a, job.Sight{Training: true, NoData: true}, t0)
-	j, a = j.Observe(a, job.Sight{Training: true, NoData: true}, t0.Add(14*time.Minute))
+	j, a = j.Observe(a, a.Agent, job.Sight{Training: true, NoData: true}, t0)
+	j, a = j.Observe(a, a.Agent, job.Sight{Training: true, NoData: true}, t0.Add(14*time.Minute))
 	if why, _ := j.Overdue(a, t0.Add(15*time.Minute)); why != job.NoIntent {
 		t.Errorf("stopped early: %s", why)
 	}
 	if why, _ := j.Overdue(a, t0.Add(15*time.Minute+time.Second)); why != job.IntentData {
 		t.Errorf("not stopped: %s", why)
 	}
-	j, a = j.Observe(a, job.Sight{Training: true, Progress: &job.Progress{Step: 3}}, t0.Add(15*time.Minute))
+	j, a = j.Observe(a, a.Agent, job.Sight{Training: true, Progress: &job.Progress{Step: 3}}, t0.Add(15*time.Minute))
 	if why, _ := j.Overdue(a, t0.Add(15*time.Minute+time.Second)); why != job.NoIntent {
 		t.Errorf("stopped although the data came back: %s", why)
 	}

@@ -20,13 +20,15 @@ func (e *IllegalError) Error() string {
 type Assignment struct {
 	Agent  string
 	Shares []Share
+	// Others are a gang's parts on further hosts, by rank from 1.
+	Others []Member
 	Why    string
 	Trace  string
 }
 
 // Assign starts the next attempt of a queued job under a new fence.
 func (j Job) Assign(to Assignment, fence uint64, now time.Time) (Job, Attempt, error) {
-	if j.State != Queued {
+	if j.State != Queued || j.Blocked() {
 		return j, Attempt{}, &IllegalError{j.ID, "placed", j.State}
 	}
 	if fence <= j.Fence {
@@ -42,7 +44,7 @@ func (j Job) Assign(to Assignment, fence uint64, now time.Time) (Job, Attempt, e
 		j.Started = now
 	}
 	return j, Attempt{
-		Job: j.ID, Number: j.Attempts, Fence: fence, Agent: to.Agent, Shares: to.Shares,
+		Job: j.ID, Number: j.Attempts, Fence: fence, Agent: to.Agent, Shares: to.Shares, Others: to.Others,
 		CPUMillis: j.Spec.Demand.CPUMillis, HostBytes: j.Spec.Demand.HostBytes,
 		Phase: Assigned, Created: now, Advanced: now,
 		Batch: j.Batch, Accumulate: j.Accumulate, RateScale: j.RateScale, Restore: j.Checkpoint,
@@ -60,12 +62,15 @@ type Sight struct {
 
 // Observe folds an agent's report of a live attempt into it: the trainer runs,
 // and this is how far it is. A report of an attempt that is not the job's
-// newest changes nothing.
-func (j Job) Observe(a Attempt, s Sight, now time.Time) (Job, Attempt) {
+// newest changes nothing. Of a gang, the first host speaks for all.
+func (j Job) Observe(a Attempt, agent string, s Sight, now time.Time) (Job, Attempt) {
 	if a.Job != j.ID || a.Fence != j.Fence || !a.Live() || !j.State.Live() {
 		return j, a
 	}
-	a.Known = true
+	a.know(agent)
+	if a.Agent != agent {
+		return j, a
+	}
 	a.Isolation = s.Isolation
 	switch {
 	case !s.NoData:
@@ -136,6 +141,9 @@ func (j Job) Resume(who string, now time.Time) (Job, error) {
 		return j, &IllegalError{j.ID, "resumed", j.State}
 	case j.State != Paused:
 		return j, nil
+	}
+	if j.Pause == PausedByDependency {
+		j.waive(who)
 	}
 	j.State, j.Pause, j.NotBefore = Queued, NotPaused, time.Time{}
 	j.Reason, j.Waiting, j.Updated = "resumed by "+who, now, now

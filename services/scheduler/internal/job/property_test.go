@@ -82,7 +82,7 @@ func TestLifeInvariants(t *testing.T) {
 			"observe": func(t *rapid.T) {
 				if a := w.latest(); a != nil {
 					p := job.Progress{Step: rapid.Int64Range(0, 1000).Draw(t, "step")}
-					w.job, *a = w.job.Observe(*a, job.Sight{Training: rapid.Bool().Draw(t, "training"), Progress: &p}, w.now)
+					w.job, *a = w.job.Observe(*a, a.Agent, job.Sight{Training: rapid.Bool().Draw(t, "training"), Progress: &p}, w.now)
 				}
 			},
 			"end": func(t *rapid.T) {

@@ -114,6 +114,8 @@ type Intent uint8
 // The intents. A cancel outranks every other: see Job.stop.
 const (
 	NoIntent Intent = iota
+	// IntentGang ends what is left of a gang when one of its members has ended.
+	IntentGang
 	IntentStall
 	IntentTimeLimit
 	IntentData
@@ -123,7 +125,7 @@ const (
 	IntentCancel
 )
 
-var intentNames = [...]string{"NONE", "STALL", "TIME_LIMIT", "DATA", "DRAIN", "PREEMPT", "PAUSE", "CANCEL"}
+var intentNames = [...]string{"NONE", "GANG", "STALL", "TIME_LIMIT", "DATA", "DRAIN", "PREEMPT", "PAUSE", "CANCEL"}
 
 // String is the name used in storage and in messages.
 func (i Intent) String() string { return name(intentNames[:], uint8(i)) }
@@ -139,9 +141,10 @@ const (
 	NotPaused PauseCause = iota
 	PausedByPerson
 	PausedByDataOutage
+	PausedByDependency
 )
 
-var pauseNames = [...]string{"NONE", "PERSON", "DATA_OUTAGE"}
+var pauseNames = [...]string{"NONE", "PERSON", "DATA_OUTAGE", "DEPENDENCY"}
 
 // String is the name used in storage and in messages.
 func (p PauseCause) String() string { return name(pauseNames[:], uint8(p)) }

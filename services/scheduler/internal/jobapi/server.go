@@ -29,7 +29,7 @@ import (
 
 // Jobs is the JobService.
 type Jobs struct {
-	jobv1.UnimplementedJobServiceServer
+	jobv1.UnsafeJobServiceServer
 	engine   *cycle.Engine
 	defaults Defaults
 }

@@ -6,6 +6,7 @@ package memstore
 import (
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -27,6 +28,9 @@ type Store struct {
 	agents    map[string]cycle.Agent
 	receipts  map[string]cycle.Receipt
 	decisions map[string][]cycle.Decision
+	arrays    map[string]cycle.Array
+	schedules map[string]cycle.Schedule
+	quotas    map[string]cycle.Quota
 	fail      func() error
 	failAfter func() error
 }
@@ -38,6 +42,7 @@ func New() *Store {
 	return &Store{
 		records: map[string]cycle.Record{}, agents: map[string]cycle.Agent{},
 		receipts: map[string]cycle.Receipt{}, decisions: map[string][]cycle.Decision{},
+		arrays: map[string]cycle.Array{}, schedules: map[string]cycle.Schedule{}, quotas: map[string]cycle.Quota{},
 	}
 }
 
@@ -103,6 +108,17 @@ func (s *Store) Load(context.Context) (cycle.World, error) {
 		w.Agents = append(w.Agents, a)
 	}
 	slices.SortFunc(w.Agents, func(a, b cycle.Agent) int { return strings.Compare(a.Name, b.Name) })
+	for _, r := range w.Records {
+		if id := r.Job.Origin.Array; id != "" && !slices.ContainsFunc(w.Arrays, func(a cycle.Array) bool { return a.ID == id }) {
+			w.Arrays = append(w.Arrays, s.arrays[id])
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(s.schedules)) {
+		w.Schedules = append(w.Schedules, s.schedules[name])
+	}
+	for _, tenant := range slices.Sorted(maps.Keys(s.quotas)) {
+		w.Quotas = append(w.Quotas, s.quotas[tenant])
+	}
 	return w, nil
 }
 
@@ -134,6 +150,21 @@ func (s *Store) Commit(_ context.Context, term uint64, c cycle.Changes) error {
 	}
 	for _, d := range c.Decisions {
 		s.decisions[d.Job] = append(s.decisions[d.Job], d)
+	}
+	for _, a := range c.Arrays {
+		s.arrays[a.ID] = a
+	}
+	for _, name := range c.GoneSchedules {
+		delete(s.schedules, name)
+	}
+	for _, x := range c.Schedules {
+		s.schedules[x.Name] = x
+	}
+	for _, tenant := range c.GoneQuotas {
+		delete(s.quotas, tenant)
+	}
+	for _, q := range c.Quotas {
+		s.quotas[q.Tenant] = q
 	}
 	if s.failAfter != nil {
 		return s.failAfter()
@@ -221,9 +252,12 @@ func checkJob(j job.Job) error {
 func (s *Store) checkDevices(agents map[string]cycle.Agent, records map[string]cycle.Record, begun []job.Attempt) error {
 	type key struct{ agent, device string }
 	touched := map[key]bool{}
-	for _, a := range begun {
-		for _, sh := range a.Shares {
-			touched[key{a.Agent, sh.Device}] = true
+	for i := range begun {
+		for _, agent := range begun[i].Agents() {
+			shares, _ := begun[i].On(agent)
+			for _, sh := range shares {
+				touched[key{agent, sh.Device}] = true
+			}
 		}
 	}
 	if len(touched) == 0 {
@@ -231,9 +265,14 @@ func (s *Store) checkDevices(agents map[string]cycle.Agent, records map[string]c
 	}
 	held, holders, whole := map[key]int64{}, map[key]int{}, map[key]bool{}
 	count := func(r cycle.Record) {
-		if a, ok := r.Latest(); ok && a.Live() {
-			for _, sh := range a.Shares {
-				k := key{a.Agent, sh.Device}
+		a, ok := r.Latest()
+		if !ok {
+			return
+		}
+		for _, agent := range a.Agents() {
+			shares, _ := a.On(agent)
+			for _, sh := range shares {
+				k := key{agent, sh.Device}
 				held[k] += sh.Held
 				holders[k]++
 				whole[k] = whole[k] || sh.Whole
@@ -278,15 +317,17 @@ func (s *Store) Fences(_ context.Context, n int) ([]uint64, error) {
 	return out, nil
 }
 
-// Receipt finds the answer to a request.
-func (s *Store) Receipt(_ context.Context, id string) (cycle.Receipt, error) {
+// Receipts finds the answers to requests.
+func (s *Store) Receipts(_ context.Context, ids []string) ([]cycle.Receipt, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	r, ok := s.receipts[id]
-	if !ok {
-		return r, cycle.ErrNotFound
+	var out []cycle.Receipt
+	for _, id := range ids {
+		if r, ok := s.receipts[id]; ok {
+			out = append(out, r)
+		}
 	}
-	return r, nil
+	return out, nil
 }
 
 // Record reads a job with its attempts.
@@ -301,19 +342,59 @@ func (s *Store) Record(_ context.Context, id string) (cycle.Record, error) {
 }
 
 // List reads a page of jobs, newest first.
-func (s *Store) List(_ context.Context, p cycle.Page) ([]job.Job, error) {
+func (s *Store) List(_ context.Context, p cycle.Page) ([]cycle.Record, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	var out []job.Job
+	var out []cycle.Record
 	for _, r := range s.records {
-		j := r.Job
-		if len(p.States) > 0 && !slices.Contains(p.States, j.State) || !strings.HasPrefix(j.Spec.Experiment, p.ExperimentPrefix) || p.Before != 0 && j.Place >= p.Before {
-			continue
+		if wanted(&r.Job, p) {
+			out = append(out, r)
 		}
-		out = append(out, j)
 	}
-	slices.SortFunc(out, func(a, b job.Job) int { return int(b.Place - a.Place) })
+	slices.SortFunc(out, func(a, b cycle.Record) int { return int(b.Job.Place - a.Job.Place) })
 	return out[:min(len(out), p.Limit)], nil
+}
+
+func wanted(j *job.Job, p cycle.Page) bool {
+	o := j.Origin
+	return (len(p.States) == 0 || slices.Contains(p.States, j.State)) && strings.HasPrefix(j.Spec.Experiment, p.ExperimentPrefix) &&
+		(p.Before == 0 || j.Place < p.Before) && (p.Array == "" || o.Array == p.Array) && (p.Graph == "" || o.Graph == p.Graph) &&
+		(p.Schedule == "" || o.Schedule == p.Schedule) && (p.Tenant == "" || j.Spec.Tenant == p.Tenant)
+}
+
+// Array reads an array with its counts.
+func (s *Store) Array(_ context.Context, id string) (cycle.ArrayView, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	a, ok := s.arrays[id]
+	if !ok {
+		return cycle.ArrayView{}, cycle.ErrNotFound
+	}
+	return s.count(a), nil
+}
+
+// Arrays reads a page of arrays.
+func (s *Store) Arrays(_ context.Context, before string, limit int) ([]cycle.ArrayView, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var out []cycle.ArrayView
+	for _, id := range slices.Sorted(maps.Keys(s.arrays)) {
+		if before == "" || id < before {
+			out = append(out, s.count(s.arrays[id]))
+		}
+	}
+	slices.Reverse(out)
+	return out[:min(len(out), limit)], nil
+}
+
+func (s *Store) count(a cycle.Array) cycle.ArrayView {
+	v := cycle.ArrayView{Array: a, Counts: map[job.State]int{}}
+	for _, r := range s.records {
+		if r.Job.Origin.Array == a.ID {
+			v.Counts[r.Job.State]++
+		}
+	}
+	return v
 }
 
 // Since reads what changed above a revision.

@@ -5,68 +5,70 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/ultrathink-pilot/trainyard/services/scheduler/internal/cycle"
-	"github.com/ultrathink-pilot/trainyard/services/scheduler/internal/job"
 )
 
-// Commit writes a batch of changes in one transaction, sent in one round trip.
+// overTerm is the error code of hold_lead.
+const overTerm = "TY001"
+
+// Commit writes a batch of changes in one transaction and one round trip: the
+// server takes what is sent up to one sync as a transaction, and the first
+// statement fails when the term is over.
 func (s *Store) Commit(ctx context.Context, term uint64, c cycle.Changes) error {
 	ctx, cancel := context.WithTimeout(ctx, commitLimit)
 	defer cancel()
 	b := &pgx.Batch{}
-	deposed := false
-	b.Queue(`UPDATE leader SET revision = $2, renew_time = clock_timestamp() WHERE term = $1 RETURNING term`, int64(term), int64(c.Revision)).QueryRow(func(r pgx.Row) error {
-		var t int64
-		err := r.Scan(&t)
-		if errors.Is(err, pgx.ErrNoRows) {
-			deposed = true
-			return cycle.ErrDeposed
-		}
-		return err
-	})
+	b.Queue(`SELECT hold_lead($1, $2)`, int64(term), int64(c.Revision))
 	for _, a := range c.Agents {
 		queueAgent(b, a)
 	}
-	// A revision moves from row to row inside a batch only upwards, so that the
-	// unique index is never violated on the way.
-	for _, j := range c.NewJobs {
-		queueNewJob(b, j)
-	}
-	for _, j := range c.Jobs {
-		queueJob(b, j)
-	}
+	queueParts(b, &c)
+	bulk(b, insertJobs, jobAll, c.NewJobs)
+	bulk(b, updateJobs, jobUpdate, c.Jobs)
 	// Ends come before beginnings: a device given back and given out in one
 	// batch, or a job's old and new attempt, must not meet.
-	for _, a := range c.Attempts {
-		queueAttempt(b, a)
-	}
-	for _, a := range c.NewAttempts {
-		queueNewAttempt(b, a)
-	}
-	for _, r := range c.Receipts {
-		b.Queue(`INSERT INTO request_ledger (request_id, method, payload_hash, response, create_time) VALUES ($1, $2, $3, $4, $5)`,
-			r.ID, r.Method, r.Digest, r.Response, r.At)
-	}
-	for _, d := range c.Decisions {
-		b.Queue(`INSERT INTO decisions (job_id, time, action, reason, attempt) VALUES ($1, $2, $3, $4, $5)`, d.Job, d.At, d.Action, d.Reason, d.Attempt)
-	}
-	err := pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error { return tx.SendBatch(ctx, b).Close() })
-	if deposed {
-		return cycle.ErrDeposed
-	}
+	bulk(b, updateAttempts, attemptUpdate, c.Attempts)
+	bulk(b, releaseHoldings, holdingKeys, releasesOf(c.Attempts))
+	bulk(b, insertAttempts, attemptAll, c.NewAttempts)
+	bulk(b, insertHoldings, holdingColumns, holdingsOf(c.NewAttempts))
+	bulk(b, insertReceipts, receiptColumns, c.Receipts)
+	bulk(b, insertDecisions, decisionColumns, c.Decisions)
+	err := s.pool.SendBatch(ctx, b).Close()
 	var refused *pgconn.PgError
-	if errors.As(err, &refused) && (strings.HasPrefix(refused.Code, "22") || strings.HasPrefix(refused.Code, "23")) {
+	switch {
+	case err == nil:
+		return nil
+	case errors.As(err, &refused) && refused.Code == overTerm:
+		return cycle.ErrDeposed
+	case refused != nil && (strings.HasPrefix(refused.Code, "22") || strings.HasPrefix(refused.Code, "23")):
 		return fmt.Errorf("%w: %w", cycle.ErrRefused, err)
 	}
-	if err != nil {
-		return fmt.Errorf("commit: %w", err)
-	}
-	return nil
+	return fmt.Errorf("commit: %w", err)
 }
+
+var (
+	receiptColumns = []column[cycle.Receipt]{
+		col("request_id", "text", func(r *cycle.Receipt) string { return r.ID }),
+		col("method", "text", func(r *cycle.Receipt) string { return r.Method }),
+		col("payload_hash", "bytea", func(r *cycle.Receipt) []byte { return r.Digest }),
+		col("response", "bytea", func(r *cycle.Receipt) []byte { return r.Response }),
+		col("create_time", "timestamptz", func(r *cycle.Receipt) time.Time { return r.At }),
+	}
+	insertReceipts  = insertSQL("request_ledger", receiptColumns)
+	decisionColumns = []column[cycle.Decision]{
+		col("job_id", "uuid", func(d *cycle.Decision) string { return d.Job }),
+		col("time", "timestamptz", func(d *cycle.Decision) time.Time { return d.At }),
+		col("action", "text", func(d *cycle.Decision) string { return d.Action }),
+		col("reason", "text", func(d *cycle.Decision) string { return d.Reason }),
+		col("attempt", "integer", func(d *cycle.Decision) int32 { return int32(d.Attempt) }),
+	}
+	insertDecisions = insertSQL("decisions", decisionColumns)
+)
 
 func queueAgent(b *pgx.Batch, a cycle.Agent) {
 	b.Queue(`INSERT INTO agents (name, revision, incarnation, version, address, labels, cpu_millis, host_bytes, devices,
@@ -78,51 +80,30 @@ func queueAgent(b *pgx.Batch, a cycle.Agent) {
 		a.DataOK, a.RegistryOK, a.Cordon.String(), a.CordonReason, a.Lost, a.Updated)
 }
 
-func queueNewJob(b *pgx.Batch, j job.Job) {
-	b.Queue(`INSERT INTO jobs (id, revision, place, display_name, experiment, tenant, submitter, spec, payload, traceparent, submit_time,
-			priority, state, reason, intent, pause, not_before, batch, accumulate, rate_scale, spent, free, attempts, fence, failure,
-			checkpoint, warnings, update_time, wait_time, start_time, end_time)
-		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23, $24, $25,
-			$26, $27, $28, $29, $30, $31)`,
-		j.ID, int64(j.Revision), j.Place, j.Spec.Name, j.Spec.Experiment, j.Spec.Tenant, j.Submitter, j.Spec, j.Spec.Payload, j.Trace, j.Submitted,
-		j.Priority.String(), j.State.String(), j.Reason, j.Intent.String(), j.Pause.String(), nullTime(j.NotBefore), j.Batch, j.Accumulate,
-		j.RateScale, j.Spent.Map(), j.Free, j.Attempts, int64(j.Fence), j.Failure.String(), j.Checkpoint, orNone(j.Warnings),
-		j.Updated, j.Waiting, nullTime(j.Started), nullTime(j.Finished))
-}
-
-// queueJob writes what may change; what was asked for never does.
-func queueJob(b *pgx.Batch, j job.Job) {
-	b.Queue(`UPDATE jobs SET revision = $2, priority = $3, state = $4, reason = $5, intent = $6, pause = $7, not_before = $8, batch = $9,
-			accumulate = $10, rate_scale = $11, spent = $12, free = $13, attempts = $14, fence = $15, failure = $16, checkpoint = $17,
-			warnings = $18, update_time = $19, wait_time = $20, start_time = $21, end_time = $22
-		WHERE id = $1`,
-		j.ID, int64(j.Revision), j.Priority.String(), j.State.String(), j.Reason, j.Intent.String(), j.Pause.String(), nullTime(j.NotBefore), j.Batch,
-		j.Accumulate, j.RateScale, j.Spent.Map(), j.Free, j.Attempts, int64(j.Fence), j.Failure.String(), j.Checkpoint,
-		orNone(j.Warnings), j.Updated, j.Waiting, nullTime(j.Started), nullTime(j.Finished))
-}
-
-func queueNewAttempt(b *pgx.Batch, a job.Attempt) {
-	b.Queue(`INSERT INTO attempts (job_id, number, fence, agent, shares, cpu_millis, host_bytes, batch, accumulate, rate_scale, restore, why,
-			traceparent, create_time, phase, known, isolation, progress, grace_ms, outcome, failure, evidence, start_time, advance_time, outage_time, end_time)
-		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23, $24, $25, $26)`,
-		a.Job, a.Number, int64(a.Fence), a.Agent, orNone(a.Shares), a.CPUMillis, a.HostBytes, a.Batch, a.Accumulate, a.RateScale, a.Restore, a.Why,
-		a.Trace, a.Created, a.Phase.String(), a.Known, a.Isolation, a.Progress, a.Grace.Milliseconds(), a.Outcome.String(), a.Failure.String(), a.Evidence,
-		nullTime(a.Started), nullTime(a.Advanced), nullTime(a.Outage), nullTime(a.Ended))
-	if !a.Live() {
-		return
+// queueParts writes what is rare, one statement a row.
+func queueParts(b *pgx.Batch, c *cycle.Changes) {
+	for _, a := range c.Arrays {
+		b.Queue(`INSERT INTO arrays (id, revision, template, count, max_parallel, submitter, create_time, broken) VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
+			ON CONFLICT (id) DO UPDATE SET revision = $2, broken = $8`,
+			a.ID, int64(a.Revision), a.Template, a.Count, a.Max, a.Submitter, a.Created, a.Broken)
 	}
-	for _, sh := range a.Shares {
-		b.Queue(`INSERT INTO holdings (fence, agent, device, held, whole) VALUES ($1, $2, $3, $4, $5)`, int64(a.Fence), a.Agent, sh.Device, sh.Held, sh.Whole)
+	for _, name := range c.GoneSchedules {
+		b.Queue(`DELETE FROM schedules WHERE name = $1`, name)
 	}
-}
-
-func queueAttempt(b *pgx.Batch, a job.Attempt) {
-	b.Queue(`UPDATE attempts SET phase = $3, known = $4, isolation = $5, progress = $6, grace_ms = $7, outcome = $8, failure = $9, evidence = $10,
-			start_time = $11, advance_time = $12, outage_time = $13, end_time = $14
-		WHERE job_id = $1 AND number = $2`,
-		a.Job, a.Number, a.Phase.String(), a.Known, a.Isolation, a.Progress, a.Grace.Milliseconds(), a.Outcome.String(), a.Failure.String(), a.Evidence,
-		nullTime(a.Started), nullTime(a.Advanced), nullTime(a.Outage), nullTime(a.Ended))
-	if !a.Live() {
-		b.Queue(`DELETE FROM holdings WHERE fence = $1`, int64(a.Fence))
+	for _, x := range c.Schedules {
+		b.Queue(`INSERT INTO schedules (name, id, revision, payload, cron, zone, overlap, catch_up, paused, submitter, create_time, done_time, fire_time, result, job_id, skipped)
+			VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)
+			ON CONFLICT (name) DO UPDATE SET id = $2, revision = $3, payload = $4, cron = $5, zone = $6, overlap = $7, catch_up = $8, paused = $9, submitter = $10,
+				create_time = $11, done_time = $12, fire_time = $13, result = $14, job_id = $15, skipped = $16`,
+			x.Name, x.ID, int64(x.Revision), x.Payload, x.Cron, x.Zone, x.Overlap.String(), x.CatchUp.String(), x.Paused, x.Submitter, x.Created, x.Done,
+			nullTime(x.Fired), x.Result, nullID(x.Job), x.Skipped)
+	}
+	for _, tenant := range c.GoneQuotas {
+		b.Queue(`DELETE FROM quotas WHERE tenant = $1`, tenant)
+	}
+	for _, q := range c.Quotas {
+		b.Queue(`INSERT INTO quotas (tenant, revision, cohort, weight, devices, max_jobs) VALUES ($1, $2, $3, $4, $5, $6)
+			ON CONFLICT (tenant) DO UPDATE SET revision = $2, cohort = $3, weight = $4, devices = $5, max_jobs = $6`,
+			q.Tenant, int64(q.Revision), q.Cohort, q.Weight, orNone(q.Devices), q.MaxJobs)
 	}
 }

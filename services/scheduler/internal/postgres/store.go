@@ -15,7 +15,6 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/ultrathink-pilot/trainyard/services/scheduler/internal/cycle"
-	"github.com/ultrathink-pilot/trainyard/services/scheduler/internal/job"
 )
 
 // Migrations are the goose migrations of the schema.
@@ -107,6 +106,17 @@ func (s *Store) Load(ctx context.Context) (cycle.World, error) {
 		if w.Agents, err = pgx.CollectRows(rows, scanAgent); err != nil {
 			return err
 		}
+		if w.Arrays, err = rowsOf(ctx, tx, scanArray, `SELECT `+arrayColumns+` FROM arrays WHERE id IN
+			(SELECT array_id FROM jobs WHERE state NOT IN ('SUCCEEDED', 'FAILED', 'CANCELLED'))`); err != nil {
+			return err
+		}
+		if w.Schedules, err = rowsOf(ctx, tx, scanSchedule, `SELECT name, id::text, revision, payload, cron, zone, overlap, catch_up, paused, submitter, create_time,
+			done_time, fire_time, result, coalesce(job_id::text, ''), skipped FROM schedules ORDER BY name`); err != nil {
+			return err
+		}
+		if w.Quotas, err = rowsOf(ctx, tx, scanQuota, `SELECT tenant, revision, cohort, weight, devices, max_jobs FROM quotas ORDER BY tenant`); err != nil {
+			return err
+		}
 		w.Records, err = records(ctx, tx, `WHERE state NOT IN ('SUCCEEDED', 'FAILED', 'CANCELLED') ORDER BY place`)
 		return err
 	})
@@ -118,6 +128,18 @@ func (s *Store) Load(ctx context.Context) (cycle.World, error) {
 
 type querier interface {
 	Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error)
+}
+
+func rowsOf[T any](ctx context.Context, q querier, scan pgx.RowToFunc[T], sql string, args ...any) ([]T, error) {
+	rows, err := q.Query(ctx, sql, args...)
+	if err != nil {
+		return nil, err
+	}
+	out, err := pgx.CollectRows(rows, scan)
+	if len(out) == 0 {
+		return nil, err
+	}
+	return out, err
 }
 
 // records reads jobs and their attempts. where is SQL of this package.
@@ -168,20 +190,46 @@ func (s *Store) Record(ctx context.Context, id string) (cycle.Record, error) {
 }
 
 // List reads a page of jobs, newest first.
-func (s *Store) List(ctx context.Context, p cycle.Page) ([]job.Job, error) {
+func (s *Store) List(ctx context.Context, p cycle.Page) ([]cycle.Record, error) {
 	states := make([]string, len(p.States))
 	for i, st := range p.States {
 		states[i] = st.String()
 	}
-	rows, err := s.pool.Query(ctx, `SELECT `+jobColumns+` FROM jobs
-		WHERE ($1::text[] = '{}' OR state = ANY($1)) AND starts_with(experiment, $2) AND ($3 = 0 OR place < $3)
-		ORDER BY place DESC LIMIT $4`, states, p.ExperimentPrefix, p.Before, p.Limit)
+	var out []cycle.Record
+	err := pgx.BeginTxFunc(ctx, s.pool, pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly}, func(tx pgx.Tx) (err error) {
+		out, err = records(ctx, tx, `WHERE ($1::text[] = '{}' OR state = ANY($1)) AND starts_with(experiment, $2) AND ($3 = 0 OR place < $3)
+			AND ($5::uuid IS NULL OR array_id = $5) AND ($6::uuid IS NULL OR graph_id = $6) AND ($7::uuid IS NULL OR schedule_id = $7) AND ($8 = '' OR tenant = $8)
+			ORDER BY place DESC LIMIT $4`,
+			states, p.ExperimentPrefix, p.Before, p.Limit, nullID(p.Array), nullID(p.Graph), nullID(p.Schedule), p.Tenant)
+		return err
+	})
 	if err != nil {
 		return nil, fmt.Errorf("list jobs: %w", err)
 	}
-	out, err := pgx.CollectRows(rows, scanJob)
+	return out, nil
+}
+
+// arrayViews selects arrays with their counts by state.
+const arrayViews = `SELECT ` + arrayColumns + `, (SELECT coalesce(jsonb_object_agg(state, n), '{}') FROM
+	(SELECT state, count(*) AS n FROM jobs WHERE array_id = arrays.id GROUP BY state) AS c) FROM arrays `
+
+// Array reads an array with its counts.
+func (s *Store) Array(ctx context.Context, id string) (cycle.ArrayView, error) {
+	out, err := rowsOf(ctx, s.pool, scanArrayView, arrayViews+`WHERE id = $1`, id)
 	if err != nil {
-		return nil, fmt.Errorf("list jobs: %w", err)
+		return cycle.ArrayView{}, fmt.Errorf("read array %s: %w", id, err)
+	}
+	if len(out) == 0 {
+		return cycle.ArrayView{}, cycle.ErrNotFound
+	}
+	return out[0], nil
+}
+
+// Arrays reads a page of arrays. Their ids rise with time.
+func (s *Store) Arrays(ctx context.Context, before string, limit int) ([]cycle.ArrayView, error) {
+	out, err := rowsOf(ctx, s.pool, scanArrayView, arrayViews+`WHERE $1::uuid IS NULL OR id < $1 ORDER BY id DESC LIMIT $2`, nullID(before), limit)
+	if err != nil {
+		return nil, fmt.Errorf("list arrays: %w", err)
 	}
 	return out, nil
 }
@@ -219,18 +267,17 @@ func (s *Store) Decisions(ctx context.Context, id string, limit int) ([]cycle.De
 	return out, nil
 }
 
-// Receipt finds the answer to a request.
-func (s *Store) Receipt(ctx context.Context, id string) (cycle.Receipt, error) {
-	r := cycle.Receipt{ID: id}
-	err := s.pool.QueryRow(ctx, `SELECT method, payload_hash, response, create_time FROM request_ledger WHERE request_id = $1`, id).
-		Scan(&r.Method, &r.Digest, &r.Response, &r.At)
-	if errors.Is(err, pgx.ErrNoRows) {
-		return r, cycle.ErrNotFound
-	}
+// Receipts finds the answers to requests.
+func (s *Store) Receipts(ctx context.Context, ids []string) ([]cycle.Receipt, error) {
+	out, err := rowsOf(ctx, s.pool, func(row pgx.CollectableRow) (cycle.Receipt, error) {
+		var r cycle.Receipt
+		err := row.Scan(&r.ID, &r.Method, &r.Digest, &r.Response, &r.At)
+		return r, err
+	}, `SELECT request_id, method, payload_hash, response, create_time FROM request_ledger WHERE request_id = ANY($1)`, orNone(ids))
 	if err != nil {
-		return r, fmt.Errorf("read the request ledger: %w", err)
+		return nil, fmt.Errorf("read the request ledger: %w", err)
 	}
-	return r, nil
+	return out, nil
 }
 
 // Forget drops old receipts and the history of old jobs.
@@ -245,7 +292,11 @@ func (s *Store) Forget(ctx context.Context, receipts, jobs time.Time) error {
 			return fmt.Errorf("trim the history of jobs: %w", err)
 		}
 		if tag.RowsAffected() == 0 {
-			return nil
+			break
 		}
 	}
+	if _, err := s.pool.Exec(ctx, `DELETE FROM arrays WHERE create_time < $1 AND NOT EXISTS (SELECT FROM jobs WHERE array_id = arrays.id)`, jobs); err != nil {
+		return fmt.Errorf("trim the history of arrays: %w", err)
+	}
+	return nil
 }

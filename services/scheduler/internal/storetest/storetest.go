@@ -46,6 +46,10 @@ func Run(t *testing.T, open func(t *testing.T) cycle.Store) {
 		"changes come in order and merge":      since,
 		"history is newest first":              decisions,
 		"final jobs leave the world":           final,
+		"a gang holds devices on every host":   gang,
+		"arrays count their elements":          arrays,
+		"schedules and quotas come back":       schedulesAndQuotas,
+		"a job is found by what it belongs to": belongs,
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -134,7 +138,7 @@ func roundTrip(b *bench) {
 	a, j := b.agent("h1"), b.job()
 	b.commit(cycle.Changes{Agents: []cycle.Agent{a}, NewJobs: []job.Job{j}})
 	j, at := b.start(j, some(2*gib))
-	j, at = j.Observe(at, job.Sight{Training: true, NoData: true, Isolation: "MPS", Progress: &job.Progress{
+	j, at = j.Observe(at, at.Agent, job.Sight{Training: true, NoData: true, Isolation: "MPS", Progress: &job.Progress{
 		Step: 5, Objective: 1.25, HasObjective: true, Remaining: time.Minute, Checkpoint: job.Checkpoint{ID: "c1", Step: 4}, Reported: t0,
 	}}, t0.Add(2*time.Minute))
 	b.commit(cycle.Changes{Jobs: []job.Job{j}, NewAttempts: []job.Attempt{at}})
@@ -303,23 +307,25 @@ func reuse(b *bench) {
 
 func receipts(b *bench) {
 	ctx := b.t.Context()
-	if _, err := b.store.Receipt(ctx, "r1"); !errors.Is(err, cycle.ErrNotFound) {
-		b.t.Fatalf("unknown request: %v", err)
+	if got, err := b.store.Receipts(ctx, []string{"r1"}); err != nil || len(got) != 0 {
+		b.t.Fatalf("unknown request: %v, %v", got, err)
 	}
 	digest := make([]byte, 32)
 	r := cycle.Receipt{ID: "r1", Method: "SubmitJob", Digest: digest, Response: []byte("answer"), At: t0}
 	b.commit(cycle.Changes{Receipts: []cycle.Receipt{r}})
-	got, err := b.store.Receipt(ctx, "r1")
-	got.At = got.At.UTC()
-	if err != nil || !reflect.DeepEqual(got, r) {
-		b.t.Errorf("got %+v, %v", got, err)
+	got, err := b.store.Receipts(ctx, []string{"r0", "r1"})
+	if err != nil || len(got) != 1 {
+		b.t.Fatalf("got %+v, %v", got, err)
+	}
+	if got[0].At = got[0].At.UTC(); !reflect.DeepEqual(got[0], r) {
+		b.t.Errorf("got %+v", got)
 	}
 	b.refused(cycle.Changes{Receipts: []cycle.Receipt{r}})
 	if err := b.store.Forget(ctx, t0.Add(time.Second), t0); err != nil {
 		b.t.Fatal(err)
 	}
-	if _, err := b.store.Receipt(ctx, "r1"); !errors.Is(err, cycle.ErrNotFound) {
-		b.t.Errorf("not forgotten: %v", err)
+	if got, err := b.store.Receipts(ctx, []string{"r1"}); err != nil || len(got) != 0 {
+		b.t.Errorf("not forgotten: %v, %v", got, err)
 	}
 }
 
@@ -363,9 +369,9 @@ func pages(b *bench) {
 			break
 		}
 		for _, j := range jobs {
-			got = append(got, j.ID)
+			got = append(got, j.Job.ID)
 		}
-		page.Before = jobs[len(jobs)-1].Place
+		page.Before = jobs[len(jobs)-1].Job.Place
 	}
 	if !slices.Equal(got, all) {
 		b.t.Errorf("pages give %v, want %v", got, all)

@@ -367,63 +367,6 @@ func (Topology) EnumDescriptor() ([]byte, []int) {
 	return file_trainyard_job_v1_job_proto_rawDescGZIP(), []int{4}
 }
 
-// DependencyFailure says what becomes of a job when what it waits for can no longer happen.
-type DependencyFailure int32
-
-const (
-	// Treated as DEPENDENCY_FAILURE_CANCEL.
-	DependencyFailure_DEPENDENCY_FAILURE_UNSPECIFIED DependencyFailure = 0
-	// The job is cancelled, and so, by the same rule, is what waits for it.
-	DependencyFailure_DEPENDENCY_FAILURE_CANCEL DependencyFailure = 1
-	// The job runs all the same.
-	DependencyFailure_DEPENDENCY_FAILURE_IGNORE DependencyFailure = 2
-	// The job is paused until a person resumes it, which waives the dependency, or cancels it.
-	DependencyFailure_DEPENDENCY_FAILURE_HOLD DependencyFailure = 3
-)
-
-// Enum value maps for DependencyFailure.
-var (
-	DependencyFailure_name = map[int32]string{
-		0: "DEPENDENCY_FAILURE_UNSPECIFIED",
-		1: "DEPENDENCY_FAILURE_CANCEL",
-		2: "DEPENDENCY_FAILURE_IGNORE",
-		3: "DEPENDENCY_FAILURE_HOLD",
-	}
-	DependencyFailure_value = map[string]int32{
-		"DEPENDENCY_FAILURE_UNSPECIFIED": 0,
-		"DEPENDENCY_FAILURE_CANCEL":      1,
-		"DEPENDENCY_FAILURE_IGNORE":      2,
-		"DEPENDENCY_FAILURE_HOLD":        3,
-	}
-)
-
-func (x DependencyFailure) Enum() *DependencyFailure {
-	p := new(DependencyFailure)
-	*p = x
-	return p
-}
-
-func (x DependencyFailure) String() string {
-	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
-}
-
-func (DependencyFailure) Descriptor() protoreflect.EnumDescriptor {
-	return file_trainyard_job_v1_job_proto_enumTypes[5].Descriptor()
-}
-
-func (DependencyFailure) Type() protoreflect.EnumType {
-	return &file_trainyard_job_v1_job_proto_enumTypes[5]
-}
-
-func (x DependencyFailure) Number() protoreflect.EnumNumber {
-	return protoreflect.EnumNumber(x)
-}
-
-// Deprecated: Use DependencyFailure.Descriptor instead.
-func (DependencyFailure) EnumDescriptor() ([]byte, []int) {
-	return file_trainyard_job_v1_job_proto_rawDescGZIP(), []int{5}
-}
-
 // Schedule is the shape of the fall over max_epochs, after the warm-up.
 type LearnerSpec_Schedule int32
 
@@ -465,11 +408,11 @@ func (x LearnerSpec_Schedule) String() string {
 }
 
 func (LearnerSpec_Schedule) Descriptor() protoreflect.EnumDescriptor {
-	return file_trainyard_job_v1_job_proto_enumTypes[6].Descriptor()
+	return file_trainyard_job_v1_job_proto_enumTypes[5].Descriptor()
 }
 
 func (LearnerSpec_Schedule) Type() protoreflect.EnumType {
-	return &file_trainyard_job_v1_job_proto_enumTypes[6]
+	return &file_trainyard_job_v1_job_proto_enumTypes[5]
 }
 
 func (x LearnerSpec_Schedule) Number() protoreflect.EnumNumber {
@@ -526,11 +469,11 @@ func (x Attempt_State) String() string {
 }
 
 func (Attempt_State) Descriptor() protoreflect.EnumDescriptor {
-	return file_trainyard_job_v1_job_proto_enumTypes[7].Descriptor()
+	return file_trainyard_job_v1_job_proto_enumTypes[6].Descriptor()
 }
 
 func (Attempt_State) Type() protoreflect.EnumType {
-	return &file_trainyard_job_v1_job_proto_enumTypes[7]
+	return &file_trainyard_job_v1_job_proto_enumTypes[6]
 }
 
 func (x Attempt_State) Number() protoreflect.EnumNumber {
@@ -539,64 +482,7 @@ func (x Attempt_State) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Attempt_State.Descriptor instead.
 func (Attempt_State) EnumDescriptor() ([]byte, []int) {
-	return file_trainyard_job_v1_job_proto_rawDescGZIP(), []int{14, 0}
-}
-
-// State of a dependency.
-type DependencyState_State int32
-
-const (
-	// Never used.
-	DependencyState_STATE_UNSPECIFIED DependencyState_State = 0
-	// Not yet.
-	DependencyState_STATE_WAITING DependencyState_State = 1
-	// It happened, or was waived.
-	DependencyState_STATE_MET DependencyState_State = 2
-	// It can no longer happen.
-	DependencyState_STATE_FAILED DependencyState_State = 3
-)
-
-// Enum value maps for DependencyState_State.
-var (
-	DependencyState_State_name = map[int32]string{
-		0: "STATE_UNSPECIFIED",
-		1: "STATE_WAITING",
-		2: "STATE_MET",
-		3: "STATE_FAILED",
-	}
-	DependencyState_State_value = map[string]int32{
-		"STATE_UNSPECIFIED": 0,
-		"STATE_WAITING":     1,
-		"STATE_MET":         2,
-		"STATE_FAILED":      3,
-	}
-)
-
-func (x DependencyState_State) Enum() *DependencyState_State {
-	p := new(DependencyState_State)
-	*p = x
-	return p
-}
-
-func (x DependencyState_State) String() string {
-	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
-}
-
-func (DependencyState_State) Descriptor() protoreflect.EnumDescriptor {
-	return file_trainyard_job_v1_job_proto_enumTypes[8].Descriptor()
-}
-
-func (DependencyState_State) Type() protoreflect.EnumType {
-	return &file_trainyard_job_v1_job_proto_enumTypes[8]
-}
-
-func (x DependencyState_State) Number() protoreflect.EnumNumber {
-	return protoreflect.EnumNumber(x)
-}
-
-// Deprecated: Use DependencyState_State.Descriptor instead.
-func (DependencyState_State) EnumDescriptor() ([]byte, []int) {
-	return file_trainyard_job_v1_job_proto_rawDescGZIP(), []int{16, 0}
+	return file_trainyard_job_v1_job_proto_rawDescGZIP(), []int{12, 0}
 }
 
 // State of a job. Legal moves: QUEUED -> STARTING -> RUNNING -> SUCCEEDED | FAILED | CANCELLED; STARTING, RUNNING ->
@@ -661,11 +547,11 @@ func (x Job_State) String() string {
 }
 
 func (Job_State) Descriptor() protoreflect.EnumDescriptor {
-	return file_trainyard_job_v1_job_proto_enumTypes[9].Descriptor()
+	return file_trainyard_job_v1_job_proto_enumTypes[7].Descriptor()
 }
 
 func (Job_State) Type() protoreflect.EnumType {
-	return &file_trainyard_job_v1_job_proto_enumTypes[9]
+	return &file_trainyard_job_v1_job_proto_enumTypes[7]
 }
 
 func (x Job_State) Number() protoreflect.EnumNumber {
@@ -674,7 +560,7 @@ func (x Job_State) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Job_State.Descriptor instead.
 func (Job_State) EnumDescriptor() ([]byte, []int) {
-	return file_trainyard_job_v1_job_proto_rawDescGZIP(), []int{17, 0}
+	return file_trainyard_job_v1_job_proto_rawDescGZIP(), []int{14, 0}
 }
 
 // DeviceDemand asks for devices of one kind, on one host unless topology allows several.
@@ -1462,166 +1348,6 @@ func (x *RetryPolicy) GetMinBatchSize() uint32 {
 	return 0
 }
 
-// ModelPromotion is the event that a version of a model becomes the PRODUCTION one.
-type ModelPromotion struct {
-	state protoimpl.MessageState `protogen:"open.v1"`
-	// Registered model.
-	ModelName     string `protobuf:"bytes,1,opt,name=model_name,json=modelName,proto3" json:"model_name,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *ModelPromotion) Reset() {
-	*x = ModelPromotion{}
-	mi := &file_trainyard_job_v1_job_proto_msgTypes[9]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *ModelPromotion) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*ModelPromotion) ProtoMessage() {}
-
-func (x *ModelPromotion) ProtoReflect() protoreflect.Message {
-	mi := &file_trainyard_job_v1_job_proto_msgTypes[9]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use ModelPromotion.ProtoReflect.Descriptor instead.
-func (*ModelPromotion) Descriptor() ([]byte, []int) {
-	return file_trainyard_job_v1_job_proto_rawDescGZIP(), []int{9}
-}
-
-func (x *ModelPromotion) GetModelName() string {
-	if x != nil {
-		return x.ModelName
-	}
-	return ""
-}
-
-// Dependency is one thing that must have happened before a job may start. A job that waits is QUEUED, keeps its place in line and
-// says in state_reason what it waits for.
-type Dependency struct {
-	state protoimpl.MessageState `protogen:"open.v1"`
-	// What must have happened.
-	//
-	// Types that are valid to be assigned to Condition:
-	//
-	//	*Dependency_Job
-	//	*Dependency_ModelPromoted
-	//	*Dependency_Array
-	Condition isDependency_Condition `protobuf_oneof:"condition"`
-	// What to do when it can no longer happen: the job ended as FAILED or CANCELLED.
-	OnFailure     DependencyFailure `protobuf:"varint,4,opt,name=on_failure,json=onFailure,proto3,enum=trainyard.job.v1.DependencyFailure" json:"on_failure,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *Dependency) Reset() {
-	*x = Dependency{}
-	mi := &file_trainyard_job_v1_job_proto_msgTypes[10]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *Dependency) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*Dependency) ProtoMessage() {}
-
-func (x *Dependency) ProtoReflect() protoreflect.Message {
-	mi := &file_trainyard_job_v1_job_proto_msgTypes[10]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use Dependency.ProtoReflect.Descriptor instead.
-func (*Dependency) Descriptor() ([]byte, []int) {
-	return file_trainyard_job_v1_job_proto_rawDescGZIP(), []int{10}
-}
-
-func (x *Dependency) GetCondition() isDependency_Condition {
-	if x != nil {
-		return x.Condition
-	}
-	return nil
-}
-
-func (x *Dependency) GetJob() string {
-	if x != nil {
-		if x, ok := x.Condition.(*Dependency_Job); ok {
-			return x.Job
-		}
-	}
-	return ""
-}
-
-func (x *Dependency) GetModelPromoted() *ModelPromotion {
-	if x != nil {
-		if x, ok := x.Condition.(*Dependency_ModelPromoted); ok {
-			return x.ModelPromoted
-		}
-	}
-	return nil
-}
-
-func (x *Dependency) GetArray() string {
-	if x != nil {
-		if x, ok := x.Condition.(*Dependency_Array); ok {
-			return x.Array
-		}
-	}
-	return ""
-}
-
-func (x *Dependency) GetOnFailure() DependencyFailure {
-	if x != nil {
-		return x.OnFailure
-	}
-	return DependencyFailure_DEPENDENCY_FAILURE_UNSPECIFIED
-}
-
-type isDependency_Condition interface {
-	isDependency_Condition()
-}
-
-type Dependency_Job struct {
-	// The job with this id has succeeded. Inside SubmitGraph: the node with this name.
-	Job string `protobuf:"bytes,1,opt,name=job,proto3,oneof"`
-}
-
-type Dependency_ModelPromoted struct {
-	// The model has been promoted after this job was submitted.
-	ModelPromoted *ModelPromotion `protobuf:"bytes,2,opt,name=model_promoted,json=modelPromoted,proto3,oneof"`
-}
-
-type Dependency_Array struct {
-	// Every job of the array with this id has succeeded.
-	Array string `protobuf:"bytes,3,opt,name=array,proto3,oneof"`
-}
-
-func (*Dependency_Job) isDependency_Condition() {}
-
-func (*Dependency_ModelPromoted) isDependency_Condition() {}
-
-func (*Dependency_Array) isDependency_Condition() {}
-
 // JobSpec is what a person asks for. It never changes after submit.
 type JobSpec struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1670,7 +1396,7 @@ type JobSpec struct {
 
 func (x *JobSpec) Reset() {
 	*x = JobSpec{}
-	mi := &file_trainyard_job_v1_job_proto_msgTypes[11]
+	mi := &file_trainyard_job_v1_job_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1682,7 +1408,7 @@ func (x *JobSpec) String() string {
 func (*JobSpec) ProtoMessage() {}
 
 func (x *JobSpec) ProtoReflect() protoreflect.Message {
-	mi := &file_trainyard_job_v1_job_proto_msgTypes[11]
+	mi := &file_trainyard_job_v1_job_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1695,7 +1421,7 @@ func (x *JobSpec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JobSpec.ProtoReflect.Descriptor instead.
 func (*JobSpec) Descriptor() ([]byte, []int) {
-	return file_trainyard_job_v1_job_proto_rawDescGZIP(), []int{11}
+	return file_trainyard_job_v1_job_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *JobSpec) GetDisplayName() string {
@@ -1884,7 +1610,7 @@ type Progress struct {
 
 func (x *Progress) Reset() {
 	*x = Progress{}
-	mi := &file_trainyard_job_v1_job_proto_msgTypes[12]
+	mi := &file_trainyard_job_v1_job_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1896,7 +1622,7 @@ func (x *Progress) String() string {
 func (*Progress) ProtoMessage() {}
 
 func (x *Progress) ProtoReflect() protoreflect.Message {
-	mi := &file_trainyard_job_v1_job_proto_msgTypes[12]
+	mi := &file_trainyard_job_v1_job_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1909,7 +1635,7 @@ func (x *Progress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Progress.ProtoReflect.Descriptor instead.
 func (*Progress) Descriptor() ([]byte, []int) {
-	return file_trainyard_job_v1_job_proto_rawDescGZIP(), []int{12}
+	return file_trainyard_job_v1_job_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Progress) GetEpoch() uint32 {
@@ -2010,7 +1736,7 @@ type Evidence struct {
 
 func (x *Evidence) Reset() {
 	*x = Evidence{}
-	mi := &file_trainyard_job_v1_job_proto_msgTypes[13]
+	mi := &file_trainyard_job_v1_job_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2022,7 +1748,7 @@ func (x *Evidence) String() string {
 func (*Evidence) ProtoMessage() {}
 
 func (x *Evidence) ProtoReflect() protoreflect.Message {
-	mi := &file_trainyard_job_v1_job_proto_msgTypes[13]
+	mi := &file_trainyard_job_v1_job_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2035,7 +1761,7 @@ func (x *Evidence) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Evidence.ProtoReflect.Descriptor instead.
 func (*Evidence) Descriptor() ([]byte, []int) {
-	return file_trainyard_job_v1_job_proto_rawDescGZIP(), []int{13}
+	return file_trainyard_job_v1_job_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Evidence) GetExitCode() int32 {
@@ -2119,7 +1845,7 @@ type Attempt struct {
 
 func (x *Attempt) Reset() {
 	*x = Attempt{}
-	mi := &file_trainyard_job_v1_job_proto_msgTypes[14]
+	mi := &file_trainyard_job_v1_job_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2131,7 +1857,7 @@ func (x *Attempt) String() string {
 func (*Attempt) ProtoMessage() {}
 
 func (x *Attempt) ProtoReflect() protoreflect.Message {
-	mi := &file_trainyard_job_v1_job_proto_msgTypes[14]
+	mi := &file_trainyard_job_v1_job_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2144,7 +1870,7 @@ func (x *Attempt) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Attempt.ProtoReflect.Descriptor instead.
 func (*Attempt) Descriptor() ([]byte, []int) {
-	return file_trainyard_job_v1_job_proto_rawDescGZIP(), []int{14}
+	return file_trainyard_job_v1_job_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Attempt) GetAttempt() uint32 {
@@ -2269,7 +1995,7 @@ type GangMember struct {
 
 func (x *GangMember) Reset() {
 	*x = GangMember{}
-	mi := &file_trainyard_job_v1_job_proto_msgTypes[15]
+	mi := &file_trainyard_job_v1_job_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2281,7 +2007,7 @@ func (x *GangMember) String() string {
 func (*GangMember) ProtoMessage() {}
 
 func (x *GangMember) ProtoReflect() protoreflect.Message {
-	mi := &file_trainyard_job_v1_job_proto_msgTypes[15]
+	mi := &file_trainyard_job_v1_job_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2294,7 +2020,7 @@ func (x *GangMember) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GangMember.ProtoReflect.Descriptor instead.
 func (*GangMember) Descriptor() ([]byte, []int) {
-	return file_trainyard_job_v1_job_proto_rawDescGZIP(), []int{15}
+	return file_trainyard_job_v1_job_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *GangMember) GetAgentName() string {
@@ -2323,70 +2049,6 @@ func (x *GangMember) GetEnded() bool {
 		return x.Ended
 	}
 	return false
-}
-
-// DependencyState is how one dependency of a job stands.
-type DependencyState struct {
-	state protoimpl.MessageState `protogen:"open.v1"`
-	// What is waited for; node names are replaced by job ids.
-	Dependency *Dependency `protobuf:"bytes,1,opt,name=dependency,proto3" json:"dependency,omitempty"`
-	// How it stands.
-	State DependencyState_State `protobuf:"varint,2,opt,name=state,proto3,enum=trainyard.job.v1.DependencyState_State" json:"state,omitempty"`
-	// Why, for people.
-	Reason        string `protobuf:"bytes,3,opt,name=reason,proto3" json:"reason,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *DependencyState) Reset() {
-	*x = DependencyState{}
-	mi := &file_trainyard_job_v1_job_proto_msgTypes[16]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *DependencyState) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*DependencyState) ProtoMessage() {}
-
-func (x *DependencyState) ProtoReflect() protoreflect.Message {
-	mi := &file_trainyard_job_v1_job_proto_msgTypes[16]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use DependencyState.ProtoReflect.Descriptor instead.
-func (*DependencyState) Descriptor() ([]byte, []int) {
-	return file_trainyard_job_v1_job_proto_rawDescGZIP(), []int{16}
-}
-
-func (x *DependencyState) GetDependency() *Dependency {
-	if x != nil {
-		return x.Dependency
-	}
-	return nil
-}
-
-func (x *DependencyState) GetState() DependencyState_State {
-	if x != nil {
-		return x.State
-	}
-	return DependencyState_STATE_UNSPECIFIED
-}
-
-func (x *DependencyState) GetReason() string {
-	if x != nil {
-		return x.Reason
-	}
-	return ""
 }
 
 // Job is one accepted JobSpec and everything that became of it.
@@ -2446,7 +2108,7 @@ type Job struct {
 
 func (x *Job) Reset() {
 	*x = Job{}
-	mi := &file_trainyard_job_v1_job_proto_msgTypes[17]
+	mi := &file_trainyard_job_v1_job_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2458,7 +2120,7 @@ func (x *Job) String() string {
 func (*Job) ProtoMessage() {}
 
 func (x *Job) ProtoReflect() protoreflect.Message {
-	mi := &file_trainyard_job_v1_job_proto_msgTypes[17]
+	mi := &file_trainyard_job_v1_job_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2471,7 +2133,7 @@ func (x *Job) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Job.ProtoReflect.Descriptor instead.
 func (*Job) Descriptor() ([]byte, []int) {
-	return file_trainyard_job_v1_job_proto_rawDescGZIP(), []int{17}
+	return file_trainyard_job_v1_job_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Job) GetJobId() string {
@@ -2646,7 +2308,7 @@ var File_trainyard_job_v1_job_proto protoreflect.FileDescriptor
 
 const file_trainyard_job_v1_job_proto_rawDesc = "" +
 	"\n" +
-	"\x1atrainyard/job/v1/job.proto\x12\x10trainyard.job.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xc1\x03\n" +
+	"\x1atrainyard/job/v1/job.proto\x12\x10trainyard.job.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a!trainyard/job/v1/dependency.proto\"\xc1\x03\n" +
 	"\fDeviceDemand\x12\x1d\n" +
 	"\x05count\x18\x01 \x01(\rB\a\xbaH\x04*\x02\x18@R\x05count\x12\x1c\n" +
 	"\x04kind\x18\x02 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x01R\x04kind\x122\n" +
@@ -2731,18 +2393,7 @@ const file_trainyard_job_v1_job_proto_rawDesc = "" +
 	"maxCrashes\x12+\n" +
 	"\rmax_host_ooms\x18\x02 \x01(\rB\a\xbaH\x04*\x02\x18dR\vmaxHostOoms\x125\n" +
 	"\x12max_network_errors\x18\x03 \x01(\rB\a\xbaH\x04*\x02\x18dR\x10maxNetworkErrors\x12/\n" +
-	"\x0emin_batch_size\x18\x04 \x01(\rB\t\xbaH\x06*\x04\x18\x80\x80@R\fminBatchSize\"Y\n" +
-	"\x0eModelPromotion\x12G\n" +
-	"\n" +
-	"model_name\x18\x01 \x01(\tB(\xbaH%r#2!^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$R\tmodelName\"\xfa\x01\n" +
-	"\n" +
-	"Dependency\x12\x1d\n" +
-	"\x03job\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18dH\x00R\x03job\x12I\n" +
-	"\x0emodel_promoted\x18\x02 \x01(\v2 .trainyard.job.v1.ModelPromotionH\x00R\rmodelPromoted\x12 \n" +
-	"\x05array\x18\x03 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01H\x00R\x05array\x12L\n" +
-	"\n" +
-	"on_failure\x18\x04 \x01(\x0e2#.trainyard.job.v1.DependencyFailureB\b\xbaH\x05\x82\x01\x02\x10\x01R\tonFailureB\x12\n" +
-	"\tcondition\x12\x05\xbaH\x02\b\x01\"\xb2\t\n" +
+	"\x0emin_batch_size\x18\x04 \x01(\rB\t\xbaH\x06*\x04\x18\x80\x80@R\fminBatchSize\"\xb2\t\n" +
 	"\aJobSpec\x12-\n" +
 	"\fdisplay_name\x18\x01 \x01(\tB\n" +
 	"\xbaH\ar\x05\x10\x01\x18\xc8\x01R\vdisplayName\x12K\n" +
@@ -2831,18 +2482,7 @@ const file_trainyard_job_v1_job_proto_rawDesc = "" +
 	"\n" +
 	"device_ids\x18\x02 \x03(\tR\tdeviceIds\x12\x1b\n" +
 	"\tnode_rank\x18\x03 \x01(\rR\bnodeRank\x12\x14\n" +
-	"\x05ended\x18\x04 \x01(\bR\x05ended\"\xfa\x01\n" +
-	"\x0fDependencyState\x12<\n" +
-	"\n" +
-	"dependency\x18\x01 \x01(\v2\x1c.trainyard.job.v1.DependencyR\n" +
-	"dependency\x12=\n" +
-	"\x05state\x18\x02 \x01(\x0e2'.trainyard.job.v1.DependencyState.StateR\x05state\x12\x16\n" +
-	"\x06reason\x18\x03 \x01(\tR\x06reason\"R\n" +
-	"\x05State\x12\x15\n" +
-	"\x11STATE_UNSPECIFIED\x10\x00\x12\x11\n" +
-	"\rSTATE_WAITING\x10\x01\x12\r\n" +
-	"\tSTATE_MET\x10\x02\x12\x10\n" +
-	"\fSTATE_FAILED\x10\x03\"\x8c\t\n" +
+	"\x05ended\x18\x04 \x01(\bR\x05ended\"\x8c\t\n" +
 	"\x03Job\x12\x15\n" +
 	"\x06job_id\x18\x01 \x01(\tR\x05jobId\x12-\n" +
 	"\x04spec\x18\x02 \x01(\v2\x19.trainyard.job.v1.JobSpecR\x04spec\x121\n" +
@@ -2925,12 +2565,7 @@ const file_trainyard_job_v1_job_proto_rawDesc = "" +
 	"\x12TOPOLOGY_SAME_HOST\x10\x01\x12\x17\n" +
 	"\x13TOPOLOGY_LINK_GROUP\x10\x02\x12\x19\n" +
 	"\x15TOPOLOGY_PACKED_HOSTS\x10\x03\x12\x19\n" +
-	"\x15TOPOLOGY_SPREAD_HOSTS\x10\x04*\x92\x01\n" +
-	"\x11DependencyFailure\x12\"\n" +
-	"\x1eDEPENDENCY_FAILURE_UNSPECIFIED\x10\x00\x12\x1d\n" +
-	"\x19DEPENDENCY_FAILURE_CANCEL\x10\x01\x12\x1d\n" +
-	"\x19DEPENDENCY_FAILURE_IGNORE\x10\x02\x12\x1b\n" +
-	"\x17DEPENDENCY_FAILURE_HOLD\x10\x03B\xcd\x01\n" +
+	"\x15TOPOLOGY_SPREAD_HOSTS\x10\x04B\xcd\x01\n" +
 	"\x14com.trainyard.job.v1B\bJobProtoP\x01ZIgithub.com/ultrathink-pilot/trainyard/proto/gen/go/trainyard/job/v1;jobv1\xa2\x02\x03TJX\xaa\x02\x10Trainyard.Job.V1\xca\x02\x10Trainyard\\Job\\V1\xe2\x02\x1cTrainyard\\Job\\V1\\GPBMetadata\xea\x02\x12Trainyard::Job::V1b\x06proto3"
 
 var (
@@ -2945,93 +2580,86 @@ func file_trainyard_job_v1_job_proto_rawDescGZIP() []byte {
 	return file_trainyard_job_v1_job_proto_rawDescData
 }
 
-var file_trainyard_job_v1_job_proto_enumTypes = make([]protoimpl.EnumInfo, 10)
-var file_trainyard_job_v1_job_proto_msgTypes = make([]protoimpl.MessageInfo, 21)
+var file_trainyard_job_v1_job_proto_enumTypes = make([]protoimpl.EnumInfo, 8)
+var file_trainyard_job_v1_job_proto_msgTypes = make([]protoimpl.MessageInfo, 18)
 var file_trainyard_job_v1_job_proto_goTypes = []any{
 	(PriorityClass)(0),            // 0: trainyard.job.v1.PriorityClass
 	(Specialist)(0),               // 1: trainyard.job.v1.Specialist
 	(Reward)(0),                   // 2: trainyard.job.v1.Reward
 	(FailureClass)(0),             // 3: trainyard.job.v1.FailureClass
 	(Topology)(0),                 // 4: trainyard.job.v1.Topology
-	(DependencyFailure)(0),        // 5: trainyard.job.v1.DependencyFailure
-	(LearnerSpec_Schedule)(0),     // 6: trainyard.job.v1.LearnerSpec.Schedule
-	(Attempt_State)(0),            // 7: trainyard.job.v1.Attempt.State
-	(DependencyState_State)(0),    // 8: trainyard.job.v1.DependencyState.State
-	(Job_State)(0),                // 9: trainyard.job.v1.Job.State
-	(*DeviceDemand)(nil),          // 10: trainyard.job.v1.DeviceDemand
-	(*Resources)(nil),             // 11: trainyard.job.v1.Resources
-	(*TradingCosts)(nil),          // 12: trainyard.job.v1.TradingCosts
-	(*LearnerSpec)(nil),           // 13: trainyard.job.v1.LearnerSpec
-	(*TemporalTrunk)(nil),         // 14: trainyard.job.v1.TemporalTrunk
-	(*WarmStart)(nil),             // 15: trainyard.job.v1.WarmStart
-	(*NativeSpec)(nil),            // 16: trainyard.job.v1.NativeSpec
-	(*CommandSpec)(nil),           // 17: trainyard.job.v1.CommandSpec
-	(*RetryPolicy)(nil),           // 18: trainyard.job.v1.RetryPolicy
-	(*ModelPromotion)(nil),        // 19: trainyard.job.v1.ModelPromotion
-	(*Dependency)(nil),            // 20: trainyard.job.v1.Dependency
-	(*JobSpec)(nil),               // 21: trainyard.job.v1.JobSpec
-	(*Progress)(nil),              // 22: trainyard.job.v1.Progress
-	(*Evidence)(nil),              // 23: trainyard.job.v1.Evidence
-	(*Attempt)(nil),               // 24: trainyard.job.v1.Attempt
-	(*GangMember)(nil),            // 25: trainyard.job.v1.GangMember
-	(*DependencyState)(nil),       // 26: trainyard.job.v1.DependencyState
-	(*Job)(nil),                   // 27: trainyard.job.v1.Job
-	nil,                           // 28: trainyard.job.v1.DeviceDemand.LabelsEntry
-	nil,                           // 29: trainyard.job.v1.CommandSpec.EnvEntry
-	nil,                           // 30: trainyard.job.v1.JobSpec.LabelsEntry
-	(*durationpb.Duration)(nil),   // 31: google.protobuf.Duration
-	(*timestamppb.Timestamp)(nil), // 32: google.protobuf.Timestamp
+	(LearnerSpec_Schedule)(0),     // 5: trainyard.job.v1.LearnerSpec.Schedule
+	(Attempt_State)(0),            // 6: trainyard.job.v1.Attempt.State
+	(Job_State)(0),                // 7: trainyard.job.v1.Job.State
+	(*DeviceDemand)(nil),          // 8: trainyard.job.v1.DeviceDemand
+	(*Resources)(nil),             // 9: trainyard.job.v1.Resources
+	(*TradingCosts)(nil),          // 10: trainyard.job.v1.TradingCosts
+	(*LearnerSpec)(nil),           // 11: trainyard.job.v1.LearnerSpec
+	(*TemporalTrunk)(nil),         // 12: trainyard.job.v1.TemporalTrunk
+	(*WarmStart)(nil),             // 13: trainyard.job.v1.WarmStart
+	(*NativeSpec)(nil),            // 14: trainyard.job.v1.NativeSpec
+	(*CommandSpec)(nil),           // 15: trainyard.job.v1.CommandSpec
+	(*RetryPolicy)(nil),           // 16: trainyard.job.v1.RetryPolicy
+	(*JobSpec)(nil),               // 17: trainyard.job.v1.JobSpec
+	(*Progress)(nil),              // 18: trainyard.job.v1.Progress
+	(*Evidence)(nil),              // 19: trainyard.job.v1.Evidence
+	(*Attempt)(nil),               // 20: trainyard.job.v1.Attempt
+	(*GangMember)(nil),            // 21: trainyard.job.v1.GangMember
+	(*Job)(nil),                   // 22: trainyard.job.v1.Job
+	nil,                           // 23: trainyard.job.v1.DeviceDemand.LabelsEntry
+	nil,                           // 24: trainyard.job.v1.CommandSpec.EnvEntry
+	nil,                           // 25: trainyard.job.v1.JobSpec.LabelsEntry
+	(*durationpb.Duration)(nil),   // 26: google.protobuf.Duration
+	(*Dependency)(nil),            // 27: trainyard.job.v1.Dependency
+	(*timestamppb.Timestamp)(nil), // 28: google.protobuf.Timestamp
+	(*DependencyState)(nil),       // 29: trainyard.job.v1.DependencyState
 }
 var file_trainyard_job_v1_job_proto_depIdxs = []int32{
-	28, // 0: trainyard.job.v1.DeviceDemand.labels:type_name -> trainyard.job.v1.DeviceDemand.LabelsEntry
+	23, // 0: trainyard.job.v1.DeviceDemand.labels:type_name -> trainyard.job.v1.DeviceDemand.LabelsEntry
 	4,  // 1: trainyard.job.v1.DeviceDemand.topology:type_name -> trainyard.job.v1.Topology
-	10, // 2: trainyard.job.v1.Resources.devices:type_name -> trainyard.job.v1.DeviceDemand
-	14, // 3: trainyard.job.v1.LearnerSpec.temporal:type_name -> trainyard.job.v1.TemporalTrunk
-	6,  // 4: trainyard.job.v1.LearnerSpec.schedule:type_name -> trainyard.job.v1.LearnerSpec.Schedule
+	8,  // 2: trainyard.job.v1.Resources.devices:type_name -> trainyard.job.v1.DeviceDemand
+	12, // 3: trainyard.job.v1.LearnerSpec.temporal:type_name -> trainyard.job.v1.TemporalTrunk
+	5,  // 4: trainyard.job.v1.LearnerSpec.schedule:type_name -> trainyard.job.v1.LearnerSpec.Schedule
 	1,  // 5: trainyard.job.v1.NativeSpec.specialist:type_name -> trainyard.job.v1.Specialist
 	2,  // 6: trainyard.job.v1.NativeSpec.reward:type_name -> trainyard.job.v1.Reward
-	12, // 7: trainyard.job.v1.NativeSpec.costs:type_name -> trainyard.job.v1.TradingCosts
-	13, // 8: trainyard.job.v1.NativeSpec.learner:type_name -> trainyard.job.v1.LearnerSpec
-	15, // 9: trainyard.job.v1.NativeSpec.warm_start:type_name -> trainyard.job.v1.WarmStart
-	29, // 10: trainyard.job.v1.CommandSpec.env:type_name -> trainyard.job.v1.CommandSpec.EnvEntry
-	19, // 11: trainyard.job.v1.Dependency.model_promoted:type_name -> trainyard.job.v1.ModelPromotion
-	5,  // 12: trainyard.job.v1.Dependency.on_failure:type_name -> trainyard.job.v1.DependencyFailure
-	0,  // 13: trainyard.job.v1.JobSpec.priority_class:type_name -> trainyard.job.v1.PriorityClass
-	11, // 14: trainyard.job.v1.JobSpec.resources:type_name -> trainyard.job.v1.Resources
-	16, // 15: trainyard.job.v1.JobSpec.native:type_name -> trainyard.job.v1.NativeSpec
-	17, // 16: trainyard.job.v1.JobSpec.command:type_name -> trainyard.job.v1.CommandSpec
-	31, // 17: trainyard.job.v1.JobSpec.time_limit:type_name -> google.protobuf.Duration
-	31, // 18: trainyard.job.v1.JobSpec.stall_limit:type_name -> google.protobuf.Duration
-	18, // 19: trainyard.job.v1.JobSpec.retry_policy:type_name -> trainyard.job.v1.RetryPolicy
-	30, // 20: trainyard.job.v1.JobSpec.labels:type_name -> trainyard.job.v1.JobSpec.LabelsEntry
-	20, // 21: trainyard.job.v1.JobSpec.after:type_name -> trainyard.job.v1.Dependency
-	32, // 22: trainyard.job.v1.JobSpec.deadline:type_name -> google.protobuf.Timestamp
-	31, // 23: trainyard.job.v1.JobSpec.expected_duration:type_name -> google.protobuf.Duration
-	31, // 24: trainyard.job.v1.Progress.remaining:type_name -> google.protobuf.Duration
-	32, // 25: trainyard.job.v1.Progress.report_time:type_name -> google.protobuf.Timestamp
-	7,  // 26: trainyard.job.v1.Attempt.state:type_name -> trainyard.job.v1.Attempt.State
-	3,  // 27: trainyard.job.v1.Attempt.failure_class:type_name -> trainyard.job.v1.FailureClass
-	23, // 28: trainyard.job.v1.Attempt.evidence:type_name -> trainyard.job.v1.Evidence
-	32, // 29: trainyard.job.v1.Attempt.create_time:type_name -> google.protobuf.Timestamp
-	32, // 30: trainyard.job.v1.Attempt.start_time:type_name -> google.protobuf.Timestamp
-	32, // 31: trainyard.job.v1.Attempt.end_time:type_name -> google.protobuf.Timestamp
-	25, // 32: trainyard.job.v1.Attempt.members:type_name -> trainyard.job.v1.GangMember
-	20, // 33: trainyard.job.v1.DependencyState.dependency:type_name -> trainyard.job.v1.Dependency
-	8,  // 34: trainyard.job.v1.DependencyState.state:type_name -> trainyard.job.v1.DependencyState.State
-	21, // 35: trainyard.job.v1.Job.spec:type_name -> trainyard.job.v1.JobSpec
-	9,  // 36: trainyard.job.v1.Job.state:type_name -> trainyard.job.v1.Job.State
-	22, // 37: trainyard.job.v1.Job.progress:type_name -> trainyard.job.v1.Progress
-	24, // 38: trainyard.job.v1.Job.attempts:type_name -> trainyard.job.v1.Attempt
-	32, // 39: trainyard.job.v1.Job.create_time:type_name -> google.protobuf.Timestamp
-	32, // 40: trainyard.job.v1.Job.start_time:type_name -> google.protobuf.Timestamp
-	32, // 41: trainyard.job.v1.Job.end_time:type_name -> google.protobuf.Timestamp
-	32, // 42: trainyard.job.v1.Job.not_before:type_name -> google.protobuf.Timestamp
-	26, // 43: trainyard.job.v1.Job.dependencies:type_name -> trainyard.job.v1.DependencyState
-	44, // [44:44] is the sub-list for method output_type
-	44, // [44:44] is the sub-list for method input_type
-	44, // [44:44] is the sub-list for extension type_name
-	44, // [44:44] is the sub-list for extension extendee
-	0,  // [0:44] is the sub-list for field type_name
+	10, // 7: trainyard.job.v1.NativeSpec.costs:type_name -> trainyard.job.v1.TradingCosts
+	11, // 8: trainyard.job.v1.NativeSpec.learner:type_name -> trainyard.job.v1.LearnerSpec
+	13, // 9: trainyard.job.v1.NativeSpec.warm_start:type_name -> trainyard.job.v1.WarmStart
+	24, // 10: trainyard.job.v1.CommandSpec.env:type_name -> trainyard.job.v1.CommandSpec.EnvEntry
+	0,  // 11: trainyard.job.v1.JobSpec.priority_class:type_name -> trainyard.job.v1.PriorityClass
+	9,  // 12: trainyard.job.v1.JobSpec.resources:type_name -> trainyard.job.v1.Resources
+	14, // 13: trainyard.job.v1.JobSpec.native:type_name -> trainyard.job.v1.NativeSpec
+	15, // 14: trainyard.job.v1.JobSpec.command:type_name -> trainyard.job.v1.CommandSpec
+	26, // 15: trainyard.job.v1.JobSpec.time_limit:type_name -> google.protobuf.Duration
+	26, // 16: trainyard.job.v1.JobSpec.stall_limit:type_name -> google.protobuf.Duration
+	16, // 17: trainyard.job.v1.JobSpec.retry_policy:type_name -> trainyard.job.v1.RetryPolicy
+	25, // 18: trainyard.job.v1.JobSpec.labels:type_name -> trainyard.job.v1.JobSpec.LabelsEntry
+	27, // 19: trainyard.job.v1.JobSpec.after:type_name -> trainyard.job.v1.Dependency
+	28, // 20: trainyard.job.v1.JobSpec.deadline:type_name -> google.protobuf.Timestamp
+	26, // 21: trainyard.job.v1.JobSpec.expected_duration:type_name -> google.protobuf.Duration
+	26, // 22: trainyard.job.v1.Progress.remaining:type_name -> google.protobuf.Duration
+	28, // 23: trainyard.job.v1.Progress.report_time:type_name -> google.protobuf.Timestamp
+	6,  // 24: trainyard.job.v1.Attempt.state:type_name -> trainyard.job.v1.Attempt.State
+	3,  // 25: trainyard.job.v1.Attempt.failure_class:type_name -> trainyard.job.v1.FailureClass
+	19, // 26: trainyard.job.v1.Attempt.evidence:type_name -> trainyard.job.v1.Evidence
+	28, // 27: trainyard.job.v1.Attempt.create_time:type_name -> google.protobuf.Timestamp
+	28, // 28: trainyard.job.v1.Attempt.start_time:type_name -> google.protobuf.Timestamp
+	28, // 29: trainyard.job.v1.Attempt.end_time:type_name -> google.protobuf.Timestamp
+	21, // 30: trainyard.job.v1.Attempt.members:type_name -> trainyard.job.v1.GangMember
+	17, // 31: trainyard.job.v1.Job.spec:type_name -> trainyard.job.v1.JobSpec
+	7,  // 32: trainyard.job.v1.Job.state:type_name -> trainyard.job.v1.Job.State
+	18, // 33: trainyard.job.v1.Job.progress:type_name -> trainyard.job.v1.Progress
+	20, // 34: trainyard.job.v1.Job.attempts:type_name -> trainyard.job.v1.Attempt
+	28, // 35: trainyard.job.v1.Job.create_time:type_name -> google.protobuf.Timestamp
+	28, // 36: trainyard.job.v1.Job.start_time:type_name -> google.protobuf.Timestamp
+	28, // 37: trainyard.job.v1.Job.end_time:type_name -> google.protobuf.Timestamp
+	28, // 38: trainyard.job.v1.Job.not_before:type_name -> google.protobuf.Timestamp
+	29, // 39: trainyard.job.v1.Job.dependencies:type_name -> trainyard.job.v1.DependencyState
+	40, // [40:40] is the sub-list for method output_type
+	40, // [40:40] is the sub-list for method input_type
+	40, // [40:40] is the sub-list for extension type_name
+	40, // [40:40] is the sub-list for extension extendee
+	0,  // [0:40] is the sub-list for field type_name
 }
 
 func init() { file_trainyard_job_v1_job_proto_init() }
@@ -3039,12 +2667,8 @@ func file_trainyard_job_v1_job_proto_init() {
 	if File_trainyard_job_v1_job_proto != nil {
 		return
 	}
-	file_trainyard_job_v1_job_proto_msgTypes[10].OneofWrappers = []any{
-		(*Dependency_Job)(nil),
-		(*Dependency_ModelPromoted)(nil),
-		(*Dependency_Array)(nil),
-	}
-	file_trainyard_job_v1_job_proto_msgTypes[11].OneofWrappers = []any{
+	file_trainyard_job_v1_dependency_proto_init()
+	file_trainyard_job_v1_job_proto_msgTypes[9].OneofWrappers = []any{
 		(*JobSpec_Native)(nil),
 		(*JobSpec_Command)(nil),
 	}
@@ -3053,8 +2677,8 @@ func file_trainyard_job_v1_job_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_trainyard_job_v1_job_proto_rawDesc), len(file_trainyard_job_v1_job_proto_rawDesc)),
-			NumEnums:      10,
-			NumMessages:   21,
+			NumEnums:      8,
+			NumMessages:   18,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -1625,10 +1625,8 @@ type ExplainPlacementResponse_Candidate struct {
 	Fitted bool `protobuf:"varint,2,opt,name=fitted,proto3" json:"fitted,omitempty"`
 	// True when it was chosen.
 	Chosen bool `protobuf:"varint,3,opt,name=chosen,proto3" json:"chosen,omitempty"`
-	// What the job would have cost the host in devices that typical jobs can no longer use; lower is better. Only when fitted.
-	Waste float64 `protobuf:"fixed64,4,opt,name=waste,proto3" json:"waste,omitempty"`
 	// Why not, or how it compared.
-	Reason        string `protobuf:"bytes,5,opt,name=reason,proto3" json:"reason,omitempty"`
+	Reason        string `protobuf:"bytes,4,opt,name=reason,proto3" json:"reason,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1684,13 +1682,6 @@ func (x *ExplainPlacementResponse_Candidate) GetChosen() bool {
 	return false
 }
 
-func (x *ExplainPlacementResponse_Candidate) GetWaste() float64 {
-	if x != nil {
-		return x.Waste
-	}
-	return 0
-}
-
 func (x *ExplainPlacementResponse_Candidate) GetReason() string {
 	if x != nil {
 		return x.Reason
@@ -1712,9 +1703,7 @@ type ListSnapshotsResponse_Snapshot struct {
 	// Jobs placed.
 	Placed int64 `protobuf:"varint,5,opt,name=placed,proto3" json:"placed,omitempty"`
 	// Attempts preempted.
-	Preempted int64 `protobuf:"varint,6,opt,name=preempted,proto3" json:"preempted,omitempty"`
-	// Size of the document in bytes.
-	SizeBytes     int64 `protobuf:"varint,7,opt,name=size_bytes,json=sizeBytes,proto3" json:"size_bytes,omitempty"`
+	Preempted     int64 `protobuf:"varint,6,opt,name=preempted,proto3" json:"preempted,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1787,13 +1776,6 @@ func (x *ListSnapshotsResponse_Snapshot) GetPlaced() int64 {
 func (x *ListSnapshotsResponse_Snapshot) GetPreempted() int64 {
 	if x != nil {
 		return x.Preempted
-	}
-	return 0
-}
-
-func (x *ListSnapshotsResponse_Snapshot) GetSizeBytes() int64 {
-	if x != nil {
-		return x.SizeBytes
 	}
 	return 0
 }
@@ -1895,7 +1877,7 @@ const file_trainyard_job_v1_job_service_proto_rawDesc = "" +
 	"\aattempt\x18\x04 \x01(\rR\aattempt\"T\n" +
 	"\x17ExplainPlacementRequest\x12\x1f\n" +
 	"\x06job_id\x18\x01 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\x05jobId\x12\x18\n" +
-	"\aattempt\x18\x02 \x01(\rR\aattempt\"\xcd\x03\n" +
+	"\aattempt\x18\x02 \x01(\rR\aattempt\"\xb6\x03\n" +
 	"\x18ExplainPlacementResponse\x123\n" +
 	"\aattempt\x18\x01 \x01(\v2\x19.trainyard.job.v1.AttemptR\aattempt\x12\x18\n" +
 	"\asummary\x18\x02 \x01(\tR\asummary\x12T\n" +
@@ -1906,17 +1888,16 @@ const file_trainyard_job_v1_job_service_proto_rawDesc = "" +
 	"aheadCount\x12\x1f\n" +
 	"\vsnapshot_id\x18\x05 \x01(\x03R\n" +
 	"snapshotId\x12?\n" +
-	"\rdecision_time\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\fdecisionTime\x1a\x88\x01\n" +
+	"\rdecision_time\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\fdecisionTime\x1ar\n" +
 	"\tCandidate\x12\x1d\n" +
 	"\n" +
 	"agent_name\x18\x01 \x01(\tR\tagentName\x12\x16\n" +
 	"\x06fitted\x18\x02 \x01(\bR\x06fitted\x12\x16\n" +
-	"\x06chosen\x18\x03 \x01(\bR\x06chosen\x12\x14\n" +
-	"\x05waste\x18\x04 \x01(\x01R\x05waste\x12\x16\n" +
-	"\x06reason\x18\x05 \x01(\tR\x06reason\"\x16\n" +
-	"\x14ListSnapshotsRequest\"\xc8\x02\n" +
+	"\x06chosen\x18\x03 \x01(\bR\x06chosen\x12\x16\n" +
+	"\x06reason\x18\x04 \x01(\tR\x06reason\"\x16\n" +
+	"\x14ListSnapshotsRequest\"\xa9\x02\n" +
 	"\x15ListSnapshotsResponse\x12N\n" +
-	"\tsnapshots\x18\x01 \x03(\v20.trainyard.job.v1.ListSnapshotsResponse.SnapshotR\tsnapshots\x1a\xde\x01\n" +
+	"\tsnapshots\x18\x01 \x03(\v20.trainyard.job.v1.ListSnapshotsResponse.SnapshotR\tsnapshots\x1a\xbf\x01\n" +
 	"\bSnapshot\x12\x1f\n" +
 	"\vsnapshot_id\x18\x01 \x01(\x03R\n" +
 	"snapshotId\x12.\n" +
@@ -1924,9 +1905,7 @@ const file_trainyard_job_v1_job_service_proto_rawDesc = "" +
 	"\x05hosts\x18\x03 \x01(\x03R\x05hosts\x12\x16\n" +
 	"\x06queued\x18\x04 \x01(\x03R\x06queued\x12\x16\n" +
 	"\x06placed\x18\x05 \x01(\x03R\x06placed\x12\x1c\n" +
-	"\tpreempted\x18\x06 \x01(\x03R\tpreempted\x12\x1d\n" +
-	"\n" +
-	"size_bytes\x18\a \x01(\x03R\tsizeBytes\"b\n" +
+	"\tpreempted\x18\x06 \x01(\x03R\tpreempted\"b\n" +
 	"\x12GetSnapshotRequest\x12(\n" +
 	"\vsnapshot_id\x18\x01 \x01(\x03B\a\xbaH\x04\"\x02(\x00R\n" +
 	"snapshotId\x12\"\n" +

@@ -1,5 +1,6 @@
 from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
+from trainyard.job.v1 import dependency_pb2 as _dependency_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.protobuf import descriptor as _descriptor
@@ -55,13 +56,6 @@ class Topology(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     TOPOLOGY_LINK_GROUP: _ClassVar[Topology]
     TOPOLOGY_PACKED_HOSTS: _ClassVar[Topology]
     TOPOLOGY_SPREAD_HOSTS: _ClassVar[Topology]
-
-class DependencyFailure(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
-    __slots__ = ()
-    DEPENDENCY_FAILURE_UNSPECIFIED: _ClassVar[DependencyFailure]
-    DEPENDENCY_FAILURE_CANCEL: _ClassVar[DependencyFailure]
-    DEPENDENCY_FAILURE_IGNORE: _ClassVar[DependencyFailure]
-    DEPENDENCY_FAILURE_HOLD: _ClassVar[DependencyFailure]
 PRIORITY_CLASS_UNSPECIFIED: PriorityClass
 PRIORITY_CLASS_BATCH: PriorityClass
 PRIORITY_CLASS_SEARCH: PriorityClass
@@ -95,10 +89,6 @@ TOPOLOGY_SAME_HOST: Topology
 TOPOLOGY_LINK_GROUP: Topology
 TOPOLOGY_PACKED_HOSTS: Topology
 TOPOLOGY_SPREAD_HOSTS: Topology
-DEPENDENCY_FAILURE_UNSPECIFIED: DependencyFailure
-DEPENDENCY_FAILURE_CANCEL: DependencyFailure
-DEPENDENCY_FAILURE_IGNORE: DependencyFailure
-DEPENDENCY_FAILURE_HOLD: DependencyFailure
 
 class DeviceDemand(_message.Message):
     __slots__ = ("count", "kind", "memory_bytes", "labels", "mig_profile", "topology", "learn_memory")
@@ -260,24 +250,6 @@ class RetryPolicy(_message.Message):
     min_batch_size: int
     def __init__(self, max_crashes: _Optional[int] = ..., max_host_ooms: _Optional[int] = ..., max_network_errors: _Optional[int] = ..., min_batch_size: _Optional[int] = ...) -> None: ...
 
-class ModelPromotion(_message.Message):
-    __slots__ = ("model_name",)
-    MODEL_NAME_FIELD_NUMBER: _ClassVar[int]
-    model_name: str
-    def __init__(self, model_name: _Optional[str] = ...) -> None: ...
-
-class Dependency(_message.Message):
-    __slots__ = ("job", "model_promoted", "array", "on_failure")
-    JOB_FIELD_NUMBER: _ClassVar[int]
-    MODEL_PROMOTED_FIELD_NUMBER: _ClassVar[int]
-    ARRAY_FIELD_NUMBER: _ClassVar[int]
-    ON_FAILURE_FIELD_NUMBER: _ClassVar[int]
-    job: str
-    model_promoted: ModelPromotion
-    array: str
-    on_failure: DependencyFailure
-    def __init__(self, job: _Optional[str] = ..., model_promoted: _Optional[_Union[ModelPromotion, _Mapping]] = ..., array: _Optional[str] = ..., on_failure: _Optional[_Union[DependencyFailure, str]] = ...) -> None: ...
-
 class JobSpec(_message.Message):
     __slots__ = ("display_name", "experiment", "tenant", "priority_class", "resources", "native", "command", "batch_size", "gradient_accumulation", "model_name", "time_limit", "stall_limit", "retry_policy", "wait_for_capacity", "labels", "after", "deadline", "expected_duration")
     class LabelsEntry(_message.Message):
@@ -320,10 +292,10 @@ class JobSpec(_message.Message):
     retry_policy: RetryPolicy
     wait_for_capacity: bool
     labels: _containers.ScalarMap[str, str]
-    after: _containers.RepeatedCompositeFieldContainer[Dependency]
+    after: _containers.RepeatedCompositeFieldContainer[_dependency_pb2.Dependency]
     deadline: _timestamp_pb2.Timestamp
     expected_duration: _duration_pb2.Duration
-    def __init__(self, display_name: _Optional[str] = ..., experiment: _Optional[str] = ..., tenant: _Optional[str] = ..., priority_class: _Optional[_Union[PriorityClass, str]] = ..., resources: _Optional[_Union[Resources, _Mapping]] = ..., native: _Optional[_Union[NativeSpec, _Mapping]] = ..., command: _Optional[_Union[CommandSpec, _Mapping]] = ..., batch_size: _Optional[int] = ..., gradient_accumulation: _Optional[int] = ..., model_name: _Optional[str] = ..., time_limit: _Optional[_Union[_duration_pb2.Duration, _Mapping]] = ..., stall_limit: _Optional[_Union[_duration_pb2.Duration, _Mapping]] = ..., retry_policy: _Optional[_Union[RetryPolicy, _Mapping]] = ..., wait_for_capacity: bool = ..., labels: _Optional[_Mapping[str, str]] = ..., after: _Optional[_Iterable[_Union[Dependency, _Mapping]]] = ..., deadline: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., expected_duration: _Optional[_Union[_duration_pb2.Duration, _Mapping]] = ...) -> None: ...
+    def __init__(self, display_name: _Optional[str] = ..., experiment: _Optional[str] = ..., tenant: _Optional[str] = ..., priority_class: _Optional[_Union[PriorityClass, str]] = ..., resources: _Optional[_Union[Resources, _Mapping]] = ..., native: _Optional[_Union[NativeSpec, _Mapping]] = ..., command: _Optional[_Union[CommandSpec, _Mapping]] = ..., batch_size: _Optional[int] = ..., gradient_accumulation: _Optional[int] = ..., model_name: _Optional[str] = ..., time_limit: _Optional[_Union[_duration_pb2.Duration, _Mapping]] = ..., stall_limit: _Optional[_Union[_duration_pb2.Duration, _Mapping]] = ..., retry_policy: _Optional[_Union[RetryPolicy, _Mapping]] = ..., wait_for_capacity: bool = ..., labels: _Optional[_Mapping[str, str]] = ..., after: _Optional[_Iterable[_Union[_dependency_pb2.Dependency, _Mapping]]] = ..., deadline: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., expected_duration: _Optional[_Union[_duration_pb2.Duration, _Mapping]] = ...) -> None: ...
 
 class Progress(_message.Message):
     __slots__ = ("epoch", "total_epochs", "step", "reward", "objective", "steps_per_second", "remaining", "peak_device_memory_bytes", "checkpoint_step", "checkpoint_id", "report_time")
@@ -425,26 +397,6 @@ class GangMember(_message.Message):
     ended: bool
     def __init__(self, agent_name: _Optional[str] = ..., device_ids: _Optional[_Iterable[str]] = ..., node_rank: _Optional[int] = ..., ended: bool = ...) -> None: ...
 
-class DependencyState(_message.Message):
-    __slots__ = ("dependency", "state", "reason")
-    class State(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
-        __slots__ = ()
-        STATE_UNSPECIFIED: _ClassVar[DependencyState.State]
-        STATE_WAITING: _ClassVar[DependencyState.State]
-        STATE_MET: _ClassVar[DependencyState.State]
-        STATE_FAILED: _ClassVar[DependencyState.State]
-    STATE_UNSPECIFIED: DependencyState.State
-    STATE_WAITING: DependencyState.State
-    STATE_MET: DependencyState.State
-    STATE_FAILED: DependencyState.State
-    DEPENDENCY_FIELD_NUMBER: _ClassVar[int]
-    STATE_FIELD_NUMBER: _ClassVar[int]
-    REASON_FIELD_NUMBER: _ClassVar[int]
-    dependency: Dependency
-    state: DependencyState.State
-    reason: str
-    def __init__(self, dependency: _Optional[_Union[Dependency, _Mapping]] = ..., state: _Optional[_Union[DependencyState.State, str]] = ..., reason: _Optional[str] = ...) -> None: ...
-
 class Job(_message.Message):
     __slots__ = ("job_id", "spec", "state", "state_reason", "progress", "attempts", "batch_size", "gradient_accumulation", "submitter", "create_time", "start_time", "end_time", "traceparent", "etag", "revision", "not_before", "warnings", "array_id", "array_index", "graph_id", "graph_node", "schedule_id", "dependencies", "poison")
     class State(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
@@ -513,6 +465,6 @@ class Job(_message.Message):
     graph_id: str
     graph_node: str
     schedule_id: str
-    dependencies: _containers.RepeatedCompositeFieldContainer[DependencyState]
+    dependencies: _containers.RepeatedCompositeFieldContainer[_dependency_pb2.DependencyState]
     poison: bool
-    def __init__(self, job_id: _Optional[str] = ..., spec: _Optional[_Union[JobSpec, _Mapping]] = ..., state: _Optional[_Union[Job.State, str]] = ..., state_reason: _Optional[str] = ..., progress: _Optional[_Union[Progress, _Mapping]] = ..., attempts: _Optional[_Iterable[_Union[Attempt, _Mapping]]] = ..., batch_size: _Optional[int] = ..., gradient_accumulation: _Optional[int] = ..., submitter: _Optional[str] = ..., create_time: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., start_time: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., end_time: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., traceparent: _Optional[str] = ..., etag: _Optional[str] = ..., revision: _Optional[int] = ..., not_before: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., warnings: _Optional[_Iterable[str]] = ..., array_id: _Optional[str] = ..., array_index: _Optional[int] = ..., graph_id: _Optional[str] = ..., graph_node: _Optional[str] = ..., schedule_id: _Optional[str] = ..., dependencies: _Optional[_Iterable[_Union[DependencyState, _Mapping]]] = ..., poison: bool = ...) -> None: ...
+    def __init__(self, job_id: _Optional[str] = ..., spec: _Optional[_Union[JobSpec, _Mapping]] = ..., state: _Optional[_Union[Job.State, str]] = ..., state_reason: _Optional[str] = ..., progress: _Optional[_Union[Progress, _Mapping]] = ..., attempts: _Optional[_Iterable[_Union[Attempt, _Mapping]]] = ..., batch_size: _Optional[int] = ..., gradient_accumulation: _Optional[int] = ..., submitter: _Optional[str] = ..., create_time: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., start_time: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., end_time: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., traceparent: _Optional[str] = ..., etag: _Optional[str] = ..., revision: _Optional[int] = ..., not_before: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., warnings: _Optional[_Iterable[str]] = ..., array_id: _Optional[str] = ..., array_index: _Optional[int] = ..., graph_id: _Optional[str] = ..., graph_node: _Optional[str] = ..., schedule_id: _Optional[str] = ..., dependencies: _Optional[_Iterable[_Union[_dependency_pb2.DependencyState, _Mapping]]] = ..., poison: bool = ...) -> None: ...

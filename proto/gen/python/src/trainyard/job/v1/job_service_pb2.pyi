@@ -212,18 +212,16 @@ class ExplainPlacementRequest(_message.Message):
 class ExplainPlacementResponse(_message.Message):
     __slots__ = ("attempt", "summary", "candidates", "ahead_count", "snapshot_id", "decision_time")
     class Candidate(_message.Message):
-        __slots__ = ("agent_name", "fitted", "chosen", "waste", "reason")
+        __slots__ = ("agent_name", "fitted", "chosen", "reason")
         AGENT_NAME_FIELD_NUMBER: _ClassVar[int]
         FITTED_FIELD_NUMBER: _ClassVar[int]
         CHOSEN_FIELD_NUMBER: _ClassVar[int]
-        WASTE_FIELD_NUMBER: _ClassVar[int]
         REASON_FIELD_NUMBER: _ClassVar[int]
         agent_name: str
         fitted: bool
         chosen: bool
-        waste: float
         reason: str
-        def __init__(self, agent_name: _Optional[str] = ..., fitted: bool = ..., chosen: bool = ..., waste: _Optional[float] = ..., reason: _Optional[str] = ...) -> None: ...
+        def __init__(self, agent_name: _Optional[str] = ..., fitted: bool = ..., chosen: bool = ..., reason: _Optional[str] = ...) -> None: ...
     ATTEMPT_FIELD_NUMBER: _ClassVar[int]
     SUMMARY_FIELD_NUMBER: _ClassVar[int]
     CANDIDATES_FIELD_NUMBER: _ClassVar[int]
@@ -245,22 +243,20 @@ class ListSnapshotsRequest(_message.Message):
 class ListSnapshotsResponse(_message.Message):
     __slots__ = ("snapshots",)
     class Snapshot(_message.Message):
-        __slots__ = ("snapshot_id", "time", "hosts", "queued", "placed", "preempted", "size_bytes")
+        __slots__ = ("snapshot_id", "time", "hosts", "queued", "placed", "preempted")
         SNAPSHOT_ID_FIELD_NUMBER: _ClassVar[int]
         TIME_FIELD_NUMBER: _ClassVar[int]
         HOSTS_FIELD_NUMBER: _ClassVar[int]
         QUEUED_FIELD_NUMBER: _ClassVar[int]
         PLACED_FIELD_NUMBER: _ClassVar[int]
         PREEMPTED_FIELD_NUMBER: _ClassVar[int]
-        SIZE_BYTES_FIELD_NUMBER: _ClassVar[int]
         snapshot_id: int
         time: _timestamp_pb2.Timestamp
         hosts: int
         queued: int
         placed: int
         preempted: int
-        size_bytes: int
-        def __init__(self, snapshot_id: _Optional[int] = ..., time: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., hosts: _Optional[int] = ..., queued: _Optional[int] = ..., placed: _Optional[int] = ..., preempted: _Optional[int] = ..., size_bytes: _Optional[int] = ...) -> None: ...
+        def __init__(self, snapshot_id: _Optional[int] = ..., time: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., hosts: _Optional[int] = ..., queued: _Optional[int] = ..., placed: _Optional[int] = ..., preempted: _Optional[int] = ...) -> None: ...
     SNAPSHOTS_FIELD_NUMBER: _ClassVar[int]
     snapshots: _containers.RepeatedCompositeFieldContainer[ListSnapshotsResponse.Snapshot]
     def __init__(self, snapshots: _Optional[_Iterable[_Union[ListSnapshotsResponse.Snapshot, _Mapping]]] = ...) -> None: ...

@@ -11,13 +11,15 @@ import { enumDesc, fileDesc, messageDesc } from "@bufbuild/protobuf/codegenv2";
 import { file_buf_validate_validate } from "../../../buf/validate/validate_pb.js";
 import type { Duration, Timestamp } from "@bufbuild/protobuf/wkt";
 import { file_google_protobuf_duration, file_google_protobuf_timestamp } from "@bufbuild/protobuf/wkt";
+import type { Dependency, DependencyState } from "./dependency_pb.js";
+import { file_trainyard_job_v1_dependency } from "./dependency_pb.js";
 import type { Message } from "@bufbuild/protobuf";
 
 /**
  * Describes the file trainyard/job/v1/job.proto.
  */
 export const file_trainyard_job_v1_job: GenFile = /*@__PURE__*/
-  fileDesc("Chp0cmFpbnlhcmQvam9iL3YxL2pvYi5wcm90bxIQdHJhaW55YXJkLmpvYi52MSLwAgoMRGV2aWNlRGVtYW5kEhYKBWNvdW50GAEgASgNQge6SAQqAhhAEhYKBGtpbmQYAiABKAlCCLpIBXIDGIABEiUKDG1lbW9yeV9ieXRlcxgDIAEoA0IPukgMIgoYgICAgICAECgAEkQKBmxhYmVscxgEIAMoCzIqLnRyYWlueWFyZC5qb2IudjEuRGV2aWNlRGVtYW5kLkxhYmVsc0VudHJ5Qgi6SAWaAQIQIBJGCgttaWdfcHJvZmlsZRgFIAEoCUIxukguciwyKl4oWzEtOV1nXC5bMS05XVswLTldezAsM31nYihcK1thLXouXSspPyk/JBI2Cgh0b3BvbG9neRgGIAEoDjIaLnRyYWlueWFyZC5qb2IudjEuVG9wb2xvZ3lCCLpIBYIBAhABEhQKDGxlYXJuX21lbW9yeRgHIAEoCBotCgtMYWJlbHNFbnRyeRILCgNrZXkYASABKAkSDQoFdmFsdWUYAiABKAk6AjgBIpMBCglSZXNvdXJjZXMSOQoHZGV2aWNlcxgBIAMoCzIeLnRyYWlueWFyZC5qb2IudjEuRGV2aWNlRGVtYW5kQgi6SAWSAQIQEBIfCgpjcHVfbWlsbGlzGAIgASgDQgu6SAgiBhiAwD4oABIqChFob3N0X21lbW9yeV9ieXRlcxgDIAEoA0IPukgMIgoYgICAgICAECgAInIKDFRyYWRpbmdDb3N0cxIxCg5jb21taXNzaW9uX2JwcxgBIAEoAUIZukgWEhRAARkAAAAAAECPQCkAAAAAAAAAABIvCgxzbGlwcGFnZV9icHMYAiABKAFCGbpIFhIUQAEZAAAAAABAj0ApAAAAAAAAAAAirgYKC0xlYXJuZXJTcGVjEjAKDWxlYXJuaW5nX3JhdGUYASABKAFCGbpIFhIUQAEZAAAAAAAA8D8pAAAAAAAAAAASKwoIZGlzY291bnQYAiABKAFCGbpIFhIUQAEZAAAAAAAA8D8pAAAAAAAAAAASLQoKZ2FlX2xhbWJkYRgDIAEoAUIZukgWEhRAARkAAAAAAADwPykAAAAAAAAAABItCgpjbGlwX3JhbmdlGAQgASgBQhm6SBYSFEABGQAAAAAAAPA/KQAAAAAAAAAAEjYKE2VudHJvcHlfY29lZmZpY2llbnQYBSABKAFCGbpIFhIUQAEZAAAAAAAA8D8pAAAAAAAAAAASNAoRdmFsdWVfY29lZmZpY2llbnQYBiABKAFCGbpIFhIUQAEZAAAAAAAAJEApAAAAAAAAAAASNAoRbWF4X2dyYWRpZW50X25vcm0YByABKAFCGbpIFhIUQAEZAAAAAABAj0ApAAAAAAAAAAASHgoMZW52aXJvbm1lbnRzGAggASgNQgi6SAUqAxiAIBIgCg1yb2xsb3V0X3N0ZXBzGAkgASgNQgm6SAYqBBiAgAQSHgoNdXBkYXRlX2Vwb2NocxgKIAEoDUIHukgEKgIYZBInCgxoaWRkZW5fc2l6ZXMYCyADKA1CEbpIDpIBCxAIIgcqBRiAICgBEjEKCHRlbXBvcmFsGAwgASgLMh8udHJhaW55YXJkLmpvYi52MS5UZW1wb3JhbFRydW5rEkIKCHNjaGVkdWxlGA0gASgOMiYudHJhaW55YXJkLmpvYi52MS5MZWFybmVyU3BlYy5TY2hlZHVsZUIIukgFggECEAESIAoNd2FybXVwX2Vwb2NocxgOIAEoDUIJukgGKgQYoI0GEjMKEGZpbmFsX3JhdGVfc2hhcmUYDyABKAFCGbpIFhIUQAEZAAAAAAAA8D8pAAAAAAAAAAAiZQoIU2NoZWR1bGUSGAoUU0NIRURVTEVfVU5TUEVDSUZJRUQQABIVChFTQ0hFRFVMRV9DT05TVEFOVBABEhMKD1NDSEVEVUxFX0xJTkVBUhACEhMKD1NDSEVEVUxFX0NPU0lORRADInYKDVRlbXBvcmFsVHJ1bmsSFgoEYmFycxgBIAEoDUIIukgFKgMYgAISFwoFd2lkdGgYAiABKA1CCLpIBSoDGIACEhgKBnN0cmlkZRgDIAEoDUIIukgFKgMYgAISGgoIY2hhbm5lbHMYBCABKA1CCLpIBSoDGIAIIkIKCVdhcm1TdGFydBIfCg1jaGVja3BvaW50X2lkGAEgASgJQgi6SAVyA7ABARIUCgxmcmVlemVfdHJ1bmsYAiABKAgitwMKCk5hdGl2ZVNwZWMSPAoKc3BlY2lhbGlzdBgBIAEoDjIcLnRyYWlueWFyZC5qb2IudjEuU3BlY2lhbGlzdEIKukgHggEEEAEgABItCgZzeW1ib2wYAiABKAlCHbpIGnIYMhZeW0EtWmEtejAtOS5fLV17MSwzMn0kEi4KCXRpbWVmcmFtZRgDIAEoCUIbukgYchYyFF5bMC05XXsxLDN9W3NtaGR3TV0kEjIKBnJld2FyZBgEIAEoDjIYLnRyYWlueWFyZC5qb2IudjEuUmV3YXJkQgi6SAWCAQIQARIMCgRzZWVkGAUgASgDEh0KCm1heF9lcG9jaHMYBiABKA1CCbpIBioEGMCEPRIbCghwYXRpZW5jZRgHIAEoDUIJukgGKgQYwIQ9Ei0KBWNvc3RzGAggASgLMh4udHJhaW55YXJkLmpvYi52MS5UcmFkaW5nQ29zdHMSLgoHbGVhcm5lchgJIAEoCzIdLnRyYWlueWFyZC5qb2IudjEuTGVhcm5lclNwZWMSLwoKd2FybV9zdGFydBgKIAEoCzIbLnRyYWlueWFyZC5qb2IudjEuV2FybVN0YXJ0IugBCgtDb21tYW5kU3BlYxIiCgRhcmd2GAEgAygJQhS6SBGSAQ4IARCAAiIHcgUQARiAIBJkCgNlbnYYAiADKAsyJi50cmFpbnlhcmQuam9iLnYxLkNvbW1hbmRTcGVjLkVudkVudHJ5Qi+6SCyaASkQgAIiHHIaMhheW0EtWmEtel9dW0EtWmEtejAtOV9dKiQqBnIEGICAAhIjChF3b3JraW5nX2RpcmVjdG9yeRgDIAEoCUIIukgFcgMYgAgaKgoIRW52RW50cnkSCwoDa2V5GAEgASgJEg0KBXZhbHVlGAIgASgJOgI4ASKTAQoLUmV0cnlQb2xpY3kSHAoLbWF4X2NyYXNoZXMYASABKA1CB7pIBCoCGGQSHgoNbWF4X2hvc3Rfb29tcxgCIAEoDUIHukgEKgIYZBIjChJtYXhfbmV0d29ya19lcnJvcnMYAyABKA1CB7pIBCoCGGQSIQoObWluX2JhdGNoX3NpemUYBCABKA1CCbpIBioEGICAQCJOCg5Nb2RlbFByb21vdGlvbhI8Cgptb2RlbF9uYW1lGAEgASgJQii6SCVyIzIhXltBLVphLXowLTldW0EtWmEtejAtOS5fLV17MCw5OX0kItQBCgpEZXBlbmRlbmN5EhgKA2pvYhgBIAEoCUIJukgGcgQQARhkSAASOgoObW9kZWxfcHJvbW90ZWQYAiABKAsyIC50cmFpbnlhcmQuam9iLnYxLk1vZGVsUHJvbW90aW9uSAASGQoFYXJyYXkYAyABKAlCCLpIBXIDsAEBSAASQQoKb25fZmFpbHVyZRgEIAEoDjIjLnRyYWlueWFyZC5qb2IudjEuRGVwZW5kZW5jeUZhaWx1cmVCCLpIBYIBAhABQhIKCWNvbmRpdGlvbhIFukgCCAEizgcKB0pvYlNwZWMSIAoMZGlzcGxheV9uYW1lGAEgASgJQgq6SAdyBRABGMgBEj8KCmV4cGVyaW1lbnQYAiABKAlCK7pIKHImMiReW0EtWmEtejAtOV1bQS1aYS16MC05IC5fLy1dezAsMjQ5fSQSFwoGdGVuYW50GAMgASgJQge6SARyAhhkEkEKDnByaW9yaXR5X2NsYXNzGAQgASgOMh8udHJhaW55YXJkLmpvYi52MS5Qcmlvcml0eUNsYXNzQgi6SAWCAQIQARIuCglyZXNvdXJjZXMYBSABKAsyGy50cmFpbnlhcmQuam9iLnYxLlJlc291cmNlcxIuCgZuYXRpdmUYBiABKAsyHC50cmFpbnlhcmQuam9iLnYxLk5hdGl2ZVNwZWNIABIwCgdjb21tYW5kGAcgASgLMh0udHJhaW55YXJkLmpvYi52MS5Db21tYW5kU3BlY0gAEh0KCmJhdGNoX3NpemUYCCABKA1CCbpIBioEGICAQBIoChVncmFkaWVudF9hY2N1bXVsYXRpb24YCSABKA1CCbpIBioEGICAQBI/Cgptb2RlbF9uYW1lGAogASgJQiu6SChyJjIkXihbQS1aYS16MC05XVtBLVphLXowLTkuXy1dezAsOTl9KT8kEjcKCnRpbWVfbGltaXQYCyABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb25CCLpIBaoBAioAEjgKC3N0YWxsX2xpbWl0GAwgASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uQgi6SAWqAQIqABIzCgxyZXRyeV9wb2xpY3kYDSABKAsyHS50cmFpbnlhcmQuam9iLnYxLlJldHJ5UG9saWN5EhkKEXdhaXRfZm9yX2NhcGFjaXR5GA4gASgIEj8KBmxhYmVscxgPIAMoCzIlLnRyYWlueWFyZC5qb2IudjEuSm9iU3BlYy5MYWJlbHNFbnRyeUIIukgFmgECEEASNQoFYWZ0ZXIYECADKAsyHC50cmFpbnlhcmQuam9iLnYxLkRlcGVuZGVuY3lCCLpIBZIBAhBkEiwKCGRlYWRsaW5lGBEgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBI+ChFleHBlY3RlZF9kdXJhdGlvbhgSIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbkIIukgFqgECKgAaLQoLTGFiZWxzRW50cnkSCwoDa2V5GAEgASgJEg0KBXZhbHVlGAIgASgJOgI4AUIQCgdydW50aW1lEgW6SAIIASKrAgoIUHJvZ3Jlc3MSDQoFZXBvY2gYASABKA0SFAoMdG90YWxfZXBvY2hzGAIgASgNEgwKBHN0ZXAYAyABKAMSDgoGcmV3YXJkGAQgASgBEhEKCW9iamVjdGl2ZRgFIAEoARIYChBzdGVwc19wZXJfc2Vjb25kGAYgASgBEiwKCXJlbWFpbmluZxgHIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbhIgChhwZWFrX2RldmljZV9tZW1vcnlfYnl0ZXMYCCABKAMSFwoPY2hlY2twb2ludF9zdGVwGAkgASgDEhUKDWNoZWNrcG9pbnRfaWQYCiABKAkSLwoLcmVwb3J0X3RpbWUYCyABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wIoMBCghFdmlkZW5jZRIRCglleGl0X2NvZGUYASABKAUSDgoGc2lnbmFsGAIgASgJEg8KB21lc3NhZ2UYAyABKAkSEAoIcHJvYmxlbXMYBCADKAkSEwoLc3RkZXJyX3RhaWwYBSABKAkSHAoUbWVtb3J5X3NhbXBsZXNfYnl0ZXMYBiADKAMi9gQKB0F0dGVtcHQSDwoHYXR0ZW1wdBgBIAEoDRINCgVmZW5jZRgCIAEoBBIuCgVzdGF0ZRgDIAEoDjIfLnRyYWlueWFyZC5qb2IudjEuQXR0ZW1wdC5TdGF0ZRISCgphZ2VudF9uYW1lGAQgASgJEhIKCmRldmljZV9pZHMYBSADKAkSEgoKYmF0Y2hfc2l6ZRgGIAEoDRIdChVncmFkaWVudF9hY2N1bXVsYXRpb24YByABKA0SHgoWcmVzdG9yZWRfY2hlY2twb2ludF9pZBgIIAEoCRI1Cg1mYWlsdXJlX2NsYXNzGAkgASgOMh4udHJhaW55YXJkLmpvYi52MS5GYWlsdXJlQ2xhc3MSLAoIZXZpZGVuY2UYCiABKAsyGi50cmFpbnlhcmQuam9iLnYxLkV2aWRlbmNlEi8KC2NyZWF0ZV90aW1lGAsgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIuCgpzdGFydF90aW1lGAwgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIsCghlbmRfdGltZRgNIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASEQoJaXNvbGF0aW9uGA4gASgJEi0KB21lbWJlcnMYDyADKAsyHC50cmFpbnlhcmQuam9iLnYxLkdhbmdNZW1iZXIiagoFU3RhdGUSFQoRU1RBVEVfVU5TUEVDSUZJRUQQABISCg5TVEFURV9TVEFSVElORxABEhEKDVNUQVRFX1JVTk5JTkcQAhISCg5TVEFURV9TVE9QUElORxADEg8KC1NUQVRFX0VOREVEEAQiVgoKR2FuZ01lbWJlchISCgphZ2VudF9uYW1lGAEgASgJEhIKCmRldmljZV9pZHMYAiADKAkSEQoJbm9kZV9yYW5rGAMgASgNEg0KBWVuZGVkGAQgASgIIt8BCg9EZXBlbmRlbmN5U3RhdGUSMAoKZGVwZW5kZW5jeRgBIAEoCzIcLnRyYWlueWFyZC5qb2IudjEuRGVwZW5kZW5jeRI2CgVzdGF0ZRgCIAEoDjInLnRyYWlueWFyZC5qb2IudjEuRGVwZW5kZW5jeVN0YXRlLlN0YXRlEg4KBnJlYXNvbhgDIAEoCSJSCgVTdGF0ZRIVChFTVEFURV9VTlNQRUNJRklFRBAAEhEKDVNUQVRFX1dBSVRJTkcQARINCglTVEFURV9NRVQQAhIQCgxTVEFURV9GQUlMRUQQAyKOBwoDSm9iEg4KBmpvYl9pZBgBIAEoCRInCgRzcGVjGAIgASgLMhkudHJhaW55YXJkLmpvYi52MS5Kb2JTcGVjEioKBXN0YXRlGAMgASgOMhsudHJhaW55YXJkLmpvYi52MS5Kb2IuU3RhdGUSFAoMc3RhdGVfcmVhc29uGAQgASgJEiwKCHByb2dyZXNzGAUgASgLMhoudHJhaW55YXJkLmpvYi52MS5Qcm9ncmVzcxIrCghhdHRlbXB0cxgGIAMoCzIZLnRyYWlueWFyZC5qb2IudjEuQXR0ZW1wdBISCgpiYXRjaF9zaXplGAcgASgNEh0KFWdyYWRpZW50X2FjY3VtdWxhdGlvbhgIIAEoDRIRCglzdWJtaXR0ZXIYCSABKAkSLwoLY3JlYXRlX3RpbWUYCiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEi4KCnN0YXJ0X3RpbWUYCyABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEiwKCGVuZF90aW1lGAwgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBITCgt0cmFjZXBhcmVudBgNIAEoCRIMCgRldGFnGA4gASgJEhAKCHJldmlzaW9uGA8gASgDEi4KCm5vdF9iZWZvcmUYECABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEhAKCHdhcm5pbmdzGBEgAygJEhAKCGFycmF5X2lkGBIgASgJEhMKC2FycmF5X2luZGV4GBMgASgNEhAKCGdyYXBoX2lkGBQgASgJEhIKCmdyYXBoX25vZGUYFSABKAkSEwoLc2NoZWR1bGVfaWQYFiABKAkSNwoMZGVwZW5kZW5jaWVzGBcgAygLMiEudHJhaW55YXJkLmpvYi52MS5EZXBlbmRlbmN5U3RhdGUSDgoGcG9pc29uGBggASgIIrkBCgVTdGF0ZRIVChFTVEFURV9VTlNQRUNJRklFRBAAEhAKDFNUQVRFX1FVRVVFRBABEhIKDlNUQVRFX1NUQVJUSU5HEAISEQoNU1RBVEVfUlVOTklORxADEhIKDlNUQVRFX1NUT1BQSU5HEAQSEAoMU1RBVEVfUEFVU0VEEAUSEwoPU1RBVEVfU1VDQ0VFREVEEAYSEAoMU1RBVEVfRkFJTEVEEAcSEwoPU1RBVEVfQ0FOQ0VMTEVEEAgqowEKDVByaW9yaXR5Q2xhc3MSHgoaUFJJT1JJVFlfQ0xBU1NfVU5TUEVDSUZJRUQQABIYChRQUklPUklUWV9DTEFTU19CQVRDSBABEhkKFVBSSU9SSVRZX0NMQVNTX1NFQVJDSBACEh4KGlBSSU9SSVRZX0NMQVNTX0lOVEVSQUNUSVZFEAMSHQoZUFJJT1JJVFlfQ0xBU1NfUFJPRFVDVElPThAEKmsKClNwZWNpYWxpc3QSGgoWU1BFQ0lBTElTVF9VTlNQRUNJRklFRBAAEhMKD1NQRUNJQUxJU1RfQlVMTBABEhMKD1NQRUNJQUxJU1RfQkVBUhACEhcKE1NQRUNJQUxJU1RfU0lERVdBWVMQAyqGAQoGUmV3YXJkEhYKElJFV0FSRF9VTlNQRUNJRklFRBAAEhEKDVJFV0FSRF9TSEFSUEUQARIeChpSRVdBUkRfRElGRkVSRU5USUFMX1NIQVJQRRACEhcKE1JFV0FSRF9UT1RBTF9SRVRVUk4QAxIYChRSRVdBUkRfUklTS19BREpVU1RFRBAEKrsDCgxGYWlsdXJlQ2xhc3MSHQoZRkFJTFVSRV9DTEFTU19VTlNQRUNJRklFRBAAEiAKHEZBSUxVUkVfQ0xBU1NfREVWSUNFX09PTV9PV04QARImCiJGQUlMVVJFX0NMQVNTX0RFVklDRV9PT01fTkVJR0hCT1VSEAISGgoWRkFJTFVSRV9DTEFTU19IT1NUX09PTRADEhcKE0ZBSUxVUkVfQ0xBU1NfQ1JBU0gQBBIZChVGQUlMVVJFX0NMQVNTX05FVFdPUksQBRIiCh5GQUlMVVJFX0NMQVNTX0RBVEFfVU5BVkFJTEFCTEUQBhIcChhGQUlMVVJFX0NMQVNTX0FHRU5UX0xPU1QQBxIbChdGQUlMVVJFX0NMQVNTX1BSRUVNUFRFRBAIEhkKFUZBSUxVUkVfQ0xBU1NfRFJBSU5FRBAJEhoKFkZBSUxVUkVfQ0xBU1NfRElWRVJHRUQQChIjCh9GQUlMVVJFX0NMQVNTX0JBRF9DT05GSUdVUkFUSU9OEAsSGQoVRkFJTFVSRV9DTEFTU19TVEFMTEVEEAwSHAoYRkFJTFVSRV9DTEFTU19USU1FX0xJTUlUEA0qiwEKCFRvcG9sb2d5EhgKFFRPUE9MT0dZX1VOU1BFQ0lGSUVEEAASFgoSVE9QT0xPR1lfU0FNRV9IT1NUEAESFwoTVE9QT0xPR1lfTElOS19HUk9VUBACEhkKFVRPUE9MT0dZX1BBQ0tFRF9IT1NUUxADEhkKFVRPUE9MT0dZX1NQUkVBRF9IT1NUUxAEKpIBChFEZXBlbmRlbmN5RmFpbHVyZRIiCh5ERVBFTkRFTkNZX0ZBSUxVUkVfVU5TUEVDSUZJRUQQABIdChlERVBFTkRFTkNZX0ZBSUxVUkVfQ0FOQ0VMEAESHQoZREVQRU5ERU5DWV9GQUlMVVJFX0lHTk9SRRACEhsKF0RFUEVOREVOQ1lfRkFJTFVSRV9IT0xEEANCzQEKFGNvbS50cmFpbnlhcmQuam9iLnYxQghKb2JQcm90b1ABWklnaXRodWIuY29tL3VsdHJhdGhpbmstcGlsb3QvdHJhaW55YXJkL3Byb3RvL2dlbi9nby90cmFpbnlhcmQvam9iL3YxO2pvYnYxogIDVEpYqgIQVHJhaW55YXJkLkpvYi5WMcoCEFRyYWlueWFyZFxKb2JcVjHiAhxUcmFpbnlhcmRcSm9iXFYxXEdQQk1ldGFkYXRh6gISVHJhaW55YXJkOjpKb2I6OlYxYgZwcm90bzM", [file_buf_validate_validate, file_google_protobuf_duration, file_google_protobuf_timestamp]);
+  fileDesc("Chp0cmFpbnlhcmQvam9iL3YxL2pvYi5wcm90bxIQdHJhaW55YXJkLmpvYi52MSLwAgoMRGV2aWNlRGVtYW5kEhYKBWNvdW50GAEgASgNQge6SAQqAhhAEhYKBGtpbmQYAiABKAlCCLpIBXIDGIABEiUKDG1lbW9yeV9ieXRlcxgDIAEoA0IPukgMIgoYgICAgICAECgAEkQKBmxhYmVscxgEIAMoCzIqLnRyYWlueWFyZC5qb2IudjEuRGV2aWNlRGVtYW5kLkxhYmVsc0VudHJ5Qgi6SAWaAQIQIBJGCgttaWdfcHJvZmlsZRgFIAEoCUIxukguciwyKl4oWzEtOV1nXC5bMS05XVswLTldezAsM31nYihcK1thLXouXSspPyk/JBI2Cgh0b3BvbG9neRgGIAEoDjIaLnRyYWlueWFyZC5qb2IudjEuVG9wb2xvZ3lCCLpIBYIBAhABEhQKDGxlYXJuX21lbW9yeRgHIAEoCBotCgtMYWJlbHNFbnRyeRILCgNrZXkYASABKAkSDQoFdmFsdWUYAiABKAk6AjgBIpMBCglSZXNvdXJjZXMSOQoHZGV2aWNlcxgBIAMoCzIeLnRyYWlueWFyZC5qb2IudjEuRGV2aWNlRGVtYW5kQgi6SAWSAQIQEBIfCgpjcHVfbWlsbGlzGAIgASgDQgu6SAgiBhiAwD4oABIqChFob3N0X21lbW9yeV9ieXRlcxgDIAEoA0IPukgMIgoYgICAgICAECgAInIKDFRyYWRpbmdDb3N0cxIxCg5jb21taXNzaW9uX2JwcxgBIAEoAUIZukgWEhRAARkAAAAAAECPQCkAAAAAAAAAABIvCgxzbGlwcGFnZV9icHMYAiABKAFCGbpIFhIUQAEZAAAAAABAj0ApAAAAAAAAAAAirgYKC0xlYXJuZXJTcGVjEjAKDWxlYXJuaW5nX3JhdGUYASABKAFCGbpIFhIUQAEZAAAAAAAA8D8pAAAAAAAAAAASKwoIZGlzY291bnQYAiABKAFCGbpIFhIUQAEZAAAAAAAA8D8pAAAAAAAAAAASLQoKZ2FlX2xhbWJkYRgDIAEoAUIZukgWEhRAARkAAAAAAADwPykAAAAAAAAAABItCgpjbGlwX3JhbmdlGAQgASgBQhm6SBYSFEABGQAAAAAAAPA/KQAAAAAAAAAAEjYKE2VudHJvcHlfY29lZmZpY2llbnQYBSABKAFCGbpIFhIUQAEZAAAAAAAA8D8pAAAAAAAAAAASNAoRdmFsdWVfY29lZmZpY2llbnQYBiABKAFCGbpIFhIUQAEZAAAAAAAAJEApAAAAAAAAAAASNAoRbWF4X2dyYWRpZW50X25vcm0YByABKAFCGbpIFhIUQAEZAAAAAABAj0ApAAAAAAAAAAASHgoMZW52aXJvbm1lbnRzGAggASgNQgi6SAUqAxiAIBIgCg1yb2xsb3V0X3N0ZXBzGAkgASgNQgm6SAYqBBiAgAQSHgoNdXBkYXRlX2Vwb2NocxgKIAEoDUIHukgEKgIYZBInCgxoaWRkZW5fc2l6ZXMYCyADKA1CEbpIDpIBCxAIIgcqBRiAICgBEjEKCHRlbXBvcmFsGAwgASgLMh8udHJhaW55YXJkLmpvYi52MS5UZW1wb3JhbFRydW5rEkIKCHNjaGVkdWxlGA0gASgOMiYudHJhaW55YXJkLmpvYi52MS5MZWFybmVyU3BlYy5TY2hlZHVsZUIIukgFggECEAESIAoNd2FybXVwX2Vwb2NocxgOIAEoDUIJukgGKgQYoI0GEjMKEGZpbmFsX3JhdGVfc2hhcmUYDyABKAFCGbpIFhIUQAEZAAAAAAAA8D8pAAAAAAAAAAAiZQoIU2NoZWR1bGUSGAoUU0NIRURVTEVfVU5TUEVDSUZJRUQQABIVChFTQ0hFRFVMRV9DT05TVEFOVBABEhMKD1NDSEVEVUxFX0xJTkVBUhACEhMKD1NDSEVEVUxFX0NPU0lORRADInYKDVRlbXBvcmFsVHJ1bmsSFgoEYmFycxgBIAEoDUIIukgFKgMYgAISFwoFd2lkdGgYAiABKA1CCLpIBSoDGIACEhgKBnN0cmlkZRgDIAEoDUIIukgFKgMYgAISGgoIY2hhbm5lbHMYBCABKA1CCLpIBSoDGIAIIkIKCVdhcm1TdGFydBIfCg1jaGVja3BvaW50X2lkGAEgASgJQgi6SAVyA7ABARIUCgxmcmVlemVfdHJ1bmsYAiABKAgitwMKCk5hdGl2ZVNwZWMSPAoKc3BlY2lhbGlzdBgBIAEoDjIcLnRyYWlueWFyZC5qb2IudjEuU3BlY2lhbGlzdEIKukgHggEEEAEgABItCgZzeW1ib2wYAiABKAlCHbpIGnIYMhZeW0EtWmEtejAtOS5fLV17MSwzMn0kEi4KCXRpbWVmcmFtZRgDIAEoCUIbukgYchYyFF5bMC05XXsxLDN9W3NtaGR3TV0kEjIKBnJld2FyZBgEIAEoDjIYLnRyYWlueWFyZC5qb2IudjEuUmV3YXJkQgi6SAWCAQIQARIMCgRzZWVkGAUgASgDEh0KCm1heF9lcG9jaHMYBiABKA1CCbpIBioEGMCEPRIbCghwYXRpZW5jZRgHIAEoDUIJukgGKgQYwIQ9Ei0KBWNvc3RzGAggASgLMh4udHJhaW55YXJkLmpvYi52MS5UcmFkaW5nQ29zdHMSLgoHbGVhcm5lchgJIAEoCzIdLnRyYWlueWFyZC5qb2IudjEuTGVhcm5lclNwZWMSLwoKd2FybV9zdGFydBgKIAEoCzIbLnRyYWlueWFyZC5qb2IudjEuV2FybVN0YXJ0IugBCgtDb21tYW5kU3BlYxIiCgRhcmd2GAEgAygJQhS6SBGSAQ4IARCAAiIHcgUQARiAIBJkCgNlbnYYAiADKAsyJi50cmFpbnlhcmQuam9iLnYxLkNvbW1hbmRTcGVjLkVudkVudHJ5Qi+6SCyaASkQgAIiHHIaMhheW0EtWmEtel9dW0EtWmEtejAtOV9dKiQqBnIEGICAAhIjChF3b3JraW5nX2RpcmVjdG9yeRgDIAEoCUIIukgFcgMYgAgaKgoIRW52RW50cnkSCwoDa2V5GAEgASgJEg0KBXZhbHVlGAIgASgJOgI4ASKTAQoLUmV0cnlQb2xpY3kSHAoLbWF4X2NyYXNoZXMYASABKA1CB7pIBCoCGGQSHgoNbWF4X2hvc3Rfb29tcxgCIAEoDUIHukgEKgIYZBIjChJtYXhfbmV0d29ya19lcnJvcnMYAyABKA1CB7pIBCoCGGQSIQoObWluX2JhdGNoX3NpemUYBCABKA1CCbpIBioEGICAQCLOBwoHSm9iU3BlYxIgCgxkaXNwbGF5X25hbWUYASABKAlCCrpIB3IFEAEYyAESPwoKZXhwZXJpbWVudBgCIAEoCUIrukgociYyJF5bQS1aYS16MC05XVtBLVphLXowLTkgLl8vLV17MCwyNDl9JBIXCgZ0ZW5hbnQYAyABKAlCB7pIBHICGGQSQQoOcHJpb3JpdHlfY2xhc3MYBCABKA4yHy50cmFpbnlhcmQuam9iLnYxLlByaW9yaXR5Q2xhc3NCCLpIBYIBAhABEi4KCXJlc291cmNlcxgFIAEoCzIbLnRyYWlueWFyZC5qb2IudjEuUmVzb3VyY2VzEi4KBm5hdGl2ZRgGIAEoCzIcLnRyYWlueWFyZC5qb2IudjEuTmF0aXZlU3BlY0gAEjAKB2NvbW1hbmQYByABKAsyHS50cmFpbnlhcmQuam9iLnYxLkNvbW1hbmRTcGVjSAASHQoKYmF0Y2hfc2l6ZRgIIAEoDUIJukgGKgQYgIBAEigKFWdyYWRpZW50X2FjY3VtdWxhdGlvbhgJIAEoDUIJukgGKgQYgIBAEj8KCm1vZGVsX25hbWUYCiABKAlCK7pIKHImMiReKFtBLVphLXowLTldW0EtWmEtejAtOS5fLV17MCw5OX0pPyQSNwoKdGltZV9saW1pdBgLIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbkIIukgFqgECKgASOAoLc3RhbGxfbGltaXQYDCABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb25CCLpIBaoBAioAEjMKDHJldHJ5X3BvbGljeRgNIAEoCzIdLnRyYWlueWFyZC5qb2IudjEuUmV0cnlQb2xpY3kSGQoRd2FpdF9mb3JfY2FwYWNpdHkYDiABKAgSPwoGbGFiZWxzGA8gAygLMiUudHJhaW55YXJkLmpvYi52MS5Kb2JTcGVjLkxhYmVsc0VudHJ5Qgi6SAWaAQIQQBI1CgVhZnRlchgQIAMoCzIcLnRyYWlueWFyZC5qb2IudjEuRGVwZW5kZW5jeUIIukgFkgECEGQSLAoIZGVhZGxpbmUYESABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEj4KEWV4cGVjdGVkX2R1cmF0aW9uGBIgASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uQgi6SAWqAQIqABotCgtMYWJlbHNFbnRyeRILCgNrZXkYASABKAkSDQoFdmFsdWUYAiABKAk6AjgBQhAKB3J1bnRpbWUSBbpIAggBIqsCCghQcm9ncmVzcxINCgVlcG9jaBgBIAEoDRIUCgx0b3RhbF9lcG9jaHMYAiABKA0SDAoEc3RlcBgDIAEoAxIOCgZyZXdhcmQYBCABKAESEQoJb2JqZWN0aXZlGAUgASgBEhgKEHN0ZXBzX3Blcl9zZWNvbmQYBiABKAESLAoJcmVtYWluaW5nGAcgASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uEiAKGHBlYWtfZGV2aWNlX21lbW9yeV9ieXRlcxgIIAEoAxIXCg9jaGVja3BvaW50X3N0ZXAYCSABKAMSFQoNY2hlY2twb2ludF9pZBgKIAEoCRIvCgtyZXBvcnRfdGltZRgLIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXAigwEKCEV2aWRlbmNlEhEKCWV4aXRfY29kZRgBIAEoBRIOCgZzaWduYWwYAiABKAkSDwoHbWVzc2FnZRgDIAEoCRIQCghwcm9ibGVtcxgEIAMoCRITCgtzdGRlcnJfdGFpbBgFIAEoCRIcChRtZW1vcnlfc2FtcGxlc19ieXRlcxgGIAMoAyL2BAoHQXR0ZW1wdBIPCgdhdHRlbXB0GAEgASgNEg0KBWZlbmNlGAIgASgEEi4KBXN0YXRlGAMgASgOMh8udHJhaW55YXJkLmpvYi52MS5BdHRlbXB0LlN0YXRlEhIKCmFnZW50X25hbWUYBCABKAkSEgoKZGV2aWNlX2lkcxgFIAMoCRISCgpiYXRjaF9zaXplGAYgASgNEh0KFWdyYWRpZW50X2FjY3VtdWxhdGlvbhgHIAEoDRIeChZyZXN0b3JlZF9jaGVja3BvaW50X2lkGAggASgJEjUKDWZhaWx1cmVfY2xhc3MYCSABKA4yHi50cmFpbnlhcmQuam9iLnYxLkZhaWx1cmVDbGFzcxIsCghldmlkZW5jZRgKIAEoCzIaLnRyYWlueWFyZC5qb2IudjEuRXZpZGVuY2USLwoLY3JlYXRlX3RpbWUYCyABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEi4KCnN0YXJ0X3RpbWUYDCABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEiwKCGVuZF90aW1lGA0gASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIRCglpc29sYXRpb24YDiABKAkSLQoHbWVtYmVycxgPIAMoCzIcLnRyYWlueWFyZC5qb2IudjEuR2FuZ01lbWJlciJqCgVTdGF0ZRIVChFTVEFURV9VTlNQRUNJRklFRBAAEhIKDlNUQVRFX1NUQVJUSU5HEAESEQoNU1RBVEVfUlVOTklORxACEhIKDlNUQVRFX1NUT1BQSU5HEAMSDwoLU1RBVEVfRU5ERUQQBCJWCgpHYW5nTWVtYmVyEhIKCmFnZW50X25hbWUYASABKAkSEgoKZGV2aWNlX2lkcxgCIAMoCRIRCglub2RlX3JhbmsYAyABKA0SDQoFZW5kZWQYBCABKAgijgcKA0pvYhIOCgZqb2JfaWQYASABKAkSJwoEc3BlYxgCIAEoCzIZLnRyYWlueWFyZC5qb2IudjEuSm9iU3BlYxIqCgVzdGF0ZRgDIAEoDjIbLnRyYWlueWFyZC5qb2IudjEuSm9iLlN0YXRlEhQKDHN0YXRlX3JlYXNvbhgEIAEoCRIsCghwcm9ncmVzcxgFIAEoCzIaLnRyYWlueWFyZC5qb2IudjEuUHJvZ3Jlc3MSKwoIYXR0ZW1wdHMYBiADKAsyGS50cmFpbnlhcmQuam9iLnYxLkF0dGVtcHQSEgoKYmF0Y2hfc2l6ZRgHIAEoDRIdChVncmFkaWVudF9hY2N1bXVsYXRpb24YCCABKA0SEQoJc3VibWl0dGVyGAkgASgJEi8KC2NyZWF0ZV90aW1lGAogASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIuCgpzdGFydF90aW1lGAsgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIsCghlbmRfdGltZRgMIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASEwoLdHJhY2VwYXJlbnQYDSABKAkSDAoEZXRhZxgOIAEoCRIQCghyZXZpc2lvbhgPIAEoAxIuCgpub3RfYmVmb3JlGBAgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIQCgh3YXJuaW5ncxgRIAMoCRIQCghhcnJheV9pZBgSIAEoCRITCgthcnJheV9pbmRleBgTIAEoDRIQCghncmFwaF9pZBgUIAEoCRISCgpncmFwaF9ub2RlGBUgASgJEhMKC3NjaGVkdWxlX2lkGBYgASgJEjcKDGRlcGVuZGVuY2llcxgXIAMoCzIhLnRyYWlueWFyZC5qb2IudjEuRGVwZW5kZW5jeVN0YXRlEg4KBnBvaXNvbhgYIAEoCCK5AQoFU3RhdGUSFQoRU1RBVEVfVU5TUEVDSUZJRUQQABIQCgxTVEFURV9RVUVVRUQQARISCg5TVEFURV9TVEFSVElORxACEhEKDVNUQVRFX1JVTk5JTkcQAxISCg5TVEFURV9TVE9QUElORxAEEhAKDFNUQVRFX1BBVVNFRBAFEhMKD1NUQVRFX1NVQ0NFRURFRBAGEhAKDFNUQVRFX0ZBSUxFRBAHEhMKD1NUQVRFX0NBTkNFTExFRBAIKqMBCg1Qcmlvcml0eUNsYXNzEh4KGlBSSU9SSVRZX0NMQVNTX1VOU1BFQ0lGSUVEEAASGAoUUFJJT1JJVFlfQ0xBU1NfQkFUQ0gQARIZChVQUklPUklUWV9DTEFTU19TRUFSQ0gQAhIeChpQUklPUklUWV9DTEFTU19JTlRFUkFDVElWRRADEh0KGVBSSU9SSVRZX0NMQVNTX1BST0RVQ1RJT04QBCprCgpTcGVjaWFsaXN0EhoKFlNQRUNJQUxJU1RfVU5TUEVDSUZJRUQQABITCg9TUEVDSUFMSVNUX0JVTEwQARITCg9TUEVDSUFMSVNUX0JFQVIQAhIXChNTUEVDSUFMSVNUX1NJREVXQVlTEAMqhgEKBlJld2FyZBIWChJSRVdBUkRfVU5TUEVDSUZJRUQQABIRCg1SRVdBUkRfU0hBUlBFEAESHgoaUkVXQVJEX0RJRkZFUkVOVElBTF9TSEFSUEUQAhIXChNSRVdBUkRfVE9UQUxfUkVUVVJOEAMSGAoUUkVXQVJEX1JJU0tfQURKVVNURUQQBCq7AwoMRmFpbHVyZUNsYXNzEh0KGUZBSUxVUkVfQ0xBU1NfVU5TUEVDSUZJRUQQABIgChxGQUlMVVJFX0NMQVNTX0RFVklDRV9PT01fT1dOEAESJgoiRkFJTFVSRV9DTEFTU19ERVZJQ0VfT09NX05FSUdIQk9VUhACEhoKFkZBSUxVUkVfQ0xBU1NfSE9TVF9PT00QAxIXChNGQUlMVVJFX0NMQVNTX0NSQVNIEAQSGQoVRkFJTFVSRV9DTEFTU19ORVRXT1JLEAUSIgoeRkFJTFVSRV9DTEFTU19EQVRBX1VOQVZBSUxBQkxFEAYSHAoYRkFJTFVSRV9DTEFTU19BR0VOVF9MT1NUEAcSGwoXRkFJTFVSRV9DTEFTU19QUkVFTVBURUQQCBIZChVGQUlMVVJFX0NMQVNTX0RSQUlORUQQCRIaChZGQUlMVVJFX0NMQVNTX0RJVkVSR0VEEAoSIwofRkFJTFVSRV9DTEFTU19CQURfQ09ORklHVVJBVElPThALEhkKFUZBSUxVUkVfQ0xBU1NfU1RBTExFRBAMEhwKGEZBSUxVUkVfQ0xBU1NfVElNRV9MSU1JVBANKosBCghUb3BvbG9neRIYChRUT1BPTE9HWV9VTlNQRUNJRklFRBAAEhYKElRPUE9MT0dZX1NBTUVfSE9TVBABEhcKE1RPUE9MT0dZX0xJTktfR1JPVVAQAhIZChVUT1BPTE9HWV9QQUNLRURfSE9TVFMQAxIZChVUT1BPTE9HWV9TUFJFQURfSE9TVFMQBELNAQoUY29tLnRyYWlueWFyZC5qb2IudjFCCEpvYlByb3RvUAFaSWdpdGh1Yi5jb20vdWx0cmF0aGluay1waWxvdC90cmFpbnlhcmQvcHJvdG8vZ2VuL2dvL3RyYWlueWFyZC9qb2IvdjE7am9idjGiAgNUSliqAhBUcmFpbnlhcmQuSm9iLlYxygIQVHJhaW55YXJkXEpvYlxWMeICHFRyYWlueWFyZFxKb2JcVjFcR1BCTWV0YWRhdGHqAhJUcmFpbnlhcmQ6OkpvYjo6VjFiBnByb3RvMw", [file_buf_validate_validate, file_google_protobuf_duration, file_google_protobuf_timestamp, file_trainyard_job_v1_dependency]);
 
 /**
  * DeviceDemand asks for devices of one kind, on one host unless topology allows several.
@@ -539,80 +541,6 @@ export const RetryPolicySchema: GenMessage<RetryPolicy> = /*@__PURE__*/
   messageDesc(file_trainyard_job_v1_job, 8);
 
 /**
- * ModelPromotion is the event that a version of a model becomes the PRODUCTION one.
- *
- * @generated from message trainyard.job.v1.ModelPromotion
- */
-export type ModelPromotion = Message<"trainyard.job.v1.ModelPromotion"> & {
-  /**
-   * Registered model.
-   *
-   * @generated from field: string model_name = 1;
-   */
-  modelName: string;
-};
-
-/**
- * Describes the message trainyard.job.v1.ModelPromotion.
- * Use `create(ModelPromotionSchema)` to create a new message.
- */
-export const ModelPromotionSchema: GenMessage<ModelPromotion> = /*@__PURE__*/
-  messageDesc(file_trainyard_job_v1_job, 9);
-
-/**
- * Dependency is one thing that must have happened before a job may start. A job that waits is QUEUED, keeps its place in line and
- * says in state_reason what it waits for.
- *
- * @generated from message trainyard.job.v1.Dependency
- */
-export type Dependency = Message<"trainyard.job.v1.Dependency"> & {
-  /**
-   * What must have happened.
-   *
-   * @generated from oneof trainyard.job.v1.Dependency.condition
-   */
-  condition: {
-    /**
-     * The job with this id has succeeded. Inside SubmitGraph: the node with this name.
-     *
-     * @generated from field: string job = 1;
-     */
-    value: string;
-    case: "job";
-  } | {
-    /**
-     * The model has been promoted after this job was submitted.
-     *
-     * @generated from field: trainyard.job.v1.ModelPromotion model_promoted = 2;
-     */
-    value: ModelPromotion;
-    case: "modelPromoted";
-  } | {
-    /**
-     * Every job of the array with this id has succeeded.
-     *
-     * @generated from field: string array = 3;
-     */
-    value: string;
-    case: "array";
-  } | { case: undefined; value?: undefined };
-
-  /**
-   * What to do when it can no longer happen: the job ended as FAILED or CANCELLED.
-   *
-   * @generated from field: trainyard.job.v1.DependencyFailure on_failure = 4;
-   */
-  onFailure: DependencyFailure;
-};
-
-/**
- * Describes the message trainyard.job.v1.Dependency.
- * Use `create(DependencySchema)` to create a new message.
- */
-export const DependencySchema: GenMessage<Dependency> = /*@__PURE__*/
-  messageDesc(file_trainyard_job_v1_job, 10);
-
-/**
  * JobSpec is what a person asks for. It never changes after submit.
  *
  * @generated from message trainyard.job.v1.JobSpec
@@ -759,7 +687,7 @@ export type JobSpec = Message<"trainyard.job.v1.JobSpec"> & {
  * Use `create(JobSpecSchema)` to create a new message.
  */
 export const JobSpecSchema: GenMessage<JobSpec> = /*@__PURE__*/
-  messageDesc(file_trainyard_job_v1_job, 11);
+  messageDesc(file_trainyard_job_v1_job, 9);
 
 /**
  * Progress is an attempt's latest report. It is not a metric history: that is the registry's.
@@ -850,7 +778,7 @@ export type Progress = Message<"trainyard.job.v1.Progress"> & {
  * Use `create(ProgressSchema)` to create a new message.
  */
 export const ProgressSchema: GenMessage<Progress> = /*@__PURE__*/
-  messageDesc(file_trainyard_job_v1_job, 12);
+  messageDesc(file_trainyard_job_v1_job, 10);
 
 /**
  * Evidence is what a failure class was decided from.
@@ -906,7 +834,7 @@ export type Evidence = Message<"trainyard.job.v1.Evidence"> & {
  * Use `create(EvidenceSchema)` to create a new message.
  */
 export const EvidenceSchema: GenMessage<Evidence> = /*@__PURE__*/
-  messageDesc(file_trainyard_job_v1_job, 13);
+  messageDesc(file_trainyard_job_v1_job, 11);
 
 /**
  * Attempt is one run of a job under one fence.
@@ -1025,7 +953,7 @@ export type Attempt = Message<"trainyard.job.v1.Attempt"> & {
  * Use `create(AttemptSchema)` to create a new message.
  */
 export const AttemptSchema: GenMessage<Attempt> = /*@__PURE__*/
-  messageDesc(file_trainyard_job_v1_job, 14);
+  messageDesc(file_trainyard_job_v1_job, 12);
 
 /**
  * State of an attempt.
@@ -1073,7 +1001,7 @@ export enum Attempt_State {
  * Describes the enum trainyard.job.v1.Attempt.State.
  */
 export const Attempt_StateSchema: GenEnum<Attempt_State> = /*@__PURE__*/
-  enumDesc(file_trainyard_job_v1_job, 14, 0);
+  enumDesc(file_trainyard_job_v1_job, 12, 0);
 
 /**
  * GangMember is one host's part of an attempt.
@@ -1115,83 +1043,7 @@ export type GangMember = Message<"trainyard.job.v1.GangMember"> & {
  * Use `create(GangMemberSchema)` to create a new message.
  */
 export const GangMemberSchema: GenMessage<GangMember> = /*@__PURE__*/
-  messageDesc(file_trainyard_job_v1_job, 15);
-
-/**
- * DependencyState is how one dependency of a job stands.
- *
- * @generated from message trainyard.job.v1.DependencyState
- */
-export type DependencyState = Message<"trainyard.job.v1.DependencyState"> & {
-  /**
-   * What is waited for; node names are replaced by job ids.
-   *
-   * @generated from field: trainyard.job.v1.Dependency dependency = 1;
-   */
-  dependency?: Dependency | undefined;
-
-  /**
-   * How it stands.
-   *
-   * @generated from field: trainyard.job.v1.DependencyState.State state = 2;
-   */
-  state: DependencyState_State;
-
-  /**
-   * Why, for people.
-   *
-   * @generated from field: string reason = 3;
-   */
-  reason: string;
-};
-
-/**
- * Describes the message trainyard.job.v1.DependencyState.
- * Use `create(DependencyStateSchema)` to create a new message.
- */
-export const DependencyStateSchema: GenMessage<DependencyState> = /*@__PURE__*/
-  messageDesc(file_trainyard_job_v1_job, 16);
-
-/**
- * State of a dependency.
- *
- * @generated from enum trainyard.job.v1.DependencyState.State
- */
-export enum DependencyState_State {
-  /**
-   * Never used.
-   *
-   * @generated from enum value: STATE_UNSPECIFIED = 0;
-   */
-  UNSPECIFIED = 0,
-
-  /**
-   * Not yet.
-   *
-   * @generated from enum value: STATE_WAITING = 1;
-   */
-  WAITING = 1,
-
-  /**
-   * It happened, or was waived.
-   *
-   * @generated from enum value: STATE_MET = 2;
-   */
-  MET = 2,
-
-  /**
-   * It can no longer happen.
-   *
-   * @generated from enum value: STATE_FAILED = 3;
-   */
-  FAILED = 3,
-}
-
-/**
- * Describes the enum trainyard.job.v1.DependencyState.State.
- */
-export const DependencyState_StateSchema: GenEnum<DependencyState_State> = /*@__PURE__*/
-  enumDesc(file_trainyard_job_v1_job, 16, 0);
+  messageDesc(file_trainyard_job_v1_job, 13);
 
 /**
  * Job is one accepted JobSpec and everything that became of it.
@@ -1373,7 +1225,7 @@ export type Job = Message<"trainyard.job.v1.Job"> & {
  * Use `create(JobSchema)` to create a new message.
  */
 export const JobSchema: GenMessage<Job> = /*@__PURE__*/
-  messageDesc(file_trainyard_job_v1_job, 17);
+  messageDesc(file_trainyard_job_v1_job, 14);
 
 /**
  * State of a job. Legal moves: QUEUED -> STARTING -> RUNNING -> SUCCEEDED | FAILED | CANCELLED; STARTING, RUNNING ->
@@ -1450,7 +1302,7 @@ export enum Job_State {
  * Describes the enum trainyard.job.v1.Job.State.
  */
 export const Job_StateSchema: GenEnum<Job_State> = /*@__PURE__*/
-  enumDesc(file_trainyard_job_v1_job, 17, 0);
+  enumDesc(file_trainyard_job_v1_job, 14, 0);
 
 /**
  * PriorityClass orders jobs before everything else: production > interactive > search > batch.
@@ -1749,45 +1601,4 @@ export enum Topology {
  */
 export const TopologySchema: GenEnum<Topology> = /*@__PURE__*/
   enumDesc(file_trainyard_job_v1_job, 4);
-
-/**
- * DependencyFailure says what becomes of a job when what it waits for can no longer happen.
- *
- * @generated from enum trainyard.job.v1.DependencyFailure
- */
-export enum DependencyFailure {
-  /**
-   * Treated as DEPENDENCY_FAILURE_CANCEL.
-   *
-   * @generated from enum value: DEPENDENCY_FAILURE_UNSPECIFIED = 0;
-   */
-  UNSPECIFIED = 0,
-
-  /**
-   * The job is cancelled, and so, by the same rule, is what waits for it.
-   *
-   * @generated from enum value: DEPENDENCY_FAILURE_CANCEL = 1;
-   */
-  CANCEL = 1,
-
-  /**
-   * The job runs all the same.
-   *
-   * @generated from enum value: DEPENDENCY_FAILURE_IGNORE = 2;
-   */
-  IGNORE = 2,
-
-  /**
-   * The job is paused until a person resumes it, which waives the dependency, or cancels it.
-   *
-   * @generated from enum value: DEPENDENCY_FAILURE_HOLD = 3;
-   */
-  HOLD = 3,
-}
-
-/**
- * Describes the enum trainyard.job.v1.DependencyFailure.
- */
-export const DependencyFailureSchema: GenEnum<DependencyFailure> = /*@__PURE__*/
-  enumDesc(file_trainyard_job_v1_job, 5);
 

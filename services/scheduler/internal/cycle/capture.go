@@ -1,0 +1,187 @@
+package cycle
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/ultrathink-pilot/trainyard/services/scheduler/internal/job"
+	"github.com/ultrathink-pilot/trainyard/services/scheduler/internal/placement"
+)
+
+// capture is the inputs of one planning round that decided something, and what
+// it decided.
+type capture struct {
+	id       int64
+	snapshot placement.Snapshot
+	plan     placement.Plan
+}
+
+func (c *capture) weight() int { return len(c.snapshot.Nodes) + len(c.snapshot.Queue) }
+
+// captures are bounded by count and by what they hold: with a hundred thousand
+// jobs in the queue the newest few are kept, with ten the newest few hundred.
+const (
+	captureCount  = 512
+	captureWeight = 400_000
+)
+
+// keepCapture remembers a round. Snapshots are never written to after their
+// round, so they are kept as they are and encoded only when somebody asks.
+func (e *Engine) keepCapture(s placement.Snapshot, p placement.Plan) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.captured++
+	e.captures = append(e.captures, capture{id: e.captured, snapshot: s, plan: p})
+	total := 0
+	for i := len(e.captures) - 1; i >= 0; i-- {
+		total += e.captures[i].weight()
+		if len(e.captures)-i > captureCount || total > captureWeight && i < len(e.captures)-1 {
+			e.captures = slices.Clone(e.captures[i+1:])
+			break
+		}
+	}
+}
+
+// CaptureView is one captured round as a list shows it.
+type CaptureView struct {
+	ID                                 int64
+	At                                 time.Time
+	Hosts, Queued, Placed, Preemptions int
+}
+
+// Captures lists the captured rounds, newest first.
+func (e *Engine) Captures() []CaptureView {
+	e.mu.RLock()
+	defer e.mu.RUnlock()
+	out := make([]CaptureView, 0, len(e.captures))
+	for i := len(e.captures) - 1; i >= 0; i-- {
+		c := &e.captures[i]
+		out = append(out, CaptureView{
+			ID: c.id, At: c.snapshot.Now, Hosts: len(c.snapshot.Nodes), Queued: len(c.snapshot.Queue), Placed: len(c.plan.Place), Preemptions: len(c.plan.Preempt),
+		})
+	}
+	return out
+}
+
+// Captured encodes one round as JSON, for a replay offline. id 0 is the newest,
+// or, with a job, the newest that placed it.
+func (e *Engine) Captured(id int64, jobID string) (int64, []byte, error) {
+	c, ok := e.findCapture(func(c *capture) bool {
+		return (id == 0 || c.id == id) && (jobID == "" || placedAt(&c.plan, jobID) >= 0)
+	})
+	if !ok {
+		return 0, nil, ErrNotFound
+	}
+	raw, err := json.Marshal(c.snapshot)
+	return c.id, raw, err
+}
+
+func (e *Engine) findCapture(which func(*capture) bool) (capture, bool) {
+	e.mu.RLock()
+	defer e.mu.RUnlock()
+	for i := len(e.captures) - 1; i >= 0; i-- {
+		if which(&e.captures[i]) {
+			return e.captures[i], true
+		}
+	}
+	return capture{}, false
+}
+
+func placedAt(p *placement.Plan, jobID string) int {
+	return slices.IndexFunc(p.Place, func(x placement.Placed) bool { return x.Job == jobID })
+}
+
+// Candidate is one host as the planner saw it for one placement.
+type Candidate struct {
+	Agent          string
+	Fitted, Chosen bool
+	Reason         string
+}
+
+// PlacementView is the account of one placement.
+type PlacementView struct {
+	Attempt    job.Attempt
+	Summary    string
+	Candidates []Candidate
+	// Ahead is how many jobs that round looked at before.
+	Ahead int
+	// Capture is the round; 0 when it is no longer kept.
+	Capture int64
+	At      time.Time
+}
+
+// ExplainPlacement says why an attempt runs where it runs; number 0 is the newest.
+func (e *Engine) ExplainPlacement(ctx context.Context, id string, number int) (PlacementView, error) {
+	v, err := e.Get(ctx, id)
+	if err != nil {
+		return PlacementView{}, err
+	}
+	if number == 0 {
+		number = len(v.Attempts)
+	}
+	if number < 1 || number > len(v.Attempts) {
+		return PlacementView{}, fmt.Errorf("%w: job %s has %d attempt(s)", ErrNotFound, id, len(v.Attempts))
+	}
+	a := v.Attempts[number-1]
+	out := PlacementView{Attempt: a, At: a.Created, Summary: fmt.Sprintf("%s: %s", a.Agent, a.Why)}
+	c, ok := e.findCapture(func(c *capture) bool {
+		i := placedAt(&c.plan, id)
+		// A round's placement became this attempt when the job's number of attempts
+		// before it says so: the revision is that of the job as it waited.
+		return i >= 0 && c.plan.Place[i].Node == a.Agent && !c.snapshot.Now.After(a.Created)
+	})
+	if !ok {
+		out.Summary += " (the inputs of that decision are no longer kept; this is what was recorded)"
+		return out, nil
+	}
+	out.Capture, out.At = c.id, c.snapshot.Now
+	at := slices.IndexFunc(c.snapshot.Queue, func(r placement.Request) bool { return r.Job == id })
+	if at < 0 {
+		return out, nil
+	}
+	out.Ahead = at
+	fits := 0
+	nodes := beforePlacement(&c, id)
+	for i := range nodes {
+		u, fitted := placement.One(c.snapshot.Now, &nodes[i], &c.snapshot.Queue[at].Demand)
+		x := Candidate{Agent: nodes[i].Name, Fitted: fitted, Chosen: a.Rank(nodes[i].Name) >= 0, Reason: u.Reason}
+		if fitted {
+			fits++
+			x.Reason = "fitted; " + a.Agent + " was the better choice"
+		}
+		if x.Chosen {
+			x.Reason = a.Why
+		}
+		out.Candidates = append(out.Candidates, x)
+	}
+	out.Summary += fmt.Sprintf("; %d of %d host(s) could take it", fits, len(nodes))
+	return out, nil
+}
+
+// beforePlacement is the fleet as a round saw it when it came to a job: with
+// what it had placed before.
+func beforePlacement(c *capture, jobID string) []placement.Node {
+	nodes := make([]placement.Node, len(c.snapshot.Nodes))
+	at := make(map[string]int, len(nodes))
+	for i, n := range c.snapshot.Nodes {
+		n.Devices = slices.Clone(n.Devices)
+		nodes[i], at[n.Name] = n, i
+	}
+	demands := make(map[string]*job.Demand, len(c.snapshot.Queue))
+	for i := range c.snapshot.Queue {
+		demands[c.snapshot.Queue[i].Job] = &c.snapshot.Queue[i].Demand
+	}
+	for _, p := range c.plan.Place {
+		if p.Job == jobID {
+			break
+		}
+		if i, ok := at[p.Node]; ok {
+			d := demands[p.Job]
+			nodes[i].Hold(p.Shares, d.CPUMillis, d.HostBytes)
+		}
+	}
+	return nodes
+}
