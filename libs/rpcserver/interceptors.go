@@ -33,6 +33,7 @@ type handling struct {
 	authenticate func(ctx context.Context) (identity.ID, error)
 	longPoll     map[string]bool
 	draining     chan struct{}
+	further      func(ctx context.Context, m proto.Message) []rpcerr.Violation
 }
 
 // stream carries the context that the interceptors build up.
@@ -218,18 +219,18 @@ func (h *handling) unaryDeadline(ctx context.Context, req any, info *grpc.UnaryS
 }
 
 func (h *handling) unaryValidate(ctx context.Context, req any, _ *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {
-	if err := h.validate(req); err != nil {
+	if err := h.validate(ctx, req); err != nil {
 		return nil, err
 	}
 	return next(ctx, req)
 }
 
 func (h *handling) streamValidate(srv any, ss grpc.ServerStream, _ *grpc.StreamServerInfo, next grpc.StreamHandler) error {
-	return next(srv, &stream{ServerStream: ss, ctx: ss.Context(), recv: h.validate})
+	return next(srv, &stream{ServerStream: ss, ctx: ss.Context(), recv: func(m any) error { return h.validate(ss.Context(), m) }})
 }
 
 // validate checks a message against the rules in its .proto.
-func (h *handling) validate(m any) error {
+func (h *handling) validate(ctx context.Context, m any) error {
 	msg, ok := m.(proto.Message)
 	if !ok {
 		return nil
@@ -249,6 +250,9 @@ func (h *handling) validate(m any) error {
 			text = "breaks the rule " + v.Proto.GetRuleId()
 		}
 		violations = append(violations, rpcerr.Violation{Field: protovalidate.FieldPathString(v.Proto.GetField()), Description: text})
+	}
+	if h.further != nil {
+		violations = append(violations, h.further(ctx, msg)...)
 	}
 	return rpcerr.Invalid(violations...)
 }

@@ -25,8 +25,10 @@ import (
 	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/reflection"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/ultrathink-pilot/trainyard/libs/identity"
+	"github.com/ultrathink-pilot/trainyard/libs/rpcerr"
 )
 
 // AllowTable names the roles that may call each full method
@@ -55,6 +57,9 @@ type Options struct {
 	// LongPoll lists full methods that wait on purpose: without a deadline of the
 	// caller they get LongPollLimit instead of UnaryLimit.
 	LongPoll []string
+	// Further is asked what else is wrong with a message that breaks the rules in its
+	// .proto, so that the caller gets everything in one answer; nil adds nothing.
+	Further func(ctx context.Context, m proto.Message) []rpcerr.Violation
 	// MaxReceive bounds one message in bytes; zero means 4 MiB.
 	MaxReceive int
 }
@@ -113,7 +118,7 @@ func New(opts Options) (*Server, error) {
 	s := &Server{opts: opts, health: health.NewServer(), draining: make(chan struct{})}
 	h := &handling{
 		log: opts.Log, metrics: metrics, validator: validator, allow: opts.Allow,
-		authenticate: opts.Authenticate, longPoll: map[string]bool{}, draining: s.draining,
+		authenticate: opts.Authenticate, longPoll: map[string]bool{}, draining: s.draining, further: opts.Further,
 	}
 	for _, m := range opts.LongPoll {
 		h.longPoll[m] = true

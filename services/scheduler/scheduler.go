@@ -95,23 +95,31 @@ func New(ctx context.Context, c Config, d Deps) (*Scheduler, error) {
 		pool.Close()
 		return nil, err
 	}
+	defaults := jobapi.StandardDefaults()
+	defaults.DeviceBytes, defaults.CPUMillis = int64(c.DefaultReservation), c.DefaultCPUMillis
+	defaults.HostBytes, defaults.StallLimit = int64(c.DefaultHostMemory), c.DefaultStallLimit
 	engine := cycle.New(cycle.Options{
 		Store: postgres.New(pool), Log: log.Named("cycle"), Meter: cycle.NewMeter(d.Telemetry.Metrics), Holder: holder(d.Listener),
 		Tracer: d.Telemetry.Tracer("github.com/ultrathink-pilot/trainyard/services/scheduler"),
 		Terms:  lease.Terms{Duration: c.Lease, LockDelay: c.LockDelay}, Seed: uint64(time.Now().UnixNano()),
+		Compose: jobapi.Composer(defaults), HistoryAge: c.History,
 	})
+	jobs := jobapi.NewJobs(engine, defaults)
 	server, err := rpcserver.New(rpcserver.Options{
 		Name: "scheduler", Listener: d.Listener, TLS: tls, Log: log, Metrics: d.Telemetry.Metrics, Allow: Allow(),
 		LongPoll: []string{fleetv1.SynchronizeService_Synchronize_FullMethodName},
+		// A specification that is far too large is answered with what is wrong.
+		MaxReceive: 16 << 20, Further: jobs.Problems,
 	})
 	if err != nil {
 		pool.Close()
 		return nil, err
 	}
-	defaults := jobapi.StandardDefaults()
-	defaults.DeviceBytes, defaults.CPUMillis = int64(c.DefaultReservation), c.DefaultCPUMillis
-	defaults.HostBytes, defaults.StallLimit = int64(c.DefaultHostMemory), c.DefaultStallLimit
-	jobv1.RegisterJobServiceServer(server.GRPC(), jobapi.NewJobs(engine, defaults))
+	jobv1.RegisterJobServiceServer(server.GRPC(), jobs)
+	jobv1.RegisterArrayServiceServer(server.GRPC(), jobapi.NewArrays(jobs))
+	jobv1.RegisterGraphServiceServer(server.GRPC(), jobapi.NewGraphs(jobs))
+	jobv1.RegisterScheduleServiceServer(server.GRPC(), jobapi.NewSchedules(jobs))
+	jobv1.RegisterQuotaServiceServer(server.GRPC(), jobapi.NewQuotas(engine))
 	fleetv1.RegisterFleetServiceServer(server.GRPC(), jobapi.NewFleet(engine))
 	fleetv1.RegisterSynchronizeServiceServer(server.GRPC(), agentapi.New(engine, c.Poll))
 
@@ -164,6 +172,25 @@ func Allow() rpcserver.AllowTable {
 		jobv1.JobService_ExplainPlacement_FullMethodName:      reader,
 		jobv1.JobService_ListSnapshots_FullMethodName:         reader,
 		jobv1.JobService_GetSnapshot_FullMethodName:           reader,
+		jobv1.ArrayService_SubmitArray_FullMethodName:         person,
+		jobv1.ArrayService_GetArray_FullMethodName:            reader,
+		jobv1.ArrayService_ListArrays_FullMethodName:          reader,
+		jobv1.ArrayService_CancelArray_FullMethodName:         person,
+		jobv1.ArrayService_ExplainArray_FullMethodName:        reader,
+		jobv1.GraphService_SubmitGraph_FullMethodName:         person,
+		jobv1.GraphService_GetGraph_FullMethodName:            reader,
+		jobv1.GraphService_CancelGraph_FullMethodName:         person,
+		jobv1.ScheduleService_CreateSchedule_FullMethodName:   person,
+		jobv1.ScheduleService_GetSchedule_FullMethodName:      reader,
+		jobv1.ScheduleService_ListSchedules_FullMethodName:    reader,
+		jobv1.ScheduleService_UpdateSchedule_FullMethodName:   person,
+		jobv1.ScheduleService_PauseSchedule_FullMethodName:    person,
+		jobv1.ScheduleService_ResumeSchedule_FullMethodName:   person,
+		jobv1.ScheduleService_DeleteSchedule_FullMethodName:   person,
+		jobv1.QuotaService_SetQuota_FullMethodName:            person,
+		jobv1.QuotaService_GetQuota_FullMethodName:            reader,
+		jobv1.QuotaService_ListQuotas_FullMethodName:          reader,
+		jobv1.QuotaService_DeleteQuota_FullMethodName:         person,
 		fleetv1.FleetService_ListAgents_FullMethodName:        reader,
 		fleetv1.FleetService_CordonAgent_FullMethodName:       person,
 		fleetv1.FleetService_DrainAgent_FullMethodName:        person,

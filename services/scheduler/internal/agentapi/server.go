@@ -87,7 +87,7 @@ func reportOf(in *fleetv1.SynchronizeRequest) cycle.Report {
 		}
 		out.Agent.Devices = append(out.Agent.Devices, cycle.Device{
 			ID: d.GetDeviceId(), Kind: d.GetKind(), Memory: d.GetMemoryBytes(), Headroom: d.GetHeadroomBytes(), Overhead: d.GetProcessOverheadBytes(),
-			Fault: fault, Isolation: isolation(d.GetIsolation()), LinkGroup: d.GetLinkGroup(),
+			Fault: fault, Isolation: isolation(d.GetIsolation()), LinkGroup: d.GetLinkGroup(), Parent: d.GetParentDeviceId(), Profile: d.GetMigProfile(), NUMA: int(d.GetNumaNode()),
 		})
 		out.Sample.Used[d.GetDeviceId()] = d.GetMemoryUsedBytes()
 		out.Sample.Utilization[d.GetDeviceId()] = finite(d.GetUtilization())
@@ -213,6 +213,9 @@ func answerTo(a cycle.Answer) (*fleetv1.SynchronizeResponse, error) {
 			}
 			as.ReservedBytes = append(as.ReservedBytes, reserved)
 		}
+		if g := o.Gang; g != nil {
+			as.Rendezvous = &fleetv1.Rendezvous{Address: g.Address, Port: uint32(g.Port), NodeRank: uint32(g.Rank), NodeCount: uint32(g.Hosts), Processes: uint32(g.Processes)}
+		}
 		out.Assignments = append(out.Assignments, as)
 	}
 	for _, st := range a.Stop {
@@ -230,6 +233,8 @@ func answerTo(a cycle.Answer) (*fleetv1.SynchronizeResponse, error) {
 
 func stopReason(i job.Intent) fleetv1.StopOrder_Reason {
 	switch i {
+	case job.IntentGang:
+		return fleetv1.StopOrder_REASON_GANG_ENDED
 	case job.IntentCancel:
 		return fleetv1.StopOrder_REASON_CANCELLED
 	case job.IntentPause:

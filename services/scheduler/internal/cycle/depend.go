@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sort"
+	"time"
 
 	"github.com/ultrathink-pilot/trainyard/services/scheduler/internal/job"
 )
@@ -171,6 +172,36 @@ func (e *Engine) lookUp(ctx context.Context, jobs []NewJob) (past, error) {
 		}
 	}
 	return p, nil
+}
+
+// Unmet lists the dependencies that these jobs could not have now. A submit
+// checks them again when it is accepted.
+func (e *Engine) Unmet(ctx context.Context, jobs []NewJob) ([]Unmet, error) {
+	fresh := make(map[string]bool, len(jobs))
+	some := false
+	for i := range jobs {
+		fresh[jobs[i].ID] = true
+		some = some || len(jobs[i].After) > 0
+	}
+	if !some {
+		return nil, nil
+	}
+	p, err := e.lookUp(ctx, jobs)
+	if err != nil {
+		return nil, err
+	}
+	e.mu.RLock()
+	defer e.mu.RUnlock()
+	t := newTx(e.st, nil, time.Now())
+	var out []Unmet
+	for i := range jobs {
+		_, unmet, err := t.resolve(i, &jobs[i], fresh, p)
+		if err != nil && !errors.Is(err, errMoved) {
+			return nil, err
+		}
+		out = append(out, unmet...)
+	}
+	return out, nil
 }
 
 // resolve judges the dependencies of a new job as of now. It runs in the

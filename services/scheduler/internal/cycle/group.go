@@ -230,6 +230,13 @@ func (s *state) throttled(now time.Time) map[string]string {
 		live    int
 		waiting []job.Job
 	}
+	limited := false
+	for _, a := range s.arrays {
+		limited = limited || a.Max > 0
+	}
+	if !limited {
+		return nil
+	}
 	loads := map[string]*load{}
 	for _, r := range s.records {
 		a, ok := s.arrays[r.Job.Origin.Array]

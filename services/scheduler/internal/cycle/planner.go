@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"math"
+	"slices"
 	"sort"
 	"time"
 
@@ -53,6 +54,9 @@ func (e *Engine) snapshot(now time.Time) (placement.Snapshot, time.Time) {
 	nodes := e.nodesLocked(now)
 	s := placement.Snapshot{Now: now, Nodes: nodes, Typical: e.st.typical(), Rules: e.o.Rules}
 	ready, next := queue.Ready(e.orderLocked(nodes), now)
+	if held := e.st.throttled(now); len(held) > 0 {
+		ready = slices.DeleteFunc(ready, func(q queue.Entry) bool { return held[q.Job] != "" })
+	}
 	s.Queue = make([]placement.Request, len(ready))
 	for i, q := range ready {
 		r := e.st.records[q.Job]
@@ -243,40 +247,53 @@ func (e *Engine) Nodes() []placement.Node {
 	return e.nodesLocked(time.Now())
 }
 
+// Prediction is where and when a job would run.
+type Prediction struct {
+	// Text is for people: "host-1/cpu:0", or why it would wait.
+	Text string
+	// Agent and Devices are empty when it would wait.
+	Agent   string
+	Devices []string
+	// Start is zero when it cannot be told.
+	Start time.Time
+}
+
 // Predict says where a job would be placed now, behind the queue of its class,
-// or why it would wait.
-func (e *Engine) Predict(d job.Demand, p job.Priority) string {
-	s, _ := e.snapshot(time.Now())
+// or why it would wait and for how long.
+func (e *Engine) Predict(n NewJob) Prediction {
+	now := time.Now()
+	j := job.Job{After: n.After}
+	if j.Blocked() {
+		return Prediction{Text: "would wait: it " + j.Waits()}
+	}
+	s, _ := e.snapshot(now)
 	const id = "this job"
 	e.mu.RLock()
 	at := sort.Search(len(s.Queue), func(i int) bool {
 		r, ok := e.st.records[s.Queue[i].Job]
-		return ok && r.Job.Priority < p
+		return ok && r.Job.Priority < n.Priority
 	})
 	e.mu.RUnlock()
 	q := append([]placement.Request(nil), s.Queue[:at]...)
-	q = append(q, placement.Request{Job: id, Demand: d, Priority: p})
+	q = append(q, placement.Request{Job: id, Demand: n.Spec.Demand, Priority: n.Priority})
 	s.Queue = append(q, s.Queue[at:]...)
 	plan := placement.Make(s)
-	for _, pl := range plan.Place {
-		if pl.Job == id {
-			if len(pl.Shares) == 0 {
-				return pl.Node
+	if i := placedAt(&plan, id); i >= 0 {
+		p := Prediction{Agent: plan.Place[i].Node, Text: plan.Place[i].Node, Start: now}
+		for k, sh := range plan.Place[i].Shares {
+			p.Devices = append(p.Devices, sh.Device)
+			if k == 0 {
+				p.Text += "/" + sh.Device
+			} else {
+				p.Text += ", " + p.Agent + "/" + sh.Device
 			}
-			text := ""
-			for i, sh := range pl.Shares {
-				if i > 0 {
-					text += ", "
-				}
-				text += pl.Node + "/" + sh.Device
-			}
-			return text
 		}
+		return p
 	}
 	for _, u := range plan.Unplaced {
 		if u.Job == id {
-			return "would wait: " + u.Reason
+			return Prediction{Text: "would wait: " + u.Reason, Start: u.At}
 		}
 	}
-	return ""
+	return Prediction{}
 }

@@ -73,6 +73,19 @@ func (e *Engine) once(ctx context.Context, r Request, run func(*tx) (View, error
 	return nil, err
 }
 
+// Answered looks for the answer to an earlier request with the same id.
+func (e *Engine) Answered(ctx context.Context, r Request) ([]byte, bool, error) {
+	got, err := e.o.Store.Receipts(ctx, []string{r.ID})
+	if err != nil {
+		return nil, false, unavailable(ctx, err)
+	}
+	if len(got) == 0 {
+		return nil, false, nil
+	}
+	raw, err := r.answered(got[0])
+	return raw, err == nil, err
+}
+
 func unavailable(ctx context.Context, err error) error {
 	if ctx.Err() != nil {
 		return ctx.Err()

@@ -49,6 +49,9 @@ func (e *Engine) peek(id string) (View, bool) {
 
 func (e *Engine) viewLocked(r Record) View {
 	v := View{Record: r}
+	if a, ok := e.st.arrays[r.Job.Origin.Array]; ok && a.Max > 0 && r.Job.State == job.Queued {
+		v.Waits = fmt.Sprintf("its array runs at most %d element(s) at the same time", a.Max)
+	}
 	if u, ok := e.reasons[r.Job.ID]; ok {
 		v.Waits = u.Reason
 	}
@@ -176,6 +179,8 @@ func (e *Engine) Explain(ctx context.Context, id string) (Explanation, error) {
 		x.Wait = max(u.At.Sub(x.At), 0)
 	}
 	switch {
+	case v.Job.Blocked():
+		x.Summary = v.Job.Reason
 	case v.Job.NotBefore.After(x.At):
 		x.Wait = max(x.Wait, v.Job.NotBefore.Sub(x.At))
 		x.Summary = fmt.Sprintf("backs off for %s more; it keeps its place in line: %s", v.Job.NotBefore.Sub(x.At).Round(100*time.Millisecond), v.Job.Reason)

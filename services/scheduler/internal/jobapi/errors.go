@@ -2,6 +2,8 @@ package jobapi
 
 import (
 	"errors"
+	"strconv"
+	"time"
 
 	"google.golang.org/grpc/codes"
 
@@ -11,9 +13,14 @@ import (
 	"github.com/ultrathink-pilot/trainyard/services/scheduler/internal/job"
 )
 
+// quotaRetry is when a submit beyond a quota is worth another try: about as long
+// as the shortest jobs take.
+const quotaRetry = 10 * time.Second
+
 // wire gives the engine's errors their form on the wire. what names the resource.
 func wire(err error, what string) error {
 	var illegal *job.IllegalError
+	var quota *cycle.QuotaError
 	switch {
 	case err == nil:
 		return nil
@@ -21,6 +28,11 @@ func wire(err error, what string) error {
 		return rpcerr.IllegalTransition(illegal.State.String(), "%s", illegal.Error())
 	case errors.Is(err, cycle.ErrNotFound):
 		return rpcerr.NotFound("%s does not exist", what)
+	case errors.As(err, &quota):
+		return rpcerr.New(codes.ResourceExhausted, errorv1.Reason_REASON_QUOTA_EXCEEDED, "%s; wait until some have ended, or ask for a larger quota", quota.Error()).
+			With("tenant", quota.Tenant).With("max_jobs", strconv.Itoa(quota.Max)).WithRetry(quotaRetry)
+	case errors.Is(err, cycle.ErrExists):
+		return rpcerr.Exists("%s exists", what)
 	case errors.Is(err, cycle.ErrReused):
 		return rpcerr.New(codes.InvalidArgument, errorv1.Reason_REASON_REQUEST_ID_REUSED, "%s", cycle.ErrReused.Error()).
 			WithViolations([]rpcerr.Violation{{Field: "request_id", Description: cycle.ErrReused.Error()}})

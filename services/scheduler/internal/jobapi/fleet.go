@@ -82,7 +82,7 @@ func agentTo(v cycle.AgentView) *fleetv1.Agent {
 	for _, d := range a.Devices {
 		out.Devices = append(out.Devices, &fleetv1.Device{
 			DeviceId: d.ID, Kind: d.Kind, MemoryBytes: d.Memory, MemoryUsedBytes: v.Sample.Used[d.ID], HeadroomBytes: d.Headroom, ProcessOverheadBytes: d.Overhead,
-			Healthy: d.Fault == "", HealthReason: d.Fault, Utilization: v.Sample.Utilization[d.ID], LinkGroup: d.LinkGroup,
+			Healthy: d.Fault == "", HealthReason: d.Fault, Utilization: v.Sample.Utilization[d.ID], LinkGroup: d.LinkGroup, ParentDeviceId: d.Parent, MigProfile: d.Profile, NumaNode: int32(d.NUMA),
 			Isolation: fleetv1.Isolation(fleetv1.Isolation_value["ISOLATION_"+d.Isolation]),
 		})
 		out.ReservedBytes = append(out.ReservedBytes, v.Reserved[d.ID])

@@ -24,7 +24,6 @@ import (
 	jobv1 "github.com/ultrathink-pilot/trainyard/proto/gen/go/trainyard/job/v1"
 	"github.com/ultrathink-pilot/trainyard/services/scheduler/internal/cycle"
 	"github.com/ultrathink-pilot/trainyard/services/scheduler/internal/job"
-	"github.com/ultrathink-pilot/trainyard/services/scheduler/internal/placement"
 )
 
 // Jobs is the JobService.
@@ -52,6 +51,11 @@ func request(ctx context.Context, id, method string, payload proto.Message) (cyc
 	return cycle.Request{ID: id, Method: method, Digest: h.Sum(nil)}, nil
 }
 
+func isUUID(s string) bool {
+	_, err := uuid.Parse(s)
+	return err == nil && len(s) == 36
+}
+
 func caller(ctx context.Context) string {
 	if id, ok := identity.FromContext(ctx); ok {
 		return id.String()
@@ -73,41 +77,44 @@ func answer[M proto.Message](raw []byte, err error, into M, what string) (M, err
 
 // SubmitJob accepts a job durably, or says everything that is wrong with it.
 func (s *Jobs) SubmitJob(ctx context.Context, in *jobv1.SubmitJobRequest) (*jobv1.SubmitJobResponse, error) {
-	spec, priority, bad, err := specOf(in.GetSpec(), s.defaults)
-	if err != nil {
-		return nil, err
-	}
-	var impossible []placement.Problem
-	if !spec.WaitForCapacity {
-		impossible = placement.Impossible(s.engine.Nodes(), &spec.Demand)
-	}
-	if err := refusal(bad, impossible); err != nil {
-		return nil, err
-	}
-	submitter := caller(ctx)
-	if in.GetValidateOnly() {
-		j := job.New("", spec, priority, 0, time.Now())
-		j.Submitter = submitter
-		return &jobv1.SubmitJobResponse{
-			Job:        jobTo(cycle.View{Record: cycle.Record{Job: j}}, true),
-			Prediction: s.engine.Predict(spec.Demand, priority),
-		}, nil
-	}
 	id, err := uuid.NewV7()
 	if err != nil {
 		return nil, rpcerr.Internal(err)
+	}
+	d := &draft{}
+	if err := d.add(s, "spec", id.String(), in.GetSpec(), nil); err != nil {
+		return nil, err
+	}
+	if err := d.meet(ctx, s); err != nil {
+		return nil, err
+	}
+	for i := range d.jobs {
+		d.jobs[i].Submitter, d.jobs[i].Trace = caller(ctx), telemetry.TraceParent(ctx)
+	}
+	if in.GetValidateOnly() {
+		if err := d.refusal(); err != nil {
+			return nil, err
+		}
+		return s.predict(d.jobs[0]), nil
 	}
 	r, err := request(ctx, in.GetRequestId(), "SubmitJob", in)
 	if err != nil {
 		return nil, err
 	}
-	r.Encode = func(v cycle.View) ([]byte, error) {
-		return proto.Marshal(&jobv1.SubmitJobResponse{Job: jobTo(v, true)})
-	}
-	raw, err := s.engine.Submit(ctx, r, cycle.NewJob{
-		ID: id.String(), Spec: spec, Priority: priority, Submitter: submitter, Trace: telemetry.TraceParent(ctx),
-	})
+	raw, err := s.submit(ctx, r, d, cycle.Batch{Encode: func(v []cycle.View) ([]byte, error) {
+		return proto.Marshal(&jobv1.SubmitJobResponse{Job: jobTo(v[0], true)})
+	}})
 	return answer(raw, err, &jobv1.SubmitJobResponse{}, "job")
+}
+
+// predict says where and when a job would run.
+func (s *Jobs) predict(n cycle.NewJob) *jobv1.SubmitJobResponse {
+	j := job.New("", n.Spec, n.Priority, 0, time.Now())
+	j.Submitter, j.After = n.Submitter, n.After
+	p := s.engine.Predict(n)
+	return &jobv1.SubmitJobResponse{
+		Job: jobTo(cycle.View{Record: cycle.Record{Job: j}}, true), Prediction: p.Text, PredictedStartTime: timeTo(p.Start), PredictedAgentName: p.Agent, PredictedDeviceIds: p.Devices,
+	}
 }
 
 // GetJob reads one job with its attempts.
@@ -121,8 +128,11 @@ func (s *Jobs) GetJob(ctx context.Context, in *jobv1.GetJobRequest) (*jobv1.GetJ
 
 // ListJobs reads a page of jobs, newest first.
 func (s *Jobs) ListJobs(ctx context.Context, in *jobv1.ListJobsRequest) (*jobv1.ListJobsResponse, error) {
-	page := cycle.Page{ExperimentPrefix: in.GetExperimentPrefix(), Limit: pagetoken.Size(in.GetPageSize(), 100, 1000)}
-	parts := []string{"jobs", in.GetExperimentPrefix()}
+	page := cycle.Page{
+		ExperimentPrefix: in.GetExperimentPrefix(), Limit: pagetoken.Size(in.GetPageSize(), 100, 1000),
+		Array: in.GetArrayId(), Graph: in.GetGraphId(), Schedule: in.GetScheduleId(), Tenant: in.GetTenant(),
+	}
+	parts := []string{"jobs", in.GetExperimentPrefix(), page.Array, page.Graph, page.Schedule, page.Tenant}
 	for _, st := range in.GetStates() {
 		page.States = append(page.States, stateOf(st))
 		parts = append(parts, st.String())

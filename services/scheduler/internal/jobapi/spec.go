@@ -6,14 +6,11 @@ import (
 	"strings"
 	"time"
 
-	"google.golang.org/grpc/codes"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/ultrathink-pilot/trainyard/libs/rpcerr"
-	errorv1 "github.com/ultrathink-pilot/trainyard/proto/gen/go/trainyard/error/v1"
 	jobv1 "github.com/ultrathink-pilot/trainyard/proto/gen/go/trainyard/job/v1"
 	"github.com/ultrathink-pilot/trainyard/services/scheduler/internal/job"
-	"github.com/ultrathink-pilot/trainyard/services/scheduler/internal/placement"
 )
 
 // Defaults fill what a specification leaves open.
@@ -35,14 +32,15 @@ func StandardDefaults() Defaults {
 
 // specOf reads what the scheduler decides on from a specification. The
 // violations are what the rules in the .proto cannot say.
-func specOf(in *jobv1.JobSpec, d Defaults) (job.Spec, job.Priority, []rpcerr.Violation, error) {
+// path is where the specification is in the request.
+func specOf(path string, in *jobv1.JobSpec, d Defaults) (job.Spec, job.Priority, []rpcerr.Violation, error) {
 	var bad []rpcerr.Violation
 	payload, err := proto.Marshal(in)
 	if err != nil {
 		return job.Spec{}, 0, nil, rpcerr.Internal(err)
 	}
 	s := job.Spec{
-		Name: in.GetDisplayName(), Experiment: in.GetExperiment(), Tenant: in.GetTenant(), Payload: payload,
+		Name: in.GetDisplayName(), Experiment: in.GetExperiment(), Tenant: in.GetTenant(), Payload: payload, Expect: max(in.GetExpectedDuration().AsDuration(), 0),
 		Batch: int(in.GetBatchSize()), Accumulate: max(int(in.GetGradientAccumulation()), 1), MinBatch: d.MinBatch,
 		RunLimit: in.GetTimeLimit().AsDuration(), StallLimit: d.StallLimit, WaitForCapacity: in.GetWaitForCapacity(),
 		Demand: job.Demand{CPUMillis: d.CPUMillis, HostBytes: d.HostBytes},
@@ -56,6 +54,11 @@ func specOf(in *jobv1.JobSpec, d Defaults) (job.Spec, job.Priority, []rpcerr.Vio
 	if in.GetStallLimit() != nil {
 		s.StallLimit = in.GetStallLimit().AsDuration()
 	}
+	if in.GetDeadline() != nil {
+		if s.Deadline = in.GetDeadline().AsTime(); !in.GetDeadline().IsValid() || s.Deadline.Before(time.Now()) {
+			bad = append(bad, rpcerr.Violation{Field: path + ".deadline", Description: "is not in the future"})
+		}
+	}
 	r := in.GetResources()
 	if r.GetCpuMillis() > 0 {
 		s.Demand.CPUMillis = r.GetCpuMillis()
@@ -64,7 +67,12 @@ func specOf(in *jobv1.JobSpec, d Defaults) (job.Spec, job.Priority, []rpcerr.Vio
 		s.Demand.HostBytes = r.GetHostMemoryBytes()
 	}
 	for i, dev := range r.GetDevices() {
-		s.Demand.Devices = append(s.Demand.Devices, job.DeviceDemand{Count: max(int(dev.GetCount()), 1), Kind: dev.GetKind(), Bytes: dev.GetMemoryBytes()})
+		s.Demand.Devices = append(s.Demand.Devices, job.DeviceDemand{
+			Count: max(int(dev.GetCount()), 1), Kind: dev.GetKind(), Bytes: dev.GetMemoryBytes(), Profile: dev.GetMigProfile(), Topology: topologyOf(dev.GetTopology()), Learn: dev.GetLearnMemory(),
+		})
+		if dev.GetLearnMemory() && dev.GetMemoryBytes() > 0 {
+			bad = append(bad, rpcerr.Violation{Field: fmt.Sprintf("%s.resources.devices[%d].learn_memory", path, i), Description: "contradicts memory_bytes: set one of them"})
+		}
 		keys := make([]string, 0, len(dev.GetLabels()))
 		for k := range dev.GetLabels() {
 			keys = append(keys, k)
@@ -74,7 +82,7 @@ func specOf(in *jobv1.JobSpec, d Defaults) (job.Spec, job.Priority, []rpcerr.Vio
 			v := dev.GetLabels()[k]
 			if was, ok := s.Demand.Labels[k]; ok && was != v {
 				bad = append(bad, rpcerr.Violation{
-					Field:       fmt.Sprintf("spec.resources.devices[%d].labels[%q]", i, k),
+					Field:       fmt.Sprintf("%s.resources.devices[%d].labels[%q]", path, i, k),
 					Description: fmt.Sprintf("%q contradicts %q of another device: all devices of a job are on one host", v, was),
 				})
 				continue
@@ -88,17 +96,17 @@ func specOf(in *jobv1.JobSpec, d Defaults) (job.Spec, job.Priority, []rpcerr.Vio
 	if len(s.Demand.Devices) == 0 {
 		s.Demand.Devices = []job.DeviceDemand{{Count: 1, Bytes: d.DeviceBytes}}
 	}
-	bad = append(bad, retryOf(in.GetRetryPolicy(), &s)...)
+	bad = append(bad, retryOf(path, in.GetRetryPolicy(), &s)...)
 	for name := range in.GetCommand().GetEnv() {
 		if strings.HasPrefix(name, "TRAINYARD_") {
-			bad = append(bad, rpcerr.Violation{Field: fmt.Sprintf("spec.command.env[%q]", name), Description: "names that start with TRAINYARD_ belong to the agent; choose another"})
+			bad = append(bad, rpcerr.Violation{Field: fmt.Sprintf("%s.command.env[%q]", path, name), Description: "names that start with TRAINYARD_ belong to the agent; choose another"})
 		}
 	}
 	sort.SliceStable(bad, func(i, k int) bool { return bad[i].Field < bad[k].Field })
 	return s, priorityOf(in.GetPriorityClass()), bad, nil
 }
 
-func retryOf(p *jobv1.RetryPolicy, s *job.Spec) []rpcerr.Violation {
+func retryOf(path string, p *jobv1.RetryPolicy, s *job.Spec) []rpcerr.Violation {
 	budget := func(f job.Failure, n uint32) {
 		if n == 0 {
 			return
@@ -116,30 +124,23 @@ func retryOf(p *jobv1.RetryPolicy, s *job.Spec) []rpcerr.Violation {
 	}
 	if p.GetMinBatchSize() > 0 && s.Batch > 0 && s.MinBatch > s.Batch {
 		return []rpcerr.Violation{{
-			Field: "spec.retry_policy.min_batch_size", Description: fmt.Sprintf("%d is above batch_size %d; the floor of halving must not be above its start", s.MinBatch, s.Batch),
+			Field: path + ".retry_policy.min_batch_size", Description: fmt.Sprintf("%d is above batch_size %d; the floor of halving must not be above its start", s.MinBatch, s.Batch),
 		}}
 	}
 	return nil
 }
 
-// refusal words everything that is wrong with a submit in one error. Demands
-// that no known device could hold are a fact about the fleet and not about the
-// fields; when the fields are wrong too, everything is listed together.
-func refusal(bad []rpcerr.Violation, impossible []placement.Problem) error {
-	var all []rpcerr.Violation
-	all = append(all, bad...)
-	for _, p := range impossible {
-		all = append(all, rpcerr.Violation{Field: "spec.resources." + p.Path, Description: p.Text})
+func topologyOf(t jobv1.Topology) job.Topology {
+	switch t {
+	case jobv1.Topology_TOPOLOGY_LINK_GROUP:
+		return job.SameLink
+	case jobv1.Topology_TOPOLOGY_PACKED_HOSTS:
+		return job.PackedHosts
+	case jobv1.Topology_TOPOLOGY_SPREAD_HOSTS:
+		return job.SpreadHosts
+	case jobv1.Topology_TOPOLOGY_UNSPECIFIED, jobv1.Topology_TOPOLOGY_SAME_HOST:
 	}
-	switch {
-	case len(all) == 0:
-		return nil
-	case len(bad) > 0:
-		return rpcerr.Invalid(all...)
-	}
-	return rpcerr.New(codes.FailedPrecondition, errorv1.Reason_REASON_DEMAND_IMPOSSIBLE,
-		"no known host could ever hold this demand; lower it, or set wait_for_capacity to wait for a larger host").
-		With("largest", impossible[0].Text).WithViolations(all)
+	return job.SameHost
 }
 
 func priorityOf(p jobv1.PriorityClass) job.Priority {

@@ -22,6 +22,7 @@ func jobTo(v cycle.View, attempts bool) *jobv1.Job {
 		JobId: j.ID, State: stateTo(j.State), StateReason: v.Reason(), BatchSize: uint32(j.Batch), GradientAccumulation: uint32(j.Accumulate),
 		Submitter: j.Submitter, CreateTime: timeTo(j.Submitted), StartTime: timeTo(firstStart(v)), EndTime: timeTo(j.Finished),
 		Traceparent: j.Trace, Etag: strconv.FormatUint(j.Revision, 10), Revision: int64(j.Revision), NotBefore: timeTo(j.NotBefore),
+		Warnings: j.Warnings, ArrayId: j.Origin.Array, ArrayIndex: uint32(j.Origin.Index), GraphId: j.Origin.Graph, GraphNode: j.Origin.Node, ScheduleId: j.Origin.Schedule, Poison: j.Poison,
 	}
 	spec := &jobv1.JobSpec{}
 	if err := proto.Unmarshal(j.Spec.Payload, spec); err != nil {
@@ -30,7 +31,7 @@ func jobTo(v cycle.View, attempts bool) *jobv1.Job {
 	}
 	// A person may have moved the job to another class since the submit.
 	spec.PriorityClass = priorityTo(j.Priority)
-	out.Spec = spec
+	out.Spec, out.Dependencies = spec, afterTo(spec, j.After)
 	if a, ok := v.Latest(); ok {
 		out.Progress = progressTo(a.Progress)
 	}
@@ -62,6 +63,16 @@ func attemptTo(a job.Attempt) *jobv1.Attempt {
 	}
 	for _, s := range a.Shares {
 		out.DeviceIds = append(out.DeviceIds, s.Device)
+	}
+	if a.Gang() {
+		out.Members = []*jobv1.GangMember{{AgentName: a.Agent, DeviceIds: out.GetDeviceIds(), Ended: a.FirstEnded || !a.Live()}}
+		for i, m := range a.Others {
+			member := &jobv1.GangMember{AgentName: m.Agent, NodeRank: uint32(i + 1), Ended: m.Ended || !a.Live()}
+			for _, s := range m.Shares {
+				member.DeviceIds = append(member.DeviceIds, s.Device)
+			}
+			out.Members = append(out.Members, member)
+		}
 	}
 	if a.Phase == job.Ended && a.Outcome != job.OutcomeSucceeded {
 		e := a.Evidence
