@@ -10,6 +10,7 @@ import (
 	"hash/crc32"
 	"math"
 	"math/big"
+	"path"
 	"slices"
 	"strings"
 )
@@ -33,6 +34,10 @@ func (r *reader) zip(b []byte) (any, error) {
 	for _, f := range z.File {
 		if records[f.Name] != nil {
 			return nil, fmt.Errorf("the record %.80q appears twice", f.Name)
+		}
+		if clean := strings.TrimSuffix(f.Name, "/"); path.Clean("/"+clean) != "/"+clean || strings.Contains(clean, `\`) {
+			// Nothing is unpacked here; the next reader may be less careful.
+			return nil, fmt.Errorf("the record %.80q has a name that leads elsewhere", f.Name)
 		}
 		records[f.Name] = f
 		if folder, ok := strings.CutSuffix(f.Name, "/data.pkl"); ok {
@@ -83,7 +88,7 @@ func (r *reader) zip(b []byte) (any, error) {
 		return nil, err
 	}
 	r.storages = map[string]*storage{}
-	v, _, err := r.unpickle(pickle, func(id any) (any, error) {
+	v, used, err := r.unpickle(pickle, func(id any) (any, error) {
 		s, key, err := r.storageOf(id)
 		if s == nil || err != nil || s.data != nil {
 			return orOpaque(s), err
@@ -98,6 +103,9 @@ func (r *reader) zip(b []byte) (any, error) {
 		s.data = data
 		return s, nil
 	})
+	if err == nil && used < len(pickle) {
+		err = fmt.Errorf("%d bytes follow the end of its pickle", len(pickle)-used)
+	}
 	return v, err
 }
 

@@ -11,6 +11,7 @@ package disk
 import (
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -20,9 +21,21 @@ import (
 // File is an open, append-only file.
 type File interface {
 	Write(p []byte) (int, error)
+	// Ease begins to write back what was written, and waits for what the call
+	// before began. A large file that is eased now and then leaves its Sync little
+	// to do, and the syncs of others little to wait for. It promises nothing.
+	Ease() error
 	// Sync returns after the file's bytes (not its name) would survive power loss.
 	Sync() error
 	Close() error
+}
+
+// Content is an open file for reading.
+type Content interface {
+	io.ReaderAt
+	io.Reader
+	io.Closer
+	Size() int64
 }
 
 // FS is what the journal, the spool and staging need of a file system.
@@ -30,6 +43,8 @@ type FS interface {
 	// Create makes path, or empties it, mode 0600.
 	Create(path string) (File, error)
 	ReadFile(path string) ([]byte, error)
+	// Open opens a file for reading; a missing one is fs.ErrNotExist.
+	Open(path string) (Content, error)
 	Rename(from, to string) error
 	Remove(path string) error
 	// MkdirAll makes the directory and its parents durable, mode 0700.
@@ -45,9 +60,17 @@ func OS() FS { return osFS{} }
 
 type osFS struct{}
 
+const createFlags = os.O_WRONLY | os.O_CREATE | os.O_TRUNC | os.O_APPEND
+
 func (osFS) Create(path string) (File, error) {
-	return os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_TRUNC|os.O_APPEND, 0o600)
+	f, err := os.OpenFile(path, createFlags, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	return &osFile{File: f}, nil
 }
+
+func (osFS) Open(path string) (Content, error) { return content(os.Open(path)) }
 
 func (osFS) ReadFile(path string) ([]byte, error) { return os.ReadFile(path) }
 func (osFS) Rename(from, to string) error         { return os.Rename(from, to) }

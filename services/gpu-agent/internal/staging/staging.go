@@ -11,7 +11,7 @@ import (
 	"hash"
 	"io"
 	"io/fs"
-	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 
@@ -28,9 +28,11 @@ var (
 
 // Store is one attempt's staging area; safe for concurrent use.
 type Store struct {
-	root *os.Root
-	path string
-	max  int64
+	fsys disk.FS
+	// dir is the area's directory in fsys, path where the host has it.
+	dir, path string
+	closeRoot func() error
+	max       int64
 
 	mu   sync.Mutex
 	used int64
@@ -40,39 +42,63 @@ type Store struct {
 	unclaimed map[[32]byte]bool
 }
 
-// Open opens or makes the area in dir, bounded to max bytes. Unfinished uploads
-// of an earlier process are removed.
+// Open opens or makes the area in dir, bounded to max bytes.
 func Open(dir string, max int64) (*Store, error) {
 	if err := disk.OS().MkdirAll(dir); err != nil {
 		return nil, err
 	}
-	root, err := os.OpenRoot(dir)
+	root, err := disk.OpenRoot(dir)
 	if err != nil {
 		return nil, err
 	}
-	s := &Store{root: root, path: dir, max: max, unclaimed: map[[32]byte]bool{}}
-	names, err := disk.OS().List(dir)
+	s, err := OpenIn(root, ".", max)
 	if err != nil {
 		return nil, errors.Join(err, root.Close())
 	}
+	s.path, s.closeRoot = dir, root.Close
+	return s, nil
+}
+
+// OpenIn is Open in any file system. Unfinished uploads of an earlier process
+// are removed.
+func OpenIn(fsys disk.FS, dir string, max int64) (*Store, error) {
+	if err := fsys.MkdirAll(dir); err != nil {
+		return nil, err
+	}
+	s := &Store{fsys: fsys, dir: dir, path: dir, max: max, unclaimed: map[[32]byte]bool{}, closeRoot: func() error { return nil }}
+	names, err := fsys.List(dir)
+	if err != nil {
+		return nil, err
+	}
 	for _, name := range names {
 		if strings.HasPrefix(name, "tmp-") {
-			if err := root.Remove(name); err != nil {
-				return nil, errors.Join(err, root.Close())
+			if err := fsys.Remove(s.at(name)); err != nil {
+				return nil, err
 			}
 			continue
 		}
-		info, err := root.Lstat(name)
+		size, err := s.size(name)
 		if err != nil {
-			return nil, errors.Join(err, root.Close())
+			return nil, err
 		}
-		s.used += info.Size()
+		s.used += size
 	}
 	return s, nil
 }
 
+func (s *Store) at(name string) string { return filepath.Join(s.dir, name) }
+
+// size of a file by its name in the area.
+func (s *Store) size(name string) (int64, error) {
+	f, err := s.fsys.Open(s.at(name))
+	if err != nil {
+		return 0, err
+	}
+	return f.Size(), f.Close()
+}
+
 // Close releases the directory.
-func (s *Store) Close() error { return s.root.Close() }
+func (s *Store) Close() error { return s.closeRoot() }
 
 // Used returns the bytes held and being received.
 func (s *Store) Used() int64 {
@@ -101,12 +127,17 @@ func (s *Store) release(size int64) {
 // Upload is a file on its way in.
 type Upload struct {
 	store   *Store
-	file    *os.File
+	file    disk.File
 	name    string
 	size    int64
 	written int64
+	eased   int64
 	hash    hash.Hash
 }
+
+// easeEvery is how much of an upload may wait in the kernel. The metrics of every
+// trainer are synced on the same disk, and would wait for it all.
+const easeEvery = 8 << 20
 
 // Begin reserves size bytes and opens an upload; end it with Commit or Abort.
 func (s *Store) Begin(size int64) (*Upload, error) {
@@ -114,7 +145,7 @@ func (s *Store) Begin(size int64) (*Upload, error) {
 	if err != nil {
 		return nil, err
 	}
-	f, err := s.root.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	f, err := s.fsys.Create(s.at(name))
 	if err != nil {
 		s.release(size)
 		return nil, err
@@ -130,6 +161,10 @@ func (u *Upload) Write(p []byte) (int, error) {
 	n, err := u.file.Write(p)
 	u.written += int64(n)
 	u.hash.Write(p[:n])
+	if err == nil && u.written-u.eased >= easeEvery {
+		u.eased = u.written
+		err = u.file.Ease()
+	}
 	return n, err
 }
 
@@ -145,17 +180,20 @@ func (u *Upload) Commit(want [32]byte) error {
 	if err := u.file.Close(); err != nil {
 		return errors.Join(err, u.discard())
 	}
-	u.store.mu.Lock()
-	u.store.unclaimed[want] = true
-	u.store.mu.Unlock()
+	s := u.store
+	s.mu.Lock()
+	s.unclaimed[want] = true
+	s.mu.Unlock()
 	final := hex.EncodeToString(want[:])
-	if _, err := u.store.root.Lstat(final); err == nil {
-		return u.discard() // stored already, by content
+	if s.Has(want, u.size) {
+		// Stored already, by content. Whoever stored it may still be on the way to
+		// make its name durable, so that is done here too.
+		return errors.Join(u.discard(), s.fsys.SyncDir(s.dir))
 	}
-	if err := u.store.root.Rename(u.name, final); err != nil {
+	if err := s.fsys.Rename(s.at(u.name), s.at(final)); err != nil {
 		return errors.Join(err, u.discard())
 	}
-	return disk.OS().SyncDir(u.store.path)
+	return s.fsys.SyncDir(s.dir)
 }
 
 func (u *Upload) verify(want [32]byte) error {
@@ -173,23 +211,23 @@ func (u *Upload) Abort() error { return errors.Join(u.file.Close(), u.discard())
 
 func (u *Upload) discard() error {
 	u.store.release(u.size)
-	return u.store.root.Remove(u.name)
+	return u.store.fsys.Remove(u.store.at(u.name))
 }
 
 // OpenFile opens a staged content for reading.
-func (s *Store) OpenFile(digest [32]byte) (*os.File, error) {
-	return s.root.Open(hex.EncodeToString(digest[:]))
+func (s *Store) OpenFile(digest [32]byte) (disk.Content, error) {
+	return s.fsys.Open(s.at(hex.EncodeToString(digest[:])))
 }
 
 // Has says whether a content of that size is staged.
 func (s *Store) Has(digest [32]byte, size int64) bool {
-	info, err := s.root.Lstat(hex.EncodeToString(digest[:]))
-	return err == nil && info.Size() == size
+	got, err := s.size(hex.EncodeToString(digest[:]))
+	return err == nil && got == size
 }
 
-// Path returns where a staged content lies, to link it elsewhere.
+// Path returns where a staged content lies on the host, to link it elsewhere.
 func (s *Store) Path(digest [32]byte) string {
-	return s.path + string(os.PathSeparator) + hex.EncodeToString(digest[:])
+	return filepath.Join(s.path, hex.EncodeToString(digest[:]))
 }
 
 // Claim notes that the files' contents were named by what they were pushed for.
@@ -213,18 +251,18 @@ func (s *Store) Remove(digests ...[32]byte) error {
 			continue
 		}
 		name := hex.EncodeToString(d[:])
-		info, err := s.root.Lstat(name)
+		size, err := s.size(name)
 		if errors.Is(err, fs.ErrNotExist) {
 			continue
 		}
 		if err == nil {
-			err = s.root.Remove(name)
+			err = s.fsys.Remove(s.at(name))
 		}
 		if err != nil {
 			errs = append(errs, err)
 			continue
 		}
-		s.release(info.Size())
+		s.release(size)
 	}
 	return errors.Join(errs...)
 }

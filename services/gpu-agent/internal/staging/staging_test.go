@@ -14,6 +14,11 @@ import (
 	"github.com/ultrathink-pilot/trainyard/services/gpu-agent/internal/staging"
 )
 
+// content is a file in memory.
+type content struct{ *bytes.Reader }
+
+func (content) Close() error { return nil }
+
 func open(t *testing.T, dir string, max int64) *staging.Store {
 	t.Helper()
 	s, err := staging.Open(dir, max)
@@ -151,7 +156,7 @@ func TestValidate(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
-			got := strings.Join(staging.Validate(c.file, bytes.NewReader(c.data), int64(len(c.data))), "; ")
+			got := strings.Join(staging.Validate(c.file, content{bytes.NewReader(c.data)}), "; ")
 			if (got == "") != (c.problem == "") || !strings.Contains(got, c.problem) {
 				t.Fatalf("problems %q, want %q", got, c.problem)
 			}
@@ -164,6 +169,6 @@ func FuzzValidate(f *testing.F) {
 	f.Add(safetensors(`{"w":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}`, f32(1)))
 	f.Add(safetensors(`{"w":{"dtype":"F32","shape":[18446744073709551615],"data_offsets":[18446744073709551615,1]}}`, nil))
 	f.Fuzz(func(_ *testing.T, data []byte) {
-		staging.Validate("m.safetensors", bytes.NewReader(data), int64(len(data)))
+		staging.Validate("m.safetensors", content{bytes.NewReader(data)})
 	})
 }

@@ -10,6 +10,8 @@ import (
 	"math"
 	"path"
 	"sort"
+
+	"github.com/ultrathink-pilot/trainyard/services/gpu-agent/internal/disk"
 )
 
 // maxHeader is the safetensors format's own bound.
@@ -18,15 +20,15 @@ const maxHeader = 100 << 20
 // Validate returns every problem of a file's structure, by what its name says
 // it is. A name with another ending has no structure to check; its digest was
 // verified on the way in.
-func Validate(name string, r io.ReaderAt, size int64) []string {
+func Validate(name string, c disk.Content) []string {
 	var problem error
 	switch path.Ext(name) {
 	case ".safetensors":
-		problem = safetensors(r, size)
+		problem = safetensors(c, c.Size())
 	case ".json":
-		problem = jsonFile(r, size)
+		problem = jsonFile(c, c.Size())
 	case ".pt", ".pth":
-		problem = torchFile(r, size)
+		problem = torchFile(c)
 	}
 	if problem == nil {
 		return nil

@@ -266,7 +266,7 @@ func (p *Pipeline) validate(item Item) (problems []string, err error) {
 		if err != nil {
 			return nil, err
 		}
-		problems = append(problems, staging.Validate(file.Path, f, file.Size)...)
+		problems = append(problems, staging.Validate(file.Path, f)...)
 		if err := f.Close(); err != nil {
 			return nil, err
 		}

@@ -8,6 +8,7 @@
 package crashdisk
 
 import (
+	"bytes"
 	"io/fs"
 	"math/rand"
 	"path/filepath"
@@ -174,6 +175,20 @@ func (d *Disk) ReadFile(path string) ([]byte, error) {
 	return append([]byte(nil), n.live...), nil
 }
 
+// content is a file as it was when it was opened.
+type content struct{ *bytes.Reader }
+
+func (content) Close() error { return nil }
+
+// Open implements disk.FS.
+func (d *Disk) Open(path string) (disk.Content, error) {
+	raw, err := d.ReadFile(path)
+	if err != nil {
+		return nil, err
+	}
+	return content{bytes.NewReader(raw)}, nil
+}
+
 // Rename implements disk.FS.
 func (d *Disk) Rename(from, to string) error {
 	if err := d.step("rename", to); err != nil {
@@ -288,6 +303,9 @@ func (f *file) Write(p []byte) (int, error) {
 	f.node.live = append(f.node.live, p...)
 	return len(p), nil
 }
+
+// Ease implements disk.File; it promises nothing, and here does nothing.
+func (f *file) Ease() error { return nil }
 
 func (f *file) Sync() error {
 	if err := f.disk.step("sync", f.path); err != nil {
