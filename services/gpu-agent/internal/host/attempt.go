@@ -33,6 +33,7 @@ const (
 	doneFile     = "done"     // everything of the attempt has left the host
 	endedFile    = "ended"    // the verdict, kept for the tail
 	restoredFile = "restored" // the checkpoint it started from, or none
+	warmFile     = "warm"     // the checkpoint of another job that it began with
 	progressFile = "progress" // latest progress, for a restarted agent
 )
 
@@ -58,6 +59,7 @@ type Attempt struct {
 	dataOutage  time.Time
 	memory      int64 // used now, on its fullest device
 	restored    *lease.Restored
+	warm        *lease.Restored
 	orders      []Order
 	ordered     chan struct{} // closed and replaced with every order
 	stream      *Stream
@@ -245,10 +247,12 @@ func (a *Attempt) loadProgress() {
 			a.progress = &p
 		}
 	}
-	if raw, err := disk.ReadSealed(disk.OS(), filepath.Join(a.dir, restoredFile)); err == nil {
-		var r *lease.Restored
-		if json.Unmarshal(raw, &r) == nil {
-			a.restored = r
+	for name, into := range map[string]**lease.Restored{restoredFile: &a.restored, warmFile: &a.warm} {
+		if raw, err := disk.ReadSealed(disk.OS(), filepath.Join(a.dir, name)); err == nil {
+			var r *lease.Restored
+			if json.Unmarshal(raw, &r) == nil {
+				*into = r
+			}
 		}
 	}
 }

@@ -60,8 +60,11 @@ func (a *Attempt) run(ctx context.Context, tokens secrets) {
 		if err != nil && !errors.Is(err, context.Canceled) {
 			ended.LaunchError = err.Error()
 		}
-		if errors.Is(err, lease.ErrFenced) {
+		switch {
+		case errors.Is(err, lease.ErrFenced):
 			ended.StopReason = lease.StopFenced
+		case errors.Is(err, lease.ErrNotFound):
+			ended.BadConfiguration = err.Error()
 		}
 		a.conclude(ctx, ended)
 	}
@@ -137,10 +140,22 @@ func (a *Attempt) start(ctx context.Context, tokens secrets) (Process, error) {
 		a.restored = restored
 		a.mu.Unlock()
 	}
+	if a.lease.WarmStart != "" && a.Restored() == nil && !a.has(warmFile) {
+		warm, err := a.host.deps.Restorer.Named(ctx, a.Key, a.lease.WarmStart, filepath.Join(a.dir, "warm-start"))
+		if err != nil {
+			return nil, fmt.Errorf("warm_start.checkpoint_id %s: %w", a.lease.WarmStart, err)
+		}
+		if err := a.writeFile(warmFile, warm); err != nil {
+			return nil, err
+		}
+		a.mu.Lock()
+		a.warm = warm
+		a.mu.Unlock()
+	}
 	if a.spool.Sequence() == 0 && a.lease.Member() == 0 {
 		id := ""
-		if restored := a.Restored(); restored != nil {
-			id = restored.ID
+		if parent := a.parent(); parent != nil {
+			id = parent.ID
 		}
 		opened, err := a.host.deps.Registry.Opened(a.lease.Assignment, id, time.Now())
 		if err != nil {
@@ -399,7 +414,7 @@ func (a *Attempt) finishDelivery(complete bool) {
 		h.deps.Log.Warn("an ended attempt was not marked", append(a.fields(), zap.Error(err))...)
 		return
 	}
-	for _, name := range []string{"spool", "uploads", "staging", "restore", launch.WorkDir} {
+	for _, name := range []string{"spool", "uploads", "staging", "restore", "warm-start", launch.WorkDir} {
 		h.removeAll(filepath.Join(a.dir, name))
 	}
 	h.forgetOldest()

@@ -148,6 +148,24 @@ func (a *Attempt) Restored() *lease.Restored {
 	return a.restored
 }
 
+// WarmStart returns another job's checkpoint that the attempt begins with, or nil.
+func (a *Attempt) WarmStart() *lease.Restored {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.restored != nil {
+		return nil
+	}
+	return a.warm
+}
+
+// parent is the checkpoint that the attempt's own descend from, or nil.
+func (a *Attempt) parent() *lease.Restored {
+	if restored := a.Restored(); restored != nil {
+		return restored
+	}
+	return a.WarmStart()
+}
+
 // WorkDir returns the trainer's private directory.
 func (a *Attempt) WorkDir() string { return filepath.Join(a.dir, "work") }
 
@@ -213,8 +231,8 @@ func (a *Attempt) Submit(item upload.Item) error {
 	if a.lease.Member() > 0 {
 		return nil
 	}
-	if restored := a.Restored(); restored != nil {
-		item.Parent = restored.ID
+	if parent := a.parent(); parent != nil {
+		item.Parent = parent.ID
 	}
 	return a.pipe.Submit(item)
 }

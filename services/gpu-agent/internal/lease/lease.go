@@ -39,6 +39,9 @@ type Assignment struct {
 	HostMemoryBytes int64 `json:"host_memory_bytes"`
 	// Resume asks for the job's newest good checkpoint.
 	Resume bool `json:"resume"`
+	// WarmStart is another job's checkpoint to begin from when nothing is resumed;
+	// empty means none.
+	WarmStart string `json:"warm_start,omitempty"`
 	// Experiment that the job belongs to.
 	Experiment string `json:"experiment,omitempty"`
 	// Rendezvous of a gang over several hosts, or of one host's processes; nil means none.
@@ -188,6 +191,8 @@ var (
 	ErrRefused = errors.New("refused")
 	// ErrDigest: what the store holds is not what was announced.
 	ErrDigest = errors.New("digest mismatch")
+	// ErrNoParts: the store takes a file only as a whole.
+	ErrNoParts = errors.New("the store takes no parts")
 )
 
 // File is a file of a checkpoint or run, by content.
@@ -204,6 +209,14 @@ type Transfer struct {
 	Method  string
 	URL     string
 	Headers map[string]string
+}
+
+// Part is one part of a large file on its way to the store.
+type Part struct {
+	// Number counts from 1.
+	Number uint32
+	Size   int64
+	CRC32C uint32
 }
 
 // Checkpoint is a committed checkpoint with the downloads of its contents.

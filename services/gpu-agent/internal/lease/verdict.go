@@ -27,9 +27,11 @@ type Ended struct {
 	// Orphaned: the trainer ended because no agent had lived for the orphan timeout.
 	Orphaned   bool
 	StderrTail string
-	// LaunchError says why no process could be started.
-	LaunchError string
-	Progress    *Progress
+	// LaunchError says why no process could be started, BadConfiguration that the
+	// job's own words are why: no retry would help.
+	LaunchError      string
+	BadConfiguration string
+	Progress         *Progress
 }
 
 // Verdict decides how an attempt ended. What the agent itself did comes first
@@ -57,6 +59,9 @@ func Verdict(e Ended, now time.Time) Exit {
 		x.Evidence.MemorySamples = e.OOM.Samples
 	case e.StopReason != "":
 		x.Outcome, x.Class, x.Evidence.Message = stopped(e)
+	case e.BadConfiguration != "":
+		x.Class = ClassBadConfiguration
+		x.Evidence.Message, x.Evidence.Problems = e.BadConfiguration, []string{e.BadConfiguration}
 	case e.LaunchError != "":
 		x.Class = ClassCrash
 		x.Evidence.Message = e.LaunchError

@@ -16,6 +16,7 @@ import (
 	"go.uber.org/zap"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/ultrathink-pilot/trainyard/libs/rpcerr"
@@ -105,6 +106,32 @@ func (c *Client) BeginCheckpoint(ctx context.Context, key lease.Key, step int64,
 	return resp.CheckpointId, uploads, err
 }
 
+// PrepareParts asks which parts of a file the store lacks; see upload.Registry.
+func (c *Client) PrepareParts(ctx context.Context, key lease.Key, file lease.File, parts []lease.Part) (map[uint32]lease.Transfer, bool, error) {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	req := &registryv1.PreparePartsRequest{JobId: key.JobID, Fence: key.Fence, File: files([]lease.File{file})[0]}
+	for _, p := range parts {
+		req.Parts = append(req.Parts, &registryv1.PreparePartsRequest_Part{Number: p.Number, SizeBytes: p.Size, Crc32C: p.CRC32C})
+	}
+	resp, err := c.ingest.PrepareParts(ctx, req)
+	if status.Code(err) == codes.Unimplemented || rpcerr.ReasonOf(err) == errorv1.Reason_REASON_ILLEGAL_TRANSITION {
+		return nil, false, lease.ErrNoParts
+	}
+	if err != nil {
+		return nil, false, translate(err)
+	}
+	missing := make(map[uint32]lease.Transfer, len(resp.Missing))
+	for _, m := range resp.Missing {
+		missing[m.Number] = lease.Transfer{Method: m.Method, URL: m.Url, Headers: m.Headers}
+	}
+	return missing, resp.Complete, nil
+}
+
+// proofRate is how fast a store is trusted to read back what it was sent: the
+// registry proves the digests before it commits.
+const proofRate = 50 << 20 // bytes a second
+
 // CommitCheckpoint makes a checkpoint exist. ready is the trainer's
 // CheckpointReady in wire form; parent is the checkpoint that the attempt
 // restored from.
@@ -113,7 +140,11 @@ func (c *Client) CommitCheckpoint(ctx context.Context, key lease.Key, id string,
 	if err := proto.Unmarshal(ready, &frame); err != nil {
 		return fmt.Errorf("%w: %w", lease.ErrRefused, err)
 	}
-	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	var bytes int64
+	for _, f := range frame.Files {
+		bytes += f.SizeBytes
+	}
+	ctx, cancel := context.WithTimeout(ctx, callTimeout+time.Duration(bytes/proofRate)*time.Second)
 	defer cancel()
 	_, err := c.ingest.CommitCheckpoint(ctx, &registryv1.CommitCheckpointRequest{
 		CheckpointId: id, Fence: key.Fence, Metrics: frame.Metrics, Resumable: frame.Resumable,
@@ -142,7 +173,7 @@ func (c *Client) BeginArtifact(ctx context.Context, key lease.Key, file lease.Fi
 
 // CommitArtifact makes a run artifact visible.
 func (c *Client) CommitArtifact(ctx context.Context, key lease.Key, file lease.File, contentType string) error {
-	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	ctx, cancel := context.WithTimeout(ctx, callTimeout+time.Duration(file.Size/proofRate)*time.Second)
 	defer cancel()
 	_, err := c.ingest.CommitArtifact(ctx, &registryv1.CommitArtifactRequest{
 		JobId: key.JobID, Fence: key.Fence, File: files([]lease.File{file})[0], ContentType: contentType,
@@ -150,11 +181,11 @@ func (c *Client) CommitArtifact(ctx context.Context, key lease.Key, file lease.F
 	return translate(err)
 }
 
-// Resolve returns the job's newest good resumable checkpoint.
-func (c *Client) Resolve(ctx context.Context, key lease.Key) (*lease.Checkpoint, error) {
+// Resolve returns a checkpoint; an empty id means the job's newest good resumable one.
+func (c *Client) Resolve(ctx context.Context, key lease.Key, id string) (*lease.Checkpoint, error) {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
-	resp, err := c.ingest.ResolveCheckpoint(ctx, &registryv1.ResolveCheckpointRequest{JobId: key.JobID, Fence: key.Fence})
+	resp, err := c.ingest.ResolveCheckpoint(ctx, &registryv1.ResolveCheckpointRequest{JobId: key.JobID, Fence: key.Fence, CheckpointId: id})
 	if err != nil {
 		return nil, translate(err)
 	}

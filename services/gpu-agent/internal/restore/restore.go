@@ -18,7 +18,8 @@ import (
 
 // Registry is what a restore needs of the registry.
 type Registry interface {
-	Resolve(ctx context.Context, key lease.Key) (*lease.Checkpoint, error)
+	// Resolve returns a checkpoint; an empty id means the job's newest good one.
+	Resolve(ctx context.Context, key lease.Key, id string) (*lease.Checkpoint, error)
 	Get(ctx context.Context, t lease.Transfer) (io.ReadCloser, error)
 	ReportCorrupt(ctx context.Context, key lease.Key, id, reason string) error
 }
@@ -41,13 +42,25 @@ var errCorrupt = errors.New("the bytes do not match their digest")
 // Prepare puts the job's newest good checkpoint under dir. It returns nil when
 // the job has none: start from scratch. It tries until ctx ends.
 func (r *Restorer) Prepare(ctx context.Context, key lease.Key, dir string) (*lease.Restored, error) {
+	restored, err := r.prepare(ctx, key, "", dir)
+	if errors.Is(err, lease.ErrNotFound) {
+		return nil, nil
+	}
+	return restored, err
+}
+
+// Named is Prepare for a certain checkpoint, of any job; lease.ErrNotFound when
+// there is none with that id, or it went bad.
+func (r *Restorer) Named(ctx context.Context, key lease.Key, id, dir string) (*lease.Restored, error) {
+	return r.prepare(ctx, key, id, dir)
+}
+
+func (r *Restorer) prepare(ctx context.Context, key lease.Key, id, dir string) (*lease.Restored, error) {
 	begun := time.Now()
 	for backoff := 200 * time.Millisecond; ; backoff = min(2*backoff, 5*time.Second) {
-		found, err := r.Registry.Resolve(ctx, key)
+		found, err := r.Registry.Resolve(ctx, key, id)
 		switch {
-		case errors.Is(err, lease.ErrNotFound):
-			return nil, nil
-		case errors.Is(err, lease.ErrFenced), errors.Is(err, lease.ErrRefused):
+		case errors.Is(err, lease.ErrFenced), errors.Is(err, lease.ErrRefused), errors.Is(err, lease.ErrNotFound):
 			return nil, err
 		case err == nil:
 			restored, err := r.fetch(ctx, key, found, dir)
@@ -65,7 +78,7 @@ func (r *Restorer) Prepare(ctx context.Context, key lease.Key, dir string) (*lea
 			}
 		default:
 			r.Log.Warn("the registry is away; the restore waits", zap.Stringer("attempt", key), zap.Error(err))
-			if time.Since(begun) >= r.Patience {
+			if id == "" && time.Since(begun) >= r.Patience {
 				for _, local := range r.Tier.Newest(key.JobID) {
 					if restored, err := r.fetch(ctx, key, &local, dir); err == nil {
 						return restored, nil

@@ -134,10 +134,15 @@ func (s *Server) opened(a *host.Attempt) (*trainv1.Opened, error) {
 			out.Devices = append(out.Devices, wire.Device(d.Device, d.Reading, d.Health))
 		}
 	}
-	if r := a.Restored(); r != nil {
-		out.Restore = &trainv1.Restore{CheckpointId: r.ID, Step: r.Step, Directory: r.Directory}
-	}
+	out.Restore, out.WarmStart = restored(a.Restored()), restored(a.WarmStart())
 	return out, nil
+}
+
+func restored(r *lease.Restored) *trainv1.Restore {
+	if r == nil {
+		return nil
+	}
+	return &trainv1.Restore{CheckpointId: r.ID, Step: r.Step, Directory: r.Directory}
 }
 
 type received struct {

@@ -35,6 +35,9 @@ type Registry interface {
 	CommitCheckpoint(ctx context.Context, key lease.Key, id string, ready []byte, parent string) error
 	BeginArtifact(ctx context.Context, key lease.Key, file lease.File) (*lease.Transfer, error)
 	CommitArtifact(ctx context.Context, key lease.Key, file lease.File, contentType string) error
+	// PrepareParts returns a transfer for each part by number that the store lacks;
+	// without any it says whether the store has the whole file.
+	PrepareParts(ctx context.Context, key lease.Key, file lease.File, parts []lease.Part) (missing map[uint32]lease.Transfer, complete bool, err error)
 	Put(ctx context.Context, t lease.Transfer, body io.Reader) error
 }
 
@@ -280,7 +283,14 @@ func (p *Pipeline) checkpoint(ctx context.Context, item Item) (string, error) {
 		return "", err
 	}
 	for _, t := range uploads {
-		if err := p.put(ctx, t); err != nil {
+		for _, f := range item.Files {
+			if f.SHA256 == t.SHA256 {
+				err = p.put(ctx, f, t)
+				break
+			}
+			err = fmt.Errorf("%w: the registry asked for %x, which was not announced", lease.ErrRefused, t.SHA256)
+		}
+		if err != nil {
 			return "", err
 		}
 	}
@@ -296,20 +306,22 @@ func (p *Pipeline) artifact(ctx context.Context, item Item) error {
 		return err
 	}
 	if t != nil {
-		if err := p.put(ctx, *t); err != nil {
+		if err := p.put(ctx, item.Files[0], *t); err != nil {
 			return err
 		}
 	}
 	return p.registry.CommitArtifact(ctx, p.key, item.Files[0], item.ContentType)
 }
 
-func (p *Pipeline) put(ctx context.Context, t lease.Transfer) error {
+func (p *Pipeline) put(ctx context.Context, file lease.File, t lease.Transfer) error {
 	f, err := p.staging.OpenFile(t.SHA256)
-	if errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("%w: the registry asked for %x, which was not pushed", lease.ErrRefused, t.SHA256)
-	}
 	if err != nil {
 		return err
+	}
+	if file.Size > partsFrom {
+		if err = p.putParts(ctx, file, f); !errors.Is(err, lease.ErrNoParts) {
+			return errors.Join(err, f.Close())
+		}
 	}
 	return errors.Join(p.registry.Put(ctx, t, f), ignoreClosed(f.Close()))
 }
