@@ -2,6 +2,7 @@ package cli
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -63,6 +64,30 @@ func TestSubmit(t *testing.T) {
 	out, err = f.run(t, "submit", jobFile(t, goodJob), "--dry-run")
 	if err != nil || !strings.Contains(out, "would run on local/cpu:0") || len(f.submitted) != 1 {
 		t.Fatalf("%q %v", out, err)
+	}
+}
+
+func (f *fakeMesh) ResolveModel(_ context.Context, r *registryv1.ResolveModelRequest) (*registryv1.ResolveModelResponse, error) {
+	if r.GetModelName() != "bear_specialist" || r.GetStage() != registryv1.Stage_STAGE_PRODUCTION {
+		return nil, rpcerr.New(codes.NotFound, errorv1.Reason_REASON_RESOURCE_NOT_FOUND, "there is no such model version")
+	}
+	return &registryv1.ResolveModelResponse{Version: &registryv1.ModelVersion{CheckpointId: "01990000-0000-7000-8000-00000000000c"}}, nil
+}
+
+// TestAWarmStartIsFixedAtSubmission: the model's checkpoint goes into the job.
+func TestAWarmStartIsFixedAtSubmission(t *testing.T) {
+	t.Parallel()
+	f := newFakeMesh(t)
+	text := strings.Replace(goodJob, "  timeframe: 1d\n", "  timeframe: 1d\n  warm_start: {model: bear_specialist}\n", 1)
+	if out, err := f.run(t, "submit", jobFile(t, text)); err != nil {
+		t.Fatalf("%s, %v", out, err)
+	}
+	if w := f.submitted[0].GetSpec().GetNative().GetWarmStart(); w.GetCheckpointId() != "01990000-0000-7000-8000-00000000000c" {
+		t.Errorf("%v", w)
+	}
+	_, err := f.run(t, "submit", jobFile(t, strings.Replace(text, "bear_specialist", "nobody", 1)))
+	if err == nil || !strings.Contains(err.Error(), "native.warm_start.model") {
+		t.Errorf("%v", err)
 	}
 }
 

@@ -26,6 +26,7 @@ import (
 type fakeMesh struct {
 	jobv1.UnimplementedJobServiceServer
 	registryv1.UnimplementedModelServiceServer
+	registryv1.UnimplementedImportServiceServer
 
 	mu        sync.Mutex
 	submitted []*jobv1.SubmitJobRequest
@@ -36,6 +37,8 @@ type fakeMesh struct {
 	frames  [][]*jobv1.WatchJobsResponse
 	tokens  []string
 	promote *registryv1.PromoteModelVersionRequest
+	begun   *registryv1.BeginImportRequest
+	store   string // where imports are uploaded to
 	state   string
 }
 
@@ -65,8 +68,11 @@ func newFakeMesh(t *testing.T) *fakeMesh {
 	m := &mesh.Mesh{
 		State: f.state, Launcher: self, DataService: data.URL, Person: issue(identity.RolePerson),
 		Scheduler: f.serve(t, issue(identity.RoleScheduler), func(g *grpc.Server) { jobv1.RegisterJobServiceServer(g, f) }),
-		Registry:  f.serve(t, issue(identity.RoleRegistry), func(g *grpc.Server) { registryv1.RegisterModelServiceServer(g, f) }),
-		Janitor:   "127.0.0.1:1",
+		Registry: f.serve(t, issue(identity.RoleRegistry), func(g *grpc.Server) {
+			registryv1.RegisterModelServiceServer(g, f)
+			registryv1.RegisterImportServiceServer(g, f)
+		}),
+		Janitor: "127.0.0.1:1",
 	}
 	if err := m.Write(); err != nil {
 		t.Fatal(err)
@@ -85,7 +91,7 @@ func (f *fakeMesh) serve(t *testing.T, files identity.Files, register func(*grpc
 		t.Fatal(err)
 	}
 	allow := rpcserver.AllowTable{}
-	for _, service := range []grpc.ServiceDesc{jobv1.JobService_ServiceDesc, registryv1.ModelService_ServiceDesc} {
+	for _, service := range []grpc.ServiceDesc{jobv1.JobService_ServiceDesc, registryv1.ModelService_ServiceDesc, registryv1.ImportService_ServiceDesc} {
 		for _, method := range service.Methods {
 			allow["/"+service.ServiceName+"/"+method.MethodName] = []identity.Role{identity.RolePerson}
 		}

@@ -1,14 +1,25 @@
 package cli
 
 import (
+	"bytes"
+	"context"
+	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"maps"
+	"math"
+	"net/http"
+	"net/url"
+	"os"
+	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/spf13/cobra"
 
+	registryv1 "github.com/ultrathink-pilot/trainyard/proto/gen/go/trainyard/registry/v1"
 	"github.com/ultrathink-pilot/trainyard/tools/internal/modelfile"
 )
 
@@ -16,23 +27,154 @@ import (
 var errRefused = errors.New("not everything was read")
 
 func (a *app) importCommand() *cobra.Command {
-	var check, lenient bool
+	var check bool
+	var o importOptions
 	cmd := &cobra.Command{
 		Use: "import FILE...", Short: "Say what is inside a model file that was made elsewhere, or register it",
-		Long: "import reads PyTorch files (.pth, .pt: zip and legacy) and safetensors. Nothing in a file is run.\n" +
+		Long: "import reads PyTorch files (.pth, .pt: zip and legacy) and safetensors. Nothing in a file is run.\n\n" +
 			"With --check it says what is inside: tensors, types, shapes, SHA-256 of the values, and what was refused and why.\n" +
-			"The exit code is 1 when a file was refused or read only in part.",
+			"The exit code is 1 when a file was refused or read only in part.\n\n" +
+			"With --model it registers the weights as a version of that model, with their provenance. The network is inferred from\n" +
+			"names and shapes; a YAML file for --map names the layers when that fails:\n\n" +
+			"  layers: {encoder.fc1: trunk.0, encoder.fc2: trunk.1, out_a: policy, out_v: value}\n" +
+			"  ignore: [\"stats.*\"]",
 		Args: arguments(cobra.MinimumNArgs(1)),
-		RunE: func(_ *cobra.Command, args []string) error {
-			if !check {
-				return usageError{errors.New("say --check to look at the files")}
+		RunE: func(cmd *cobra.Command, args []string) error {
+			switch {
+			case check && o.model != "":
+				return usageError{errors.New("--check only looks, --model registers: say one of them")}
+			case check:
+				return a.checkModels(args, modelfile.Options{Lenient: o.lenient})
+			case o.model == "" || len(args) > 1:
+				return usageError{errors.New("say --check to look at files, or --model NAME to register one")}
 			}
-			return a.checkModels(args, modelfile.Options{Lenient: lenient})
+			// The file is read first: its problems need no mesh.
+			prepared, err := o.prepare(args[0])
+			if err != nil {
+				return err
+			}
+			return a.with(func(ctx context.Context, s *session, _ []string) error {
+				return s.traced(ctx, "import", func(ctx context.Context) error { return a.register(ctx, s, &o, prepared) })
+			})(cmd, nil)
 		},
 	}
-	cmd.Flags().BoolVar(&check, "check", false, "only say what is inside; needs no mesh")
-	cmd.Flags().BoolVar(&lenient, "lenient", false, "read the tensors of a file that also has objects which are not allowed, and list those")
+	f := cmd.Flags()
+	f.BoolVar(&check, "check", false, "only say what is inside; needs no mesh")
+	f.BoolVar(&o.lenient, "lenient", false, "read the tensors of a file that also has objects which are not allowed, and list those")
+	f.StringVar(&o.model, "model", "", "register the weights as a version of this model")
+	f.StringVar(&o.experiment, "experiment", "", "experiment of the import's run (default imports/MODEL)")
+	f.StringVar(&o.mapping, "map", "", "YAML file that names the layers")
+	f.BoolVar(&o.asIs, "as-is", false, "keep every tensor with its name and type")
+	f.StringVar(&o.schema, "feature-schema", "", "feature schema that the weights were trained on")
+	f.StringVar(&o.window, "evaluation-window", "", "dates behind the metrics, such as 2010-01-04/2014-12-31")
+	f.StringToStringVar(&o.notes, "note", nil, "provenance, such as --note author=ana; may be repeated")
+	f.StringToStringVar(&o.metrics, "metric", nil, "a known figure, such as --metric validation/sharpe=1.2; may be repeated")
+	requestFlag(cmd, &o.request)
 	return cmd
+}
+
+// importOptions are the flags of a registration.
+type importOptions struct {
+	model, experiment, mapping, schema, window, request string
+	asIs, lenient                                       bool
+	notes, metrics                                      map[string]string
+	figures                                             map[string]float64
+}
+
+// prepare checks the flags and makes a model of the file.
+func (o *importOptions) prepare(path string) (*modelfile.Prepared, error) {
+	o.figures = map[string]float64{}
+	for name, text := range o.metrics {
+		v, err := strconv.ParseFloat(text, 64)
+		if err != nil || math.IsNaN(v) || math.IsInf(v, 0) {
+			return nil, usageError{fmt.Errorf("--metric %s=%s is not a number", name, text)}
+		}
+		o.figures[name] = v
+	}
+	if o.experiment == "" {
+		o.experiment = "imports/" + o.model
+	}
+	how := modelfile.ImportOptions{Options: modelfile.Options{Lenient: o.lenient}, AsIs: o.asIs, FeatureSchema: o.schema}
+	if o.mapping != "" {
+		text, err := os.ReadFile(o.mapping)
+		if err != nil {
+			return nil, err
+		}
+		if how.Mapping, err = modelfile.ParseMapping(text); err != nil {
+			return nil, fmt.Errorf("%s: %w", o.mapping, err)
+		}
+	}
+	return modelfile.Prepare(path, how)
+}
+
+// register announces the files, uploads what the store does not have, and commits.
+func (a *app) register(ctx context.Context, s *session, o *importOptions, p *modelfile.Prepared) error {
+	ask := &registryv1.BeginImportRequest{
+		RequestId: requestID(o.request), ModelName: o.model, Experiment: o.experiment, Provenance: p.Provenance, Metrics: o.figures,
+		FeatureSchema: o.schema, EvaluationWindow: o.window,
+	}
+	for name, text := range o.notes {
+		ask.Provenance[name] = text
+	}
+	contents := map[[sha256.Size]byte][]byte{}
+	for _, f := range p.Files {
+		sum := sha256.Sum256(f.Data)
+		contents[sum] = f.Data
+		ask.Files = append(ask.Files, &registryv1.CheckpointFile{Path: f.Name, Sha256: sum[:], SizeBytes: int64(len(f.Data))})
+	}
+	begun, err := s.Imports.BeginImport(ctx, ask)
+	if err != nil {
+		return err
+	}
+	for _, u := range begun.GetUploads() {
+		if len(u.GetSha256()) != sha256.Size {
+			return errors.New("the registry asks for a content without a digest")
+		}
+		if err := upload(ctx, u, contents[[sha256.Size]byte(u.GetSha256())]); err != nil {
+			return fmt.Errorf("uploading %s: %w", strings.Join(u.GetPaths(), ", "), err)
+		}
+	}
+	answer, err := s.Imports.CommitImport(ctx, &registryv1.CommitImportRequest{ImportId: begun.GetImportId(), RequestId: newRequestID()})
+	if err != nil {
+		return err
+	}
+	return a.show(answer, func(w io.Writer) error {
+		v := answer.GetVersion()
+		if _, err := fmt.Fprintf(w, "%s version %d, checkpoint %s, run %s\n", v.GetModelName(), v.GetVersion(), v.GetCheckpointId(), begun.GetRunId()); err != nil {
+			return err
+		}
+		for _, name := range slices.Sorted(maps.Keys(ask.GetProvenance())) {
+			if _, err := fmt.Fprintf(w, "  %s: %s\n", name, ask.GetProvenance()[name]); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// upload sends one content to its presigned URL.
+func upload(ctx context.Context, u *registryv1.TransferURL, data []byte) (err error) {
+	request, err := http.NewRequestWithContext(ctx, u.GetMethod(), u.GetUrl(), bytes.NewReader(data))
+	if err != nil {
+		return errors.New("the registry's address is malformed") // the URL itself is a secret
+	}
+	for name, value := range u.GetHeaders() {
+		request.Header.Set(name, value)
+	}
+	response, err := http.DefaultClient.Do(request)
+	var hidden *url.Error
+	if errors.As(err, &hidden) {
+		return hidden.Err
+	}
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, response.Body.Close()) }()
+	if response.StatusCode/100 != 2 {
+		text, _ := io.ReadAll(io.LimitReader(response.Body, 1000))
+		return fmt.Errorf("the store answered %s: %s", response.Status, text)
+	}
+	return nil
 }
 
 // checkModels describes every file, also after one that was refused.

@@ -18,6 +18,7 @@ import (
 
 	"github.com/ultrathink-pilot/trainyard/libs/rpcerr"
 	jobv1 "github.com/ultrathink-pilot/trainyard/proto/gen/go/trainyard/job/v1"
+	registryv1 "github.com/ultrathink-pilot/trainyard/proto/gen/go/trainyard/registry/v1"
 	"github.com/ultrathink-pilot/trainyard/tools/internal/jobfile"
 )
 
@@ -96,6 +97,9 @@ func readJobFiles(paths []string) ([]candidate, error) {
 }
 
 func (a *app) submit(ctx context.Context, s *session, candidates []candidate, dryRun, watch bool, request string) error {
+	if err := warmStarts(ctx, s, candidates); err != nil {
+		return err
+	}
 	predictions, err := a.checkAll(ctx, s, candidates)
 	if err != nil {
 		return err
@@ -122,6 +126,27 @@ func (a *app) submit(ctx context.Context, s *session, candidates []candidate, dr
 		return err
 	}
 	return a.watchToEnd(ctx, s, ids(jobs))
+}
+
+// warmStarts replaces the model of a warm start by its checkpoint: what a job starts
+// from is fixed when it is submitted, whatever is promoted later.
+func warmStarts(ctx context.Context, s *session, candidates []candidate) error {
+	for _, c := range candidates {
+		m := c.WarmModel
+		if m == nil {
+			continue
+		}
+		ask := &registryv1.ResolveModelRequest{ModelName: m.Name, Selector: &registryv1.ResolveModelRequest_Stage{Stage: registryv1.Stage_STAGE_PRODUCTION}}
+		if m.Version > 0 {
+			ask.Selector = &registryv1.ResolveModelRequest_Version{Version: m.Version}
+		}
+		answer, err := s.Models.ResolveModel(ctx, ask)
+		if err != nil {
+			return fmt.Errorf("%s: native.warm_start.model: %w", c.name, err)
+		}
+		c.Spec.GetNative().GetWarmStart().CheckpointId = answer.GetVersion().GetCheckpointId()
+	}
+	return nil
 }
 
 func submitOne(ctx context.Context, s *session, spec *jobv1.JobSpec, request string) (*jobv1.Job, error) {

@@ -14,8 +14,9 @@ import (
 // rejected: it stops at a value's first problem and knows no lines of good ones,
 // which the services' findings need.
 type decoder struct {
-	problems []Problem
-	lines    map[string]int
+	problems  []Problem
+	lines     map[string]int
+	warmModel ModelVersion
 }
 
 // field decodes one value.

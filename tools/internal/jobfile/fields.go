@@ -30,6 +30,12 @@ var rewards = map[string]jobv1.Reward{
 	"risk_adjusted":       jobv1.Reward_REWARD_RISK_ADJUSTED,
 }
 
+var schedules = map[string]jobv1.LearnerSpec_Schedule{
+	"constant": jobv1.LearnerSpec_SCHEDULE_CONSTANT,
+	"linear":   jobv1.LearnerSpec_SCHEDULE_LINEAR,
+	"cosine":   jobv1.LearnerSpec_SCHEDULE_COSINE,
+}
+
 const maxMemory = int64(64) << 40
 
 func (d *decoder) job(n *yaml.Node) *jobv1.JobSpec {
@@ -123,7 +129,8 @@ func (d *decoder) native(n *yaml.Node, path string) *jobv1.NativeSpec {
 				"commission_bps": d.number(&s.Costs.CommissionBps, 1000), "slippage_bps": d.number(&s.Costs.SlippageBps, 1000),
 			})
 		},
-		"learner": func(n *yaml.Node, path string) { s.Learner = d.learner(n, path) },
+		"learner":    func(n *yaml.Node, path string) { s.Learner = d.learner(n, path) },
+		"warm_start": func(n *yaml.Node, path string) { s.WarmStart = d.warmStart(n, path) },
 	})
 	d.require(n, seen, path, "specialist", "symbol", "timeframe")
 	return s
@@ -147,8 +154,37 @@ func (d *decoder) learner(n *yaml.Node, path string) *jobv1.LearnerSpec {
 			d.count(&width, 4096)(n, path)
 			l.HiddenSizes = append(l.HiddenSizes, width)
 		}),
+		"temporal": func(n *yaml.Node, path string) {
+			t := &jobv1.TemporalTrunk{}
+			l.Temporal = t
+			d.object(n, path, fields{
+				"bars": d.count(&t.Bars, 256), "width": d.count(&t.Width, 256), "stride": d.count(&t.Stride, 256), "channels": d.count(&t.Channels, 1024),
+			})
+		},
+		"schedule":         choice(d, &l.Schedule, schedules),
+		"warmup_epochs":    d.count(&l.WarmupEpochs, 100000),
+		"final_rate_share": d.number(&l.FinalRateShare, 1),
 	})
 	return l
+}
+
+// warmStart names another's trunk: a checkpoint by its id, or a model, whose
+// checkpoint the caller looks up before it submits.
+func (d *decoder) warmStart(n *yaml.Node, path string) *jobv1.WarmStart {
+	w := &jobv1.WarmStart{}
+	var version int64
+	seen := d.object(n, path, fields{
+		"checkpoint": d.text(&w.CheckpointId), "model": d.text(&d.warmModel.Name), "version": d.whole(&version), "freeze": d.flag(&w.FreezeTrunk),
+	})
+	d.warmModel.Version = version
+	switch {
+	case seen == nil:
+	case seen["checkpoint"] == seen["model"]:
+		d.add(n, path, `names the trunk by "checkpoint" (an id) or by "model" (its production version, or "version"), one of them`)
+	case seen["version"] && !seen["model"]:
+		d.add(n, path+".version", `goes with "model"`)
+	}
+	return w
 }
 
 func (d *decoder) command(n *yaml.Node, path string) *jobv1.CommandSpec {

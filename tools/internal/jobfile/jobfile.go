@@ -52,8 +52,17 @@ func (p Problem) String() string {
 // File is a job file that can be submitted.
 type File struct {
 	Spec *jobv1.JobSpec
+	// WarmModel is the model whose checkpoint Spec's warm start takes; it has to be
+	// looked up before the job is submitted. Nil when the file names none.
+	WarmModel *ModelVersion
 
 	lines map[string]int
+}
+
+// ModelVersion names a registered model; version 0 is the one in production.
+type ModelVersion struct {
+	Name    string
+	Version int64
 }
 
 // Parse reads one job. With any problem the file is nil.
@@ -70,7 +79,11 @@ func Parse(data []byte) (*File, []Problem) {
 	if len(d.problems) > 0 {
 		return nil, d.problems
 	}
-	return &File{Spec: spec, lines: d.lines}, nil
+	file := &File{Spec: spec, lines: d.lines}
+	if d.warmModel.Name != "" {
+		file.WarmModel = &d.warmModel
+	}
+	return file, nil
 }
 
 // Problem turns a service's finding about a field of the JobSpec into one about

@@ -30,6 +30,11 @@ native:
     learning_rate: 3e-4
     entropy: 0.01
     hidden: [64, 32]
+    temporal: {bars: 20, channels: 32}
+    schedule: cosine
+    warmup_epochs: 4
+    final_rate_share: 0.2
+  warm_start: {model: bear_specialist, version: 3, freeze: true}
 resources:
   devices:
     - kind: cpu-lane
@@ -56,8 +61,10 @@ func TestParse(t *testing.T) {
 		Runtime: &jobv1.JobSpec_Native{Native: &jobv1.NativeSpec{
 			Specialist: jobv1.Specialist_SPECIALIST_BULL, Symbol: "SPX", Timeframe: "1d",
 			Reward: jobv1.Reward_REWARD_DIFFERENTIAL_SHARPE, Seed: -7, MaxEpochs: 60, Patience: 12,
-			Costs:   &jobv1.TradingCosts{CommissionBps: 1.5, SlippageBps: 2},
-			Learner: &jobv1.LearnerSpec{LearningRate: 3e-4, EntropyCoefficient: 0.01, HiddenSizes: []uint32{64, 32}},
+			Costs: &jobv1.TradingCosts{CommissionBps: 1.5, SlippageBps: 2},
+			Learner: &jobv1.LearnerSpec{LearningRate: 3e-4, EntropyCoefficient: 0.01, HiddenSizes: []uint32{64, 32},
+				Temporal: &jobv1.TemporalTrunk{Bars: 20, Channels: 32}, Schedule: jobv1.LearnerSpec_SCHEDULE_COSINE, WarmupEpochs: 4, FinalRateShare: 0.2},
+			WarmStart: &jobv1.WarmStart{FreezeTrunk: true},
 		}},
 		Resources: &jobv1.Resources{
 			Devices:   []*jobv1.DeviceDemand{{Kind: "cpu-lane", MemoryBytes: 256 << 20, Labels: map[string]string{"zone": "a"}}},
@@ -68,6 +75,23 @@ func TestParse(t *testing.T) {
 	}
 	if !proto.Equal(got.Spec, want) {
 		t.Errorf("got  %v\nwant %v", got.Spec, want)
+	}
+	if m := got.WarmModel; m == nil || *m != (ModelVersion{"bear_specialist", 3}) {
+		t.Errorf("the warm start is from %v", m)
+	}
+}
+
+func TestAWarmStartHasOneSource(t *testing.T) {
+	t.Parallel()
+	for text, want := range map[string]string{
+		"{freeze: true}":              "one of them",
+		"{checkpoint: x, model: y}":   "one of them",
+		"{checkpoint: x, version: 2}": `goes with "model"`,
+	} {
+		_, problems := Parse([]byte("name: a\nnative: {specialist: bull, symbol: SPX, timeframe: 1d, warm_start: " + text + "}\n"))
+		if len(problems) != 1 || !strings.Contains(problems[0].String(), want) || !strings.Contains(problems[0].Path, "native.warm_start") {
+			t.Errorf("%s: %v", text, problems)
+		}
 	}
 }
 
@@ -153,12 +177,12 @@ func TestServiceFindingsSpeakOfTheFile(t *testing.T) {
 		t.Fatal(problems)
 	}
 	for field, want := range map[string]string{
-		"spec.resources.devices[0].memory_bytes": "line 23: resources.devices[0].memory: no",
-		"spec.resources.host_memory_bytes":       "line 26: resources.memory: no",
-		"resources.cpu_millis":                   "line 25: resources.cpu: no",
+		"spec.resources.devices[0].memory_bytes": "line 28: resources.devices[0].memory: no",
+		"spec.resources.host_memory_bytes":       "line 31: resources.memory: no",
+		"resources.cpu_millis":                   "line 30: resources.cpu: no",
 		"spec.display_name":                      "line 2: name: no",
-		"spec.time_limit":                        "line 28: limits.time: no",
-		"spec.retry_policy.max_crashes":          "line 29: retries.crashes: no",
+		"spec.time_limit":                        "line 33: limits.time: no",
+		"spec.retry_policy.max_crashes":          "line 34: retries.crashes: no",
 		"spec.native.learner.hidden_sizes[1]":    "line 19: native.learner.hidden[1]: no",
 		"spec.native.learner.discount":           "line 16: native.learner.discount: no",
 		"request_id":                             "request_id: no",

@@ -27,6 +27,7 @@ type Clients struct {
 	Runs    registryv1.RunServiceClient
 	Mirror  registryv1.MirrorServiceClient
 	Janitor janitorv1.JanitorServiceClient
+	Imports registryv1.ImportServiceClient
 
 	person identity.Files
 	log    *zap.Logger
@@ -51,6 +52,7 @@ func (m *Mesh) Connect(log *zap.Logger) (*Clients, error) {
 	c.Jobs, c.Fleet = jobv1.NewJobServiceClient(scheduler), fleetv1.NewFleetServiceClient(scheduler)
 	c.Models, c.Runs = registryv1.NewModelServiceClient(registry), registryv1.NewRunServiceClient(registry)
 	c.Mirror = registryv1.NewMirrorServiceClient(registry)
+	c.Imports = registryv1.NewImportServiceClient(registry)
 	c.Janitor = janitorv1.NewJanitorServiceClient(janitor)
 	return c, nil
 }

@@ -28,7 +28,9 @@ func (t *training) model(dir string) (meta Meta, file []byte, weights []safetens
 		return meta, nil, nil, fmt.Errorf("%s: %w", checkpoint.MetaFile, err)
 	}
 	table := t.job.Table
-	if meta.FeatureSchema != table.SchemaVersion || !slices.Equal(meta.FeatureNames, table.FeatureNames) {
+	// An imported model names its schema alone.
+	named := len(meta.FeatureNames) > 0
+	if meta.FeatureSchema != table.SchemaVersion || named && !slices.Equal(meta.FeatureNames, table.FeatureNames) {
 		return meta, nil, nil, fmt.Errorf("it was trained on feature schema %q (%d features), the data service serves %s (%d features)",
 			meta.FeatureSchema, len(meta.FeatureNames), table.SchemaVersion, len(table.FeatureNames))
 	}
