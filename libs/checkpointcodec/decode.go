@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"crypto/sha256"
 	"encoding/binary"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"hash/crc32"
@@ -76,7 +77,19 @@ func Decode(dst io.Writer, src io.Reader, base io.ReadSeeker) (Stats, error) {
 	if _, err := d.in.ReadByte(); err != io.EOF {
 		return Stats{}, fmt.Errorf("%w: bytes behind its end", ErrFormat)
 	}
-	return Stats{Raw: int64(raw), Packed: counted.n, Width: d.width}, nil
+	return Stats{Raw: int64(raw), Packed: counted.n, Width: d.width, SHA256: hex.EncodeToString(trailer[8:])}, nil
+}
+
+// Base reads the digest of the content that a packed file is the difference to; nil when it
+// stands alone. It reads no more than the beginning, and checks no more.
+func Base(src io.Reader) ([]byte, error) {
+	d := &decoder{in: bufio.NewReaderSize(src, 64)}
+	if err := d.settings(); err != nil || !d.delta {
+		return nil, err
+	}
+	base := make([]byte, sha256.Size)
+	err := d.read(base)
+	return base, err
 }
 
 func (d *decoder) close() {
@@ -122,7 +135,7 @@ func (d *decoder) uint32() (uint32, error) {
 	return binary.LittleEndian.Uint32(b[:]), err
 }
 
-func (d *decoder) header(base io.ReadSeeker) error {
+func (d *decoder) settings() error {
 	var h [8]byte
 	if err := d.read(h[:]); err != nil {
 		return err
@@ -136,8 +149,12 @@ func (d *decoder) header(base io.ReadSeeker) error {
 	case d.width != 1 && d.width != 2 && d.width != 4 && d.width != 8, h[6] > flagDelta, h[7] != 0:
 		return fmt.Errorf("%w: unknown settings", ErrFormat)
 	}
-	if !d.delta {
-		return nil
+	return nil
+}
+
+func (d *decoder) header(base io.ReadSeeker) error {
+	if err := d.settings(); err != nil || !d.delta {
+		return err
 	}
 	want := make([]byte, sha256.Size)
 	if err := d.read(want); err != nil {

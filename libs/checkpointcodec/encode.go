@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"crypto/sha256"
 	"encoding/binary"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"hash/crc32"
@@ -88,7 +89,7 @@ func Encode(dst io.Writer, src io.Reader, base io.ReadSeeker) (Stats, error) {
 	if err := e.out.Flush(); err != nil {
 		return Stats{}, err
 	}
-	return Stats{Raw: raw, Packed: e.n, Width: e.width}, nil
+	return Stats{Raw: raw, Packed: e.n, Width: e.width, SHA256: hex.EncodeToString(sum.Sum(nil))}, nil
 }
 
 func digestOf(r io.ReadSeeker) ([]byte, error) {

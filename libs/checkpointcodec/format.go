@@ -59,6 +59,8 @@ type Stats struct {
 	Raw, Packed int64
 	// Width is the number size that was chosen, 1 for none.
 	Width int
+	// SHA256 is the content's digest, in lowercase hex.
+	SHA256 string
 }
 
 // Saved is the part of the source that packing saved, 0 to 1.

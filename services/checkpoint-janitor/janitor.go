@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"os"
 	"time"
 
 	"go.uber.org/zap"
@@ -22,9 +23,12 @@ import (
 	"github.com/ultrathink-pilot/trainyard/libs/telemetry"
 	janitorv1 "github.com/ultrathink-pilot/trainyard/proto/gen/go/trainyard/janitor/v1"
 	registryv1 "github.com/ultrathink-pilot/trainyard/proto/gen/go/trainyard/registry/v1"
+	"github.com/ultrathink-pilot/trainyard/services/checkpoint-janitor/internal/archive"
+	"github.com/ultrathink-pilot/trainyard/services/checkpoint-janitor/internal/drill"
 	"github.com/ultrathink-pilot/trainyard/services/checkpoint-janitor/internal/inventory"
 	"github.com/ultrathink-pilot/trainyard/services/checkpoint-janitor/internal/janitorapi"
 	"github.com/ultrathink-pilot/trainyard/services/checkpoint-janitor/internal/metrics"
+	"github.com/ultrathink-pilot/trainyard/services/checkpoint-janitor/internal/notify"
 	"github.com/ultrathink-pilot/trainyard/services/checkpoint-janitor/internal/planning"
 	"github.com/ultrathink-pilot/trainyard/services/checkpoint-janitor/internal/policyfile"
 	"github.com/ultrathink-pilot/trainyard/services/checkpoint-janitor/internal/postgres"
@@ -32,6 +36,7 @@ import (
 	"github.com/ultrathink-pilot/trainyard/services/checkpoint-janitor/internal/schedule"
 	"github.com/ultrathink-pilot/trainyard/services/checkpoint-janitor/internal/scrub"
 	"github.com/ultrathink-pilot/trainyard/services/checkpoint-janitor/internal/sweep"
+	"github.com/ultrathink-pilot/trainyard/services/checkpoint-janitor/internal/tiers"
 )
 
 // Service is the name in configuration, logs and metrics.
@@ -54,18 +59,27 @@ type Config struct {
 	Capacity     config.Bytes  `conf:"capacity" default:"0B" usage:"capacity of the store for alerts and the forecast; 0 means not known"`
 	CapacityPath string        `conf:"capacity-path" usage:"path on the store's disk, where this host can see it: the disk is watched in place of a fixed capacity"`
 	Hold         time.Duration `conf:"hold" default:"720h" usage:"how long a person's restore protects a checkpoint"`
+	Scratch      string        `conf:"scratch" usage:"directory for files being archived or drilled, with room for twice the largest; empty is the system's"`
+	Webhook      config.Secret `conf:"report-webhook" secret:"true" usage:"URL that gets the daily report as JSON; empty sends none"`
+	WebhookToken config.Secret `conf:"report-webhook-token" secret:"true" usage:"bearer token for the webhook"`
 	ReportFile   string        `conf:"report-file" usage:"file for the daily report; the ending .html, .json or .txt chooses the form; empty writes none"`
 }
 
 // S3Config says where the checkpoints are.
 type S3Config struct {
-	Endpoint  string        `conf:"endpoint" required:"true" usage:"host:port or URL of the S3 server"`
-	AccessKey string        `conf:"access-key" required:"true" usage:"S3 access key"`
-	SecretKey config.Secret `conf:"secret-key" required:"true" secret:"true" usage:"S3 secret key"`
-	Bucket    string        `conf:"bucket" default:"trainyard" usage:"bucket of checkpoints and artifacts"`
-	Region    string        `conf:"region" default:"us-east-1" usage:"region of the bucket"`
-	CA        string        `conf:"ca" usage:"PEM file with the S3 server's authority; empty means the system's"`
-	Insecure  bool          `conf:"insecure" usage:"speak http, for a network that is itself trusted"`
+	Endpoint   string        `conf:"endpoint" required:"true" usage:"host:port or URL of the S3 server"`
+	AccessKey  string        `conf:"access-key" required:"true" usage:"S3 access key"`
+	SecretKey  config.Secret `conf:"secret-key" required:"true" secret:"true" usage:"S3 secret key"`
+	Bucket     string        `conf:"bucket" default:"trainyard" usage:"bucket of checkpoints and artifacts"`
+	ColdBucket string        `conf:"cold-bucket" usage:"bucket of archived checkpoints, the registry's; empty means the same, below cold/"`
+	Region     string        `conf:"region" default:"us-east-1" usage:"region of the bucket"`
+	CA         string        `conf:"ca" usage:"PEM file with the S3 server's authority; empty means the system's"`
+	Insecure   bool          `conf:"insecure" usage:"speak http, for a network that is itself trusted"`
+}
+
+func (c S3Config) open(bucket string) (*objectstore.Store, error) {
+	return objectstore.Open(objectstore.Config{Endpoint: c.Endpoint, AccessKey: c.AccessKey, SecretKey: c.SecretKey.Reveal(), Bucket: bucket,
+		Region: c.Region, CA: c.CA, Insecure: c.Insecure})
 }
 
 // Validate reports what single fields cannot show.
@@ -82,6 +96,16 @@ func (c Config) Validate() []string {
 	}
 	if c.Hold <= 0 {
 		out = append(out, "hold must be positive, or the next sweep undoes every restore")
+	}
+	if hook := c.Webhook.Reveal(); hook != "" {
+		if problem := notify.Check(hook); problem != "" {
+			out = append(out, problem)
+		}
+	}
+	if c.Scratch != "" {
+		if info, err := os.Stat(c.Scratch); err != nil || !info.IsDir() {
+			out = append(out, fmt.Sprintf("scratch %q is no directory", c.Scratch))
+		}
 	}
 	if c.ReportFile != "" && !schedule.KnownForm(c.ReportFile) {
 		out = append(out, fmt.Sprintf("report-file %q must end in .html, .json or .txt", c.ReportFile))
@@ -138,12 +162,17 @@ func New(ctx context.Context, cfg Config, deps Deps) (_ *Janitor, err error) {
 	j.group.OnStop("pool", func(context.Context) error { pool.Close(); return nil })
 	store := postgres.New(pool)
 
-	bucket, err := objectstore.Open(objectstore.Config{
-		Endpoint: cfg.S3.Endpoint, AccessKey: cfg.S3.AccessKey, SecretKey: cfg.S3.SecretKey.Reveal(), Bucket: cfg.S3.Bucket,
-		Region: cfg.S3.Region, CA: cfg.S3.CA, Insecure: cfg.S3.Insecure,
-	})
+	bucket, err := cfg.S3.open(cfg.S3.Bucket)
 	if err != nil {
 		return nil, err
+	}
+	both := tiers.Store{Hot: bucket, Cold: bucket}
+	var coldListing inventory.Bucket
+	if cfg.S3.ColdBucket != "" && cfg.S3.ColdBucket != cfg.S3.Bucket {
+		if both.Cold, err = cfg.S3.open(cfg.S3.ColdBucket); err != nil {
+			return nil, err
+		}
+		coldListing = both.Cold
 	}
 	files := identity.Files{Cert: cfg.TLSCert, Key: cfg.TLSKey, CA: cfg.TLSCA}
 	clientTLS, err := identity.ClientTLS(files, identity.RoleRegistry)
@@ -165,11 +194,17 @@ func New(ctx context.Context, cfg Config, deps Deps) (_ *Janitor, err error) {
 			return nil, fmt.Errorf("capacity-path: %w", err)
 		}
 	}
-	reader := inventory.Reader{Catalogue: registry, Bucket: bucket, Holds: store, Readings: store, Room: room}
+	reader := inventory.Reader{Catalogue: registry, Bucket: bucket, Cold: coldListing, Holds: store, Readings: store, Room: room}
 	planner := planning.New(store, reader, policy, policyText, meter)
-	sweeper := sweep.New(store, registry, bucket, planner, meter, tel.Log)
+	archiver := &archive.Archiver{Registry: registry, Hot: both.Hot, Cold: both.Cold, Scratch: cfg.Scratch, Log: tel.Log}
+	sweeper := sweep.New(store, registry, both, archiver, planner, meter, tel.Log)
 	loop := &schedule.Loop{
-		Store: store, Planner: planner, Sweeper: sweeper, Scrubber: &scrub.Scrubber{Bucket: bucket, Store: store, Wanted: planner.Held}, Meter: meter, Log: tel.Log, Interval: cfg.Interval, ReportFile: cfg.ReportFile,
+		Store: store, Planner: planner, Sweeper: sweeper, Scrubber: &scrub.Scrubber{Bucket: both, Store: store, Catalogue: registry},
+		Driller: &drill.Drill{Catalogue: registry, Bucket: both, Scratch: cfg.Scratch}, Meter: meter, Log: tel.Log,
+		Interval: cfg.Interval, ReportFile: cfg.ReportFile,
+	}
+	if hook := cfg.Webhook.Reveal(); hook != "" {
+		loop.Sender = notify.Webhook{URL: hook, Token: cfg.WebhookToken.Reveal()}
 	}
 
 	listener := deps.Listener

@@ -42,8 +42,8 @@ var Trainyard = Tiers{
 	"services/checkpoint-janitor": {
 		Pure: []string{"retention", "usage"},
 		Shell: []string{
-			"inventory", "janitorapi", "metrics", "offline", "planning", "policyfile", "postgres", "registryapi", "replay", "report", "schedule",
-			"scrub", "sweep",
+			"archive", "drill", "inventory", "janitorapi", "metrics", "notify", "offline", "planning", "policyfile", "postgres", "registryapi", "replay", "report", "schedule",
+			"scrub", "sweep", "tiers",
 		},
 		API: []string{"janitorapi", "registryapi"},
 	},

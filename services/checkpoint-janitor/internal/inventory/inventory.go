@@ -5,9 +5,11 @@
 package inventory
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"iter"
+	"maps"
 	"regexp"
 	"slices"
 	"time"
@@ -23,6 +25,26 @@ type Catalogue interface {
 	// List returns every checkpoint that has bytes, and how many the registry
 	// says there are.
 	List(ctx context.Context) (all []retention.Checkpoint, total int, err error)
+	// Objects lists every object that the registry knows of, in both tiers.
+	Objects(ctx context.Context) ([]Object, error)
+	// Leaving lists the keys that the registry has released and nobody has removed.
+	Leaving(ctx context.Context) (map[string]bool, error)
+}
+
+// Object is one object as the registry has it.
+type Object struct {
+	Key  string
+	Cold bool
+	// Proven has bytes that were once compared with their digest; Corrupt was found bad
+	// since; Leaving is being deleted; none of them is an upload under way, or given up.
+	Proven, Corrupt, Leaving bool
+	// SHA256 is the content's digest, ObjectSHA256 that of the object's own bytes.
+	SHA256, ObjectSHA256 string
+	Bytes                int64
+	// Holders are the checkpoints, artifacts and packed copies that need it.
+	Holders int
+	// Changed is when its row last did.
+	Changed time.Time
 }
 
 // Bucket lists the store.
@@ -47,8 +69,10 @@ type Readings interface {
 type Reader struct {
 	Catalogue Catalogue
 	Bucket    Bucket
-	Holds     Holds
-	Readings  Readings
+	// Cold is the bucket of the cold tier; nil when it is the same.
+	Cold     Bucket
+	Holds    Holds
+	Readings Readings
 	// Room says how full the store is, given the bytes in the bucket.
 	Room Room
 }
@@ -82,18 +106,53 @@ func DiskRoom(path string) Room {
 type Stock struct {
 	retention.Inventory
 	Bucket retention.Bucket
-	// BucketBytes is the size of all objects listed.
-	BucketBytes int64
-	// Foreign objects have keys that name no content; nobody but their owner
-	// may touch them.
+	// BucketBytes is the size of all objects listed, ColdBytes the part of the cold tier.
+	BucketBytes, ColdBytes int64
+	// ColdContent is the size of what the cold tier holds, unpacked.
+	ColdContent int64
+	// Foreign objects have keys that the registry would never make; nobody but their
+	// owner may touch them.
 	Foreign Leftover
-	// Uncatalogued objects name a content that no checkpoint has: run artifacts
-	// and leftovers of uploads that were never committed.
+	// Uncatalogued objects are ours, and no checkpoint has them: run artifacts, and
+	// leftovers.
 	Uncatalogued Leftover
 	// Corrupt is how many checkpoints have bytes that are not their digest's.
 	Corrupt int
-	// Mismatched lists contents whose object has not the catalogued size.
+	// Mismatched lists objects that have not the catalogued size.
 	Mismatched []string
+	// Orphans are objects of ours that nothing refers to.
+	Orphans []Orphan
+	// Findings are all differences between the catalogue and the bucket, by kind and key.
+	Findings []Finding
+}
+
+// Orphan is an object of ours that nothing refers to.
+type Orphan struct {
+	Key     string
+	Bytes   int64
+	ModTime time.Time
+	// Detail says why it is one.
+	Detail string
+}
+
+// Kind of a finding.
+type Kind string
+
+// The kinds, in the order in which they are listed.
+const (
+	KindCorrupt    Kind = "corrupt"
+	KindForeign    Kind = "foreign"
+	KindMismatched Kind = "mismatched"
+	KindMissing    Kind = "missing"
+	KindOrphan     Kind = "orphan"
+)
+
+// Finding is one difference between the catalogue and the bucket.
+type Finding struct {
+	Kind   Kind
+	Key    string
+	Bytes  int64
+	Detail string
 }
 
 // Leftover is a number of objects and their bytes.
@@ -110,30 +169,46 @@ func (l *Leftover) add(size int64) {
 // maxNamed bounds lists that are meant for people.
 const maxNamed = 20
 
-// Take reads the catalogue and then the bucket. This order matters: an upload
-// in between adds an object that is merely unknown yet; the other way round it
-// would add a catalogued object that seems missing.
+// settling is how long a row must have stood before its object is missed, and how far
+// the registry's clock may be from ours.
+const settling = 5 * time.Minute
+
+// Take reads the catalogue, then the bucket, then the registry's objects. This order
+// matters: a row is written before its object can be uploaded, so an object that no row
+// of the last reading explains is nobody's. The other way round, a row that has just
+// changed is not missed in the bucket yet.
 func (r Reader) Take(ctx context.Context, now time.Time) (Stock, error) {
 	all, err := r.catalogue(ctx, now)
 	if err != nil {
 		return Stock{}, err
 	}
-	expected := map[string]int64{}
 	s := Stock{Inventory: retention.Inventory{Checkpoints: all}}
 	for _, c := range all {
 		if c.State == retention.StateCorrupt {
 			s.Corrupt++
 		}
-		if c.State == retention.StateDeleting || c.State == retention.StateDeleted || c.State == retention.StateUploading {
-			continue // their objects may rightly be absent
+	}
+	listed := map[string]objectstore.Object{}
+	for _, bucket := range []Bucket{r.Bucket, r.Cold} {
+		if bucket == nil {
+			continue
 		}
-		for _, f := range c.Files {
-			expected[f.Digest] = f.Bytes
+		for o, err := range bucket.List(ctx, "") {
+			if err != nil {
+				return Stock{}, fmt.Errorf("list the bucket: %w", err)
+			}
+			listed[o.Key] = o
 		}
 	}
-	if err := s.compare(ctx, r.Bucket, expected); err != nil {
-		return Stock{}, err
+	known, err := r.Catalogue.Objects(ctx)
+	if err != nil {
+		return Stock{}, fmt.Errorf("list the registry's objects: %w", err)
 	}
+	leaving, err := r.Catalogue.Leaving(ctx)
+	if err != nil {
+		return Stock{}, fmt.Errorf("list what is released: %w", err)
+	}
+	s.compare(listed, known, leaving, now)
 	s.Usage, err = r.Room(s.BucketBytes)
 	return s, err
 }
@@ -179,30 +254,85 @@ func (r Reader) catalogue(ctx context.Context, now time.Time) ([]retention.Check
 	return all, nil
 }
 
-func (s *Stock) compare(ctx context.Context, bucket Bucket, expected map[string]int64) error {
-	present := make(map[string]bool, len(expected))
-	for o, err := range bucket.List(ctx, "") {
-		if err != nil {
-			return fmt.Errorf("list the bucket: %w", err)
-		}
-		s.Bucket.Listed++
-		s.BucketBytes += o.Size
-		digest, ok := DigestOf(o.Key)
-		want, catalogued := expected[digest]
-		switch {
-		case !ok:
-			s.Foreign.add(o.Size)
-		case !catalogued:
-			s.Uncatalogued.add(o.Size)
-		case o.Size == want:
-			present[digest] = true
-		case len(s.Mismatched) < maxNamed:
-			s.Mismatched = append(s.Mismatched, digest)
+func (s *Stock) compare(listed map[string]objectstore.Object, known []Object, leaving map[string]bool, now time.Time) {
+	found := func(kind Kind, key string, bytes int64, detail string) {
+		s.Findings = append(s.Findings, Finding{kind, key, bytes, detail})
+	}
+	contents := map[string]int64{}
+	for _, c := range s.Checkpoints {
+		for _, f := range c.Files {
+			contents[f.Digest] = f.Bytes
 		}
 	}
-	s.Bucket.Catalogued = len(expected)
-	s.Bucket.Missing = len(expected) - len(present)
-	return nil
+	rows := make(map[string]Object, len(known))
+	for _, k := range known {
+		rows[k.Key] = k
+		if k.Cold && k.Proven {
+			s.ColdBytes += k.Bytes
+			s.ColdContent += contents[k.SHA256]
+		}
+		if k.Corrupt && k.Holders > 0 {
+			found(KindCorrupt, k.Key, k.Bytes, "its bytes did not match their digest")
+		}
+		if !k.Proven || k.Holders == 0 {
+			continue
+		}
+		s.Bucket.Catalogued++
+		switch o, there := listed[k.Key]; {
+		case !there && now.Sub(k.Changed) >= settling:
+			s.Bucket.Missing++
+			found(KindMissing, k.Key, k.Bytes, "the catalogue needs it and the bucket has not got it")
+		case there && o.Size != k.Bytes:
+			s.Bucket.Missing++
+			if len(s.Mismatched) < maxNamed {
+				s.Mismatched = append(s.Mismatched, k.Key)
+			}
+			found(KindMismatched, k.Key, o.Size, fmt.Sprintf("the catalogue says %d bytes", k.Bytes))
+		}
+	}
+	for _, key := range slices.Sorted(maps.Keys(listed)) {
+		o := listed[key]
+		s.Bucket.Listed++
+		s.BucketBytes += o.Size
+		k, row := rows[key]
+		switch {
+		case leaving[key]:
+			s.Uncatalogued.add(o.Size)
+		case row && (k.Holders > 0 || k.Leaving):
+			if !k.Proven {
+				s.Uncatalogued.add(o.Size)
+			}
+		case row:
+			s.orphan(o, "nothing refers to it")
+		case Ours(key):
+			s.orphan(o, "the catalogue does not know it")
+		default:
+			s.Foreign.add(o.Size)
+			found(KindForeign, key, o.Size, "somebody else's: it is never touched")
+		}
+	}
+	for _, o := range s.Orphans {
+		found(KindOrphan, o.Key, o.Bytes, o.Detail)
+	}
+	slices.SortStableFunc(s.Findings, func(a, b Finding) int {
+		return cmp.Or(cmp.Compare(a.Kind, b.Kind), cmp.Compare(a.Key, b.Key))
+	})
+}
+
+func (s *Stock) orphan(o objectstore.Object, detail string) {
+	s.Uncatalogued.add(o.Size)
+	s.Bucket.OrphanBytes += o.Size
+	s.Orphans = append(s.Orphans, Orphan{Key: o.Key, Bytes: o.Size, ModTime: o.ModTime, Detail: detail})
+}
+
+// ours are the keys that the registry makes. What looks otherwise is somebody else's,
+// whatever digest it may name.
+var ours = regexp.MustCompile(`^(blobs|cold)/([0-9a-f]{2})/([0-9a-f]{64})\.[1-9][0-9]*$`)
+
+// Ours says whether a key has the form of the registry's.
+func Ours(key string) bool {
+	m := ours.FindStringSubmatch(key)
+	return m != nil && m[3][:2] == m[2]
 }
 
 // contentKey finds the SHA-256 in an object's name. Keys are the registry's to

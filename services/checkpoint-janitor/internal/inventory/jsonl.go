@@ -38,6 +38,8 @@ type line struct {
 	RunActive     bool            `json:"run_active,omitempty"`
 	Resumable     bool            `json:"resumable,omitempty"`
 	LastUse       *time.Time      `json:"last_use,omitempty"`
+	ExperimentUse *time.Time      `json:"experiment_use,omitempty"`
+	SharpeLow     *figure         `json:"sharpe_low,omitempty"`
 	Archived      bool            `json:"archived,omitempty"`
 	Parents       []string        `json:"parents,omitempty"`
 	References    []referenceLine `json:"references,omitempty"`
@@ -149,6 +151,10 @@ func readLine(text []byte, out *retention.Inventory) error {
 	if l.Sharpe != nil {
 		c.Sharpe = retention.Measured(float64(*l.Sharpe))
 	}
+	if l.SharpeLow != nil {
+		c.SharpeLow = retention.Measured(float64(*l.SharpeLow))
+	}
+	c.ExperimentUse = instant(l.ExperimentUse)
 	for _, r := range l.References {
 		c.References = append(c.References, retention.Reference{Kind: retention.ParseReferenceKind(r.Kind), Detail: r.Detail, Until: instant(r.Until)})
 	}
@@ -178,6 +184,11 @@ func WriteJSONL(w io.Writer, v retention.Inventory) error {
 			f := figure(c.Sharpe.Value)
 			l.Sharpe = &f
 		}
+		if c.SharpeLow.Known {
+			f := figure(c.SharpeLow.Value)
+			l.SharpeLow = &f
+		}
+		l.ExperimentUse = moment(c.ExperimentUse)
 		for _, r := range c.References {
 			l.References = append(l.References, referenceLine{Kind: r.Kind.String(), Detail: r.Detail, Until: moment(r.Until)})
 		}

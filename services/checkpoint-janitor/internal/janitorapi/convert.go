@@ -85,6 +85,11 @@ func sweepMessage(w sweep.Sweep, work []sweep.Work) *janitorv1.ExecuteSweepRespo
 		case o.Phase == retention.PhaseDone && o.Task == retention.TaskDelete:
 			out.DeletedCount++
 			out.DeletedBytes += o.FreedBytes
+		case o.Phase == retention.PhaseDone && o.Task == retention.TaskArchive:
+			out.ArchivedCount++
+			out.ArchivedBytes += o.Bytes
+			out.ColdBytes += o.ColdBytes
+			out.DroppedBytes += o.DroppedBytes
 		}
 	}
 	return out
@@ -102,6 +107,7 @@ func reportMessage(r report.Report) *janitorv1.GetReportResponse {
 	out := &janitorv1.GetReportResponse{
 		TotalBytes: r.TotalBytes, CapacityBytes: r.CapacityBytes, GrowthBytesPerDay: r.GrowthPerDay,
 		FullTime: orUnset(r.FullTime), ReportTime: timestamppb.New(r.Time), LastSweepTime: orUnset(r.LastSweepTime),
+		ColdBytes: r.ColdBytes, ColdContentBytes: r.ColdContent, LastDrillTime: orUnset(r.LastDrillTime),
 	}
 	for _, c := range r.Classes {
 		out.Usage = append(out.Usage, &janitorv1.ClassUsage{Name: c.Name, Count: c.Objects, SizeBytes: c.Bytes})

@@ -16,6 +16,7 @@ import (
 	"github.com/ultrathink-pilot/trainyard/libs/rpcserver"
 	errorv1 "github.com/ultrathink-pilot/trainyard/proto/gen/go/trainyard/error/v1"
 	janitorv1 "github.com/ultrathink-pilot/trainyard/proto/gen/go/trainyard/janitor/v1"
+	"github.com/ultrathink-pilot/trainyard/services/checkpoint-janitor/internal/drill"
 	"github.com/ultrathink-pilot/trainyard/services/checkpoint-janitor/internal/planning"
 	"github.com/ultrathink-pilot/trainyard/services/checkpoint-janitor/internal/postgres"
 	"github.com/ultrathink-pilot/trainyard/services/checkpoint-janitor/internal/report"
@@ -35,12 +36,18 @@ func Allow() rpcserver.AllowTable {
 		service + "RestoreCheckpoint": people,
 		service + "ExplainCheckpoint": people,
 		service + "GetReport":         people,
+		service + "SetLegalHold":      people,
+		service + "ListFindings":      people,
+		service + "RunDrill":          people,
 	}
 }
 
 // LongPoll lists the methods that may take longer than an ordinary call.
 func LongPoll() []string {
-	return []string{service + "PlanSweep", service + "ExecuteSweep", service + "GetReport"}
+	return []string{
+		service + "PlanSweep", service + "ExecuteSweep", service + "GetReport", service + "RestoreCheckpoint", service + "SetLegalHold",
+		service + "ListFindings", service + "RunDrill",
+	}
 }
 
 // Sweeps carries sweeps on.
@@ -48,14 +55,17 @@ type Sweeps interface {
 	Run(ctx context.Context, id string) (sweep.Sweep, error)
 }
 
-// Restorer takes tombstones back at the registry.
-type Restorer interface {
+// Registry restores and holds checkpoints.
+type Registry interface {
+	// Restore takes tombstones back, and brings what is archived back to the hot tier.
 	Restore(ctx context.Context, requestID string, ids []string) ([]sweep.Result, error)
+	SetLegalHold(ctx context.Context, requestID, id string, held bool, actor, reason string) (sweep.Result, error)
 }
 
-// Reporter makes the report.
+// Reporter makes the report and the restore drill.
 type Reporter interface {
 	Report(ctx context.Context, now time.Time) (report.Report, error)
+	Drill(ctx context.Context, id, caller string, n int) (drill.Record, error)
 }
 
 // Server serves JanitorService.
@@ -65,7 +75,7 @@ type Server struct {
 	Store    *postgres.Store
 	Planner  *planning.Planner
 	Sweeps   Sweeps
-	Registry Restorer
+	Registry Registry
 	Reporter Reporter
 	// Hold is how long a person's undo protects a checkpoint.
 	Hold time.Duration
@@ -203,7 +213,7 @@ func (s *Server) explainDeleted(ctx context.Context, id string) (*janitorv1.Expl
 	}}, nil
 }
 
-// RestoreCheckpoint takes a tombstone back. The hold is written first: were it
+// RestoreCheckpoint takes a tombstone back, or an archived checkpoint to the hot tier. The hold is written first: were it
 // second, a crash in between would leave a restored checkpoint for the next
 // sweep to condemn again.
 func (s *Server) RestoreCheckpoint(ctx context.Context, req *janitorv1.RestoreCheckpointRequest) (*janitorv1.RestoreCheckpointResponse, error) {

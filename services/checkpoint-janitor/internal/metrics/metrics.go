@@ -7,6 +7,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/ultrathink-pilot/trainyard/services/checkpoint-janitor/internal/drill"
 	"github.com/ultrathink-pilot/trainyard/services/checkpoint-janitor/internal/inventory"
 	"github.com/ultrathink-pilot/trainyard/services/checkpoint-janitor/internal/retention"
 	"github.com/ultrathink-pilot/trainyard/services/checkpoint-janitor/internal/scrub"
@@ -32,6 +33,14 @@ type Janitor struct {
 	freed        prometheus.Counter
 	scrubbed     prometheus.Counter
 	corrupt      prometheus.Counter
+	repaired     prometheus.Counter
+	coldBytes    prometheus.Gauge
+	coldContent  prometheus.Gauge
+	orphans      prometheus.Gauge
+	archived     *prometheus.CounterVec
+	lastDrill    prometheus.Gauge
+	drills       *prometheus.CounterVec
+	webhooks     *prometheus.CounterVec
 	scrubOldest  prometheus.Gauge
 	lastSuccess  prometheus.Gauge
 	lastPlan     prometheus.Gauge
@@ -66,12 +75,22 @@ func New(r prometheus.Registerer) *Janitor {
 		scrubbed:     prometheus.NewCounter(prometheus.CounterOpts{Namespace: "trainyard", Name: "janitor_scrubbed_bytes_total", Help: "Bytes read back and compared."}),
 		corrupt: prometheus.NewCounter(prometheus.CounterOpts{Namespace: "trainyard", Name: "checkpoint_verify_failures_total",
 			Help: "Objects whose bytes did not match their digest."}),
+		repaired: prometheus.NewCounter(prometheus.CounterOpts{Namespace: "trainyard", Name: "janitor_repaired_objects_total",
+			Help: "Bad objects whose content was taken from another copy."}),
+		coldBytes:   gauge("janitor_cold_bytes", "Bytes of packed copies in the cold tier."),
+		coldContent: gauge("janitor_cold_content_bytes", "Bytes of the contents that the packed copies stand for."),
+		orphans:     gauge("janitor_orphan_bytes", "Bytes of objects of ours that nothing refers to."),
+		archived:    counters("janitor_archived_bytes_total", "Bytes of archived checkpoints: before, in the cold tier, and given up.", "kind"),
+		lastDrill:   gauge("janitor_last_drill_timestamp_seconds", "When the last restore drill passed; 0 when none has."),
+		drills:      counters("janitor_drills_total", "Restore drills.", "outcome"),
+		webhooks:    counters("janitor_webhooks_total", "Reports sent to the webhook.", "outcome"),
 		scrubOldest: gauge("janitor_scrub_oldest_timestamp_seconds", "When the object that waits longest was last read back; 0 when one never was."),
 		lastSuccess: gauge("janitor_last_success_timestamp_seconds", "When the last sweep was done."),
 		lastPlan:    gauge("janitor_last_plan_timestamp_seconds", "When the last plan was made."),
 	}
 	r.MustRegister(m.planObjects, m.classBytes, m.bucketBytes, m.capacity, m.usedRatio, m.growth, m.alert, m.missing, m.mismatched,
-		m.uncatalogued, m.sweeps, m.refusals, m.work, m.freed, m.scrubbed, m.corrupt, m.scrubOldest, m.lastSuccess, m.lastPlan)
+		m.uncatalogued, m.sweeps, m.refusals, m.work, m.freed, m.scrubbed, m.corrupt, m.repaired, m.coldBytes, m.coldContent,
+		m.orphans, m.archived, m.lastDrill, m.drills, m.webhooks, m.scrubOldest, m.lastSuccess, m.lastPlan)
 	return m
 }
 
@@ -91,6 +110,9 @@ func (m *Janitor) Planned(plan retention.Plan, stock inventory.Stock) {
 	m.missing.Set(float64(stock.Bucket.Missing))
 	m.mismatched.Set(float64(len(stock.Mismatched)))
 	m.uncatalogued.Set(float64(stock.Uncatalogued.Bytes))
+	m.coldBytes.Set(float64(stock.ColdBytes))
+	m.coldContent.Set(float64(stock.ColdContent))
+	m.orphans.Set(float64(stock.Bucket.OrphanBytes))
 	m.lastPlan.Set(float64(plan.Now.Unix()))
 }
 
@@ -120,7 +142,12 @@ func (m *Janitor) SweepEnded(w sweep.Sweep, at time.Time) {
 // Scrubbed counts a round of reading back.
 func (m *Janitor) Scrubbed(r scrub.Result) {
 	m.scrubbed.Add(float64(r.Bytes))
-	m.corrupt.Add(float64(len(r.Corrupt)))
+	for _, f := range r.Bad {
+		m.corrupt.Inc()
+		if f.Repaired {
+			m.repaired.Inc()
+		}
+	}
 	oldest := 0.0
 	if !r.Oldest.IsZero() {
 		oldest = float64(r.Oldest.Unix())
@@ -132,4 +159,31 @@ func (m *Janitor) Scrubbed(r scrub.Result) {
 func (m *Janitor) WorkDone(w sweep.Work) {
 	m.work.WithLabelValues(w.Task.String(), w.Phase.String()).Inc()
 	m.freed.Add(float64(w.FreedBytes))
+	if w.Task == retention.TaskArchive && w.Phase == retention.PhaseDone {
+		m.archived.WithLabelValues("before").Add(float64(w.Bytes))
+		m.archived.WithLabelValues("cold").Add(float64(w.ColdBytes))
+		m.archived.WithLabelValues("dropped").Add(float64(w.DroppedBytes))
+	}
+}
+
+// Removed counts objects that the registry had released.
+func (m *Janitor) Removed(_ int, bytes int64) { m.freed.Add(float64(bytes)) }
+
+// Drilled counts a restore drill.
+func (m *Janitor) Drilled(r drill.Record) {
+	if len(r.Failures) > 0 {
+		m.drills.WithLabelValues("failed").Inc()
+		return
+	}
+	m.drills.WithLabelValues("passed").Inc()
+	m.lastDrill.Set(float64(r.EndTime.Unix()))
+}
+
+// Sent counts a report to the webhook.
+func (m *Janitor) Sent(err error) {
+	outcome := "sent"
+	if err != nil {
+		outcome = "failed"
+	}
+	m.webhooks.WithLabelValues(outcome).Inc()
 }

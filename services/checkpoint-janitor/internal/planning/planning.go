@@ -153,9 +153,13 @@ func (p *Planner) Fresh(ctx context.Context, now time.Time) (retention.Plan, inv
 
 // Sample stores the usage that a stock-taking found.
 func (p *Planner) Sample(ctx context.Context, plan retention.Plan, stock inventory.Stock) error {
-	classes := append(usage.Classes(plan), usage.Class{Name: usage.Total, Objects: int64(stock.Bucket.Listed), Bytes: stock.BucketBytes})
+	classes := append(usage.Classes(plan), usage.Class{Name: usage.Total, Objects: int64(stock.Bucket.Listed), Bytes: stock.BucketBytes},
+		usage.Class{Name: usage.ColdTier, Bytes: stock.ColdBytes})
 	if err := p.store.AddSamples(ctx, plan.Now, classes); err != nil {
 		return fmt.Errorf("store the usage: %w", err)
+	}
+	if err := p.store.SeeOrphans(ctx, stock.Orphans, plan.Now); err != nil {
+		return fmt.Errorf("store the orphans: %w", err)
 	}
 	return nil
 }

@@ -130,6 +130,16 @@ func (r *reader) rule(n *yaml.Node, at string) retention.Rule {
 		"drop_outranked_after":   func(n *yaml.Node, at string) { rule.DropOutrankedAfter = r.age(n, at) },
 		"archive_after":          func(n *yaml.Node, at string) { rule.ArchiveAfter = r.age(n, at) },
 		"delete_abandoned_after": func(n *yaml.Node, at string) { rule.DeleteAbandonedAfter = r.age(n, at) },
+		"rank_by":                func(n *yaml.Node, at string) { rule.RankBy = retention.Figure(r.text(n, at)) },
+		"confidence":             func(n *yaml.Node, at string) { rule.Confidence = r.fraction(n, at) },
+		"drop_training_state": func(n *yaml.Node, at string) {
+			if r.flag(n, at) {
+				rule.DropFiles = append(rule.DropFiles, retention.TrainingState()...)
+			}
+		},
+		"drop_files": func(n *yaml.Node, at string) {
+			r.sequence(n, at, func(n *yaml.Node, at string) { rule.DropFiles = append(rule.DropFiles, r.text(n, at)) })
+		},
 	})
 	return rule
 }

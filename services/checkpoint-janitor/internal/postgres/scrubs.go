@@ -51,3 +51,9 @@ func (s *Store) CorruptContents(ctx context.Context) (map[string]bool, error) {
 	})
 	return out, wire(err)
 }
+
+// ForgetCheck makes a content unread again: what was bad has been replaced.
+func (s *Store) ForgetCheck(ctx context.Context, digest string) error {
+	_, err := s.pool.Exec(ctx, `DELETE FROM scrubs WHERE digest = $1`, digest)
+	return wire(err)
+}

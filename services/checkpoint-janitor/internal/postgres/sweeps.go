@@ -102,14 +102,18 @@ func (s *Store) StartSweep(ctx context.Context, id, planHash string, grace time.
 }
 
 func insertWork(ctx context.Context, tx pgx.Tx, id string, work []sweep.Work) error {
-	columns := []string{"sweep_id", "checkpoint_id", "task", "phase", "digests", "sizes", "size_bytes", "reason"}
+	columns := []string{"sweep_id", "checkpoint_id", "task", "phase", "digests", "sizes", "size_bytes", "reason", "patterns"}
 	_, err := tx.CopyFrom(ctx, pgx.Identifier{"sweep_items"}, columns, pgx.CopyFromSlice(len(work), func(i int) ([]any, error) {
 		w := work[i]
 		digests, sizes := make([]string, len(w.Files)), make([]int64, len(w.Files))
 		for k, f := range w.Files {
 			digests[k], sizes[k] = f.Digest, f.Bytes
 		}
-		return []any{id, w.ID, w.Task.String(), w.Phase.String(), digests, sizes, w.Bytes, w.Reason}, nil
+		patterns := w.Patterns
+		if patterns == nil {
+			patterns = []string{}
+		}
+		return []any{id, w.ID, w.Task.String(), w.Phase.String(), digests, sizes, w.Bytes, w.Reason, patterns}, nil
 	}))
 	return err
 }
@@ -165,20 +169,22 @@ func (s *Store) NoteError(ctx context.Context, id, text string) error {
 	return wire(err)
 }
 
-// taskOrder puts undo before condemnation before deletion.
-const taskOrder = `array_position(ARRAY['revive', 'tombstone', 'delete'], task)`
+// taskOrder puts undo before condemnation before deletion, and what takes long last.
+const taskOrder = `array_position(ARRAY['revive', 'tombstone', 'delete', 'archive'], task)`
+
+const workColumns = `checkpoint_id, task, phase, digests, sizes, size_bytes, freed_bytes, reason, patterns, cold_bytes, dropped_bytes`
 
 // OpenWork returns up to limit unfinished items of a sweep, in the order of work.
 func (s *Store) OpenWork(ctx context.Context, id string, limit int) ([]sweep.Work, error) {
 	return s.work(ctx, `
-		SELECT checkpoint_id, task, phase, digests, sizes, size_bytes, freed_bytes, reason FROM sweep_items
+		SELECT `+workColumns+` FROM sweep_items
 		WHERE sweep_id = $1 AND phase NOT IN ('done', 'refused') ORDER BY `+taskOrder+`, checkpoint_id LIMIT $2`, id, limit)
 }
 
 // AllWork returns every item of a sweep.
 func (s *Store) AllWork(ctx context.Context, id string) ([]sweep.Work, error) {
 	return s.work(ctx, `
-		SELECT checkpoint_id, task, phase, digests, sizes, size_bytes, freed_bytes, reason FROM sweep_items
+		SELECT `+workColumns+` FROM sweep_items
 		WHERE sweep_id = $1 ORDER BY `+taskOrder+`, checkpoint_id`, id)
 }
 
@@ -192,7 +198,7 @@ func (s *Store) work(ctx context.Context, sql string, args ...any) ([]sweep.Work
 		var task, phase string
 		var digests []string
 		var sizes []int64
-		err := row.Scan(&w.ID, &task, &phase, &digests, &sizes, &w.Bytes, &w.FreedBytes, &w.Reason)
+		err := row.Scan(&w.ID, &task, &phase, &digests, &sizes, &w.Bytes, &w.FreedBytes, &w.Reason, &w.Patterns, &w.ColdBytes, &w.DroppedBytes)
 		w.Task, w.Phase = retention.ParseTask(task), retention.ParsePhase(phase)
 		for i := range digests {
 			w.Files = append(w.Files, retention.File{Digest: digests[i], Bytes: sizes[i]})
@@ -208,8 +214,9 @@ func (s *Store) Record(ctx context.Context, id string, done, follow []sweep.Work
 	return s.inTx(ctx, func(tx pgx.Tx) error {
 		batch := &pgx.Batch{}
 		for _, w := range done {
-			batch.Queue(`UPDATE sweep_items SET phase = $4, freed_bytes = $5, reason = $6 WHERE sweep_id = $1 AND checkpoint_id = $2 AND task = $3`,
-				id, w.ID, w.Task.String(), w.Phase.String(), w.FreedBytes, w.Reason)
+			batch.Queue(`UPDATE sweep_items SET phase = $4, freed_bytes = $5, reason = $6, cold_bytes = $7, dropped_bytes = $8
+				WHERE sweep_id = $1 AND checkpoint_id = $2 AND task = $3`,
+				id, w.ID, w.Task.String(), w.Phase.String(), w.FreedBytes, w.Reason, w.ColdBytes, w.DroppedBytes)
 		}
 		if err := tx.SendBatch(ctx, batch).Close(); err != nil {
 			return err

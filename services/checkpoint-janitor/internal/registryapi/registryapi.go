@@ -17,8 +17,11 @@ import (
 	"github.com/ultrathink-pilot/trainyard/services/checkpoint-janitor/internal/sweep"
 )
 
-// SharpeMetric is the metric that checkpoints are ranked by.
-const SharpeMetric = "validation/sharpe"
+// Metrics that ranks are made from.
+const (
+	SharpeMetric    = "validation/sharpe"
+	SharpeLowMetric = "validation/sharpe_low"
+)
 
 // pageSize keeps a page below the 4 MiB of a message.
 const pageSize = 1000
@@ -71,9 +74,15 @@ func checkpoint(item *registryv1.InventoryItem) retention.Checkpoint {
 	if v, ok := c.GetMetrics()[SharpeMetric]; ok {
 		out.Sharpe = retention.Measured(v)
 	}
+	if v, ok := c.GetMetrics()[SharpeLowMetric]; ok {
+		out.SharpeLow = retention.Measured(v)
+	}
+	out.Archived = c.GetStorageTier() == registryv1.StorageTier_STORAGE_TIER_COLD
+	out.LastUse, out.ExperimentUse = instant(item.GetLastUseTime()), instant(item.GetExperimentUseTime())
 	if p := c.GetParentCheckpointId(); p != "" {
 		out.Parents = []string{p}
 	}
+	out.Parents = append(out.Parents, item.GetBaseCheckpointIds()...)
 	for _, r := range item.GetRoots() {
 		out.References = append(out.References, retention.Reference{Kind: kind(r.GetKind()), Detail: r.GetDescription()})
 	}
@@ -139,6 +148,8 @@ func kind(k registryv1.Root_Kind) retention.ReferenceKind {
 		return retention.RefParent
 	case registryv1.Root_KIND_PIN:
 		return retention.RefPin
+	case registryv1.Root_KIND_LEGAL_HOLD:
+		return retention.RefLegalHold
 	default:
 		return retention.RefOther // a newer registry's root protects too
 	}

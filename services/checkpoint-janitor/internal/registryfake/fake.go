@@ -39,7 +39,12 @@ type Registry struct {
 	ledger map[string]entry
 	now    func() time.Time
 	// rogue is released by every BeginDelete too, as a broken registry would.
-	rogue string
+	rogue   string
+	packed  map[string]*packed
+	leaving map[string]leaving
+	removed map[string]bool
+	bad     map[string]bool
+	serial  int
 	// hidden rows are left out of listings, as a broken catalogue would.
 	hidden map[string]bool
 }
@@ -57,7 +62,8 @@ type entry struct {
 
 // New makes an empty registry over a bucket.
 func New(bucket *objectstore.Store) *Registry {
-	return &Registry{bucket: bucket, rows: map[string]*row{}, ledger: map[string]entry{}, now: time.Now, hidden: map[string]bool{}}
+	return &Registry{bucket: bucket, rows: map[string]*row{}, ledger: map[string]entry{}, now: time.Now, hidden: map[string]bool{},
+		packed: map[string]*packed{}, leaving: map[string]leaving{}, removed: map[string]bool{}, bad: map[string]bool{}}
 }
 
 // Serve starts it and returns a connection; both end with the test.
@@ -107,7 +113,7 @@ func (r *Registry) Commit(t testing.TB, id, experiment string, age time.Duration
 }
 
 // Key is where a content lives.
-func Key(digest string) string { return "blobs/" + digest[:2] + "/" + digest + ".0" }
+func Key(digest string) string { return "blobs/" + digest[:2] + "/" + digest + ".1" }
 
 // Root makes something refer to a checkpoint; kind zero takes all away.
 func (r *Registry) Root(id string, kind registryv1.Root_Kind, description string) {
@@ -267,6 +273,14 @@ func (r *Registry) BeginDeleteCheckpoints(_ context.Context, req *registryv1.Beg
 			for _, f := range r.rows[res.GetCheckpointId()].checkpoint.GetFiles() {
 				if !held[string(f.GetSha256())] {
 					held[string(f.GetSha256())] = true
+					digest := hex.EncodeToString(f.GetSha256())
+					if c := r.packed[digest]; c != nil {
+						r.leaving[c.key] = leaving{c.bytes, r.now()}
+						delete(r.packed, digest)
+					}
+					if r.removed[Key(digest)] {
+						continue
+					}
 					out.ObjectKeys = append(out.ObjectKeys, Key(hex.EncodeToString(f.GetSha256())))
 				}
 			}

@@ -10,6 +10,7 @@ import (
 	"text/tabwriter"
 	"time"
 
+	"github.com/ultrathink-pilot/trainyard/services/checkpoint-janitor/internal/drill"
 	"github.com/ultrathink-pilot/trainyard/services/checkpoint-janitor/internal/inventory"
 	"github.com/ultrathink-pilot/trainyard/services/checkpoint-janitor/internal/retention"
 	"github.com/ultrathink-pilot/trainyard/services/checkpoint-janitor/internal/usage"
@@ -17,6 +18,9 @@ import (
 
 // GrowthGoal is the growth per day above which the report raises an alert.
 const GrowthGoal = 500e6
+
+// orphanLimit is the size from which orphans are worth an alert.
+const orphanLimit = 1 << 30
 
 // Names of the alerts; metrics carry them too.
 const (
@@ -27,11 +31,13 @@ const (
 	AlertMismatched = "mismatched_objects"
 	AlertCorrupt    = "corrupt_checkpoints"
 	AlertSweep      = "sweep_overdue"
+	AlertDrill      = "restore_drill"
+	AlertOrphans    = "orphans"
 )
 
 // Names lists every alert.
 func Names() []string {
-	return []string{AlertDisk, AlertForecast, AlertGrowth, AlertMissing, AlertMismatched, AlertCorrupt, AlertSweep}
+	return []string{AlertDisk, AlertForecast, AlertGrowth, AlertMissing, AlertMismatched, AlertCorrupt, AlertSweep, AlertDrill, AlertOrphans}
 }
 
 // Alert is one thing that somebody should look at.
@@ -60,6 +66,10 @@ type Report struct {
 	GrowthKnown   bool          `json:"growth_known"`
 	FullTime      time.Time     `json:"full_time,omitzero"`
 	LastSweepTime time.Time     `json:"last_sweep_time,omitzero"`
+	LastDrillTime time.Time     `json:"last_drill_time,omitzero"`
+	ColdBytes     int64         `json:"cold_bytes"`
+	ColdContent   int64         `json:"cold_content_bytes"`
+	Orphans       usage.Class   `json:"orphans"`
 	Tightened     bool          `json:"tightened"`
 	Classes       []usage.Class `json:"usage"`
 	Rules         []Rule        `json:"plan"`
@@ -81,6 +91,8 @@ type Facts struct {
 	// SweepDue is when the next sweep should have ended; zero when none is
 	// scheduled.
 	SweepDue time.Time
+	// Drill is the newest restore drill; nil when there was none.
+	Drill *drill.Record
 }
 
 // Make builds the report.
@@ -90,7 +102,12 @@ func Make(f Facts, now time.Time) Report {
 		LastSweepTime: f.LastSweep, Tightened: f.Plan.Tightened, Classes: usage.Classes(f.Plan), History: f.History,
 		Uncatalogued: usage.Class{Name: "uncatalogued", Objects: int64(f.Stock.Uncatalogued.Objects), Bytes: f.Stock.Uncatalogued.Bytes},
 		Foreign:      usage.Class{Name: "foreign", Objects: int64(f.Stock.Foreign.Objects), Bytes: f.Stock.Foreign.Bytes},
-		Alerts:       []Alert{},
+		ColdBytes:    f.Stock.ColdBytes, ColdContent: f.Stock.ColdContent,
+		Orphans: usage.Class{Name: "orphans", Objects: int64(len(f.Stock.Orphans)), Bytes: f.Stock.Bucket.OrphanBytes},
+		Alerts:  []Alert{},
+	}
+	if f.Drill != nil {
+		r.LastDrillTime = f.Drill.EndTime
 	}
 	for _, t := range f.Plan.ByReason() {
 		r.Rules = append(r.Rules, Rule{t.Verdict.String(), string(t.Code), t.Objects, t.Bytes, t.FreedBytes})
@@ -128,6 +145,16 @@ func (r *Report) alert(f Facts, now time.Time) {
 	if n := f.Stock.Corrupt; n > 0 {
 		add(AlertCorrupt, "%d checkpoints have bytes that do not match their digest", n)
 	}
+	if o := r.Orphans; o.Bytes > orphanLimit && o.Bytes*10 > r.TotalBytes {
+		add(AlertOrphans, "%s in %d objects belong to nothing in the catalogue; look at them before their grace is over", retention.Bytes(o.Bytes), o.Objects)
+	}
+	switch {
+	case f.Drill == nil:
+	case len(f.Drill.Failures) > 0:
+		add(AlertDrill, "the restore drill of %s has failed: %s", f.Drill.EndTime.Format(time.DateOnly), f.Drill.Failures[0])
+	case now.Sub(f.Drill.EndTime) > drill.Every+24*time.Hour:
+		add(AlertDrill, "no restore drill since %s", f.Drill.EndTime.Format(time.DateOnly))
+	}
 	if !f.SweepDue.IsZero() && now.After(f.SweepDue) {
 		add(AlertSweep, "no sweep has ended since %s", last(f.LastSweep))
 	}
@@ -150,6 +177,22 @@ func last(t time.Time) string {
 		return "the beginning"
 	}
 	return t.UTC().Format(time.RFC3339)
+}
+
+// Drilled says when the last restore drill was.
+func (r Report) Drilled() string {
+	if r.LastDrillTime.IsZero() {
+		return "never"
+	}
+	return r.LastDrillTime.UTC().Format(time.RFC3339)
+}
+
+// ColdSaved is the part of the archived contents that packing saves, in percent.
+func (r Report) ColdSaved() float64 {
+	if r.ColdContent == 0 {
+		return 0
+	}
+	return 100 * (1 - float64(r.ColdBytes)/float64(r.ColdContent))
 }
 
 // Growth in words, with its sign.
@@ -195,11 +238,15 @@ func (r Report) Text() string {
 	line("growth\t%s", r.Growth())
 	line("full\t%s", r.Full())
 	line("last sweep\t%s", last(r.LastSweepTime))
+	line("last restore drill\t%s", r.Drilled())
+	if r.ColdBytes > 0 {
+		line("cold tier\t%s for %s of contents, %.0f %% saved", retention.Bytes(r.ColdBytes), retention.Bytes(r.ColdContent), r.ColdSaved())
+	}
 	line("\nCLASS\tCHECKPOINTS\tBYTES")
 	for _, c := range r.Classes {
 		line("%s\t%d\t%s", c.Name, c.Objects, retention.Bytes(c.Bytes))
 	}
-	for _, c := range []usage.Class{r.Uncatalogued, r.Foreign} {
+	for _, c := range []usage.Class{r.Uncatalogued, r.Orphans, r.Foreign} {
 		if c.Objects > 0 {
 			line("%s objects\t%d\t%s", c.Name, c.Objects, retention.Bytes(c.Bytes))
 		}

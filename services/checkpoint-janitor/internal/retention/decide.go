@@ -12,7 +12,8 @@ type entry struct {
 	c       *Checkpoint
 	exp     *experiment
 	rank    int
-	unfit   string // why it cannot rank
+	unfit   string  // why it cannot rank
+	score   float64 // what it ranks by
 	problem string
 	latest  int // place among its live job's newest; 1 is the newest, 0 no place
 	reasons []Reason
@@ -132,7 +133,7 @@ func group(policy Policy, entries []*entry, tight bool) {
 		}
 		x.live = x.live || e.c.RunActive
 		x.referenced = x.referenced || len(e.c.References) > 0
-		x.lastUse = latest(x.lastUse, e.c.CreateTime, e.c.LastUse)
+		x.lastUse = latest(x.lastUse, e.c.CreateTime, e.c.LastUse, e.c.ExperimentUse)
 	}
 }
 
@@ -163,6 +164,7 @@ func rank(entries []*entry) {
 			e.unfit = why
 			continue
 		}
+		e.score = score(*e.c, e.exp.rule)
 		e.exp.ranks = true
 		k := key{e.exp, e.c.Window}
 		if rankings[k] == nil {
@@ -170,7 +172,10 @@ func rank(entries []*entry) {
 		}
 		rankings[k].members = append(rankings[k].members, e)
 	}
-	for _, r := range rankings {
+	for k, r := range rankings {
+		if k.exp.rule.RankBy == ByDeflated {
+			r.deflate()
+		}
 		r.assign()
 	}
 }
@@ -214,11 +219,11 @@ func (e *entry) decide(now time.Time) {
 		e.reasons, verdict = nil, Keep
 		switch top := e.exp.rule.KeepTop; {
 		case e.rank > 0 && e.rank <= top:
-			e.because(CodeTopRank, "rank %d of %d, Sharpe %s", e.rank, top, figure(e.c.Sharpe))
+			e.because(CodeTopRank, "rank %d of %d, %s", e.rank, top, e.figures())
 			e.reasons = append(e.reasons, roots...)
 		case e.rank > 0:
 			e.reasons = roots
-			e.because(CodeOutranked, "rank %d, Sharpe %s", e.rank, figure(e.c.Sharpe))
+			e.because(CodeOutranked, "rank %d, %s", e.rank, e.figures())
 		default:
 			e.reasons = roots
 		}
@@ -241,9 +246,9 @@ func (e *entry) byRankAndAge(now time.Time) Verdict {
 		e.because(CodeGivenUp, "its upload was never finished, age %s", Age(age))
 		return Drop
 	case e.rank > 0 && e.rank <= rule.KeepTop:
-		e.because(CodeTopRank, "rank %d of %d, Sharpe %s", e.rank, rule.KeepTop, figure(e.c.Sharpe))
+		e.because(CodeTopRank, "rank %d of %d, %s", e.rank, rule.KeepTop, e.figures())
 	case e.rank > 0:
-		text := fmt.Sprintf("rank %d, only the best %d stay, Sharpe %s, age %s", e.rank, rule.KeepTop, figure(e.c.Sharpe), Age(age))
+		text := fmt.Sprintf("rank %d, only the best %d stay, %s, age %s", e.rank, rule.KeepTop, e.figures(), Age(age))
 		return e.letGo(CodeOutranked, text, age)
 	case e.exp.ranks:
 		return e.letGo(CodeNotRankable, fmt.Sprintf("it cannot rank: %s, age %s", e.unfit, Age(age)), age)
@@ -408,7 +413,7 @@ func (e *entry) because(code Code, format string, args ...any) {
 
 func (e *entry) decision(grace time.Duration) Decision {
 	d := Decision{
-		ID: e.c.ID, Experiment: e.c.Experiment, RunID: e.c.RunID, Step: e.c.Step, State: e.c.State,
+		ID: e.c.ID, Experiment: e.c.Experiment, RunID: e.c.RunID, Step: e.c.Step, State: e.c.State, Archived: e.c.Archived,
 		Verdict: e.verdict, Reasons: e.reasons, Rank: e.rank, Rule: e.exp.rule.Name, Bytes: e.c.Bytes(),
 	}
 	if e.c.State == StateTombstoned {

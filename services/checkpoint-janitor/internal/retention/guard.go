@@ -13,6 +13,8 @@ type Bucket struct {
 	Listed int
 	// Missing is how many catalogued objects the listing lacks.
 	Missing int
+	// OrphanBytes is the size of objects of ours that nothing refers to.
+	OrphanBytes int64
 }
 
 // Circumstances are what a run is judged by besides its plan.
@@ -47,6 +49,8 @@ const (
 	RefuseListing     RefusalCode = "LISTING_TOO_SMALL"
 	RefuseCatalogue   RefusalCode = "CATALOGUE_SHRANK"
 	RefuseFutureStore RefusalCode = "STORE_IS_NEWER_THAN_CLOCK"
+	RefuseEverything  RefusalCode = "WOULD_DROP_EVERYTHING"
+	RefuseOrphans     RefusalCode = "TOO_MANY_ORPHANS"
 )
 
 // Refusal is one reason not to run.
@@ -77,6 +81,13 @@ func Guard(caps Caps, plan Plan, inventory Inventory, at Circumstances) []Refusa
 		add(RefuseTooMuch, true, "the run would free %s of %s (%.0f %%); more than %.0f %% needs a confirmation",
 			Bytes(drop), Bytes(total), 100*float64(drop)/float64(max(total, 1)), 100*caps.MaxDropFraction)
 	}
+	if kept, dropped := plan.kept(); kept == 0 && dropped > 1 {
+		add(RefuseEverything, true, "the run would drop every one of the %d checkpoints; if that is meant, confirm it", dropped)
+	}
+	if o := at.Bucket.OrphanBytes; o > caps.SmallDropBytes && float64(o) > caps.MaxDropFraction*float64(uniqueBytes(inventory)) {
+		add(RefuseOrphans, true, "%s in the bucket are unknown to the catalogue, against %s that it knows: is it the right database, or an old backup of it?",
+			Bytes(o), Bytes(uniqueBytes(inventory)))
+	}
 	if !at.LastRun.IsZero() {
 		if at.Now.Before(at.LastRun.Add(-clockTolerance)) {
 			add(RefuseClockBack, true, "the clock says %s, before the last run at %s", stamp(at.Now), stamp(at.LastRun))
@@ -106,6 +117,20 @@ func Guard(caps Caps, plan Plan, inventory Inventory, at Circumstances) []Refusa
 		add(RefuseListing, !empty, "the bucket lists %d objects and %d of the %d catalogued ones are missing", b.Listed, b.Missing, b.Catalogued)
 	}
 	return all
+}
+
+// kept counts the checkpoints that stay and those that the plan lets go.
+func (p Plan) kept() (kept, dropped int) {
+	for _, d := range p.Decisions {
+		switch d.Verdict {
+		case Drop:
+			dropped++
+		case Gone:
+		case Keep, Archive, Revive:
+			kept++
+		}
+	}
+	return kept, dropped
 }
 
 // newDrops are the bytes that this run newly gives up: what an earlier run has

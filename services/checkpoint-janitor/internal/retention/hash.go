@@ -100,6 +100,15 @@ func (p Policy) Hash() string {
 		} {
 			c.int(v)
 		}
+		// What came later counts only where it is used: policies from before keep their hash.
+		if r.RankBy != "" && r.RankBy != BySharpe {
+			c.text("rank by " + string(r.RankBy))
+			c.float(r.confidence())
+		}
+		if len(r.DropFiles) > 0 {
+			c.text("drop")
+			c.texts(r.DropFiles)
+		}
 	}
 	c.float(p.Caps.MaxDropFraction)
 	c.int(p.Caps.SmallDropBytes)
@@ -161,6 +170,15 @@ func (c *canon) digestOf(o *Checkpoint) string {
 	for _, f := range o.Files {
 		c.text(f.Digest)
 		c.int(f.Bytes)
+	}
+	// What came later counts only where it is known: inventories from before keep their hash.
+	if !o.ExperimentUse.IsZero() {
+		c.text("experiment used")
+		c.time(o.ExperimentUse)
+	}
+	if o.SharpeLow.Known {
+		c.text("low")
+		c.float(o.SharpeLow.Value)
 	}
 	return c.sum()
 }

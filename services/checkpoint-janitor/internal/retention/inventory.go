@@ -160,6 +160,11 @@ type Checkpoint struct {
 	Resumable bool
 	// LastUse is the newest run, read or reference; zero when unknown.
 	LastUse time.Time
+	// ExperimentUse is the newest activity of any run of the experiment, also of runs
+	// without checkpoints; zero when unknown.
+	ExperimentUse time.Time
+	// SharpeLow is the lower end of the Sharpe ratio's interval as it was reported.
+	SharpeLow Metric
 	// Archived says that the bytes are in the cold tier already.
 	Archived bool
 	// Parents are checkpoints without which this one cannot be read, or from

@@ -1,5 +1,7 @@
 package retention
 
+import "slices"
+
 // Task is what a sweep does to one checkpoint.
 type Task uint8
 
@@ -8,9 +10,10 @@ const (
 	TaskTombstone Task = iota + 1
 	TaskRevive
 	TaskDelete
+	TaskArchive
 )
 
-var taskNames = [...]string{"", "tombstone", "revive", "delete"}
+var taskNames = [...]string{"", "tombstone", "revive", "delete", "archive"}
 
 func (t Task) String() string { return nameOf(taskNames[:], uint8(t)) }
 
@@ -72,6 +75,7 @@ const (
 	CallBeginDelete
 	CallErase
 	CallConfirm
+	CallArchive
 )
 
 // Item is one checkpoint's part of a sweep.
@@ -92,6 +96,8 @@ func (i Item) Next() Call {
 		return CallTombstone
 	case i.Task == TaskRevive:
 		return CallRestore
+	case i.Task == TaskArchive:
+		return CallArchive
 	case i.Phase == PhaseErased:
 		return CallConfirm
 	default:
@@ -107,7 +113,7 @@ func (i Item) After(call Call, done bool) Item {
 		return i
 	}
 	switch call {
-	case CallTombstone, CallRestore, CallConfirm:
+	case CallTombstone, CallRestore, CallConfirm, CallArchive:
 		i.Phase = PhaseDone
 	case CallBeginDelete:
 		i.Phase = PhaseReleased
@@ -119,10 +125,11 @@ func (i Item) After(call Call, done bool) Item {
 	return i
 }
 
-// Items turns a plan into the work of one sweep. Deletes come last, and only
-// for what an earlier run has tombstoned: the grace is the registry's to judge.
+// Items turns a plan into the work of one sweep. Deletes come after what takes
+// nothing away, and only for what an earlier run has tombstoned: the grace is the
+// registry's to judge. Archives are last, they take long.
 func (p Plan) Items() []Item {
-	var early, deletes []Item
+	var early, deletes, archives []Item
 	for _, d := range p.Decisions {
 		switch {
 		case d.Verdict == Drop && (d.State == StateLive || d.State == StateUploading):
@@ -132,7 +139,9 @@ func (p Plan) Items() []Item {
 		case d.Verdict == Drop && d.State == StateTombstoned && !d.DueTime.After(p.Now),
 			d.Verdict == Gone && d.State == StateDeleting:
 			deletes = append(deletes, Item{d.ID, TaskDelete, PhasePending})
+		case d.Verdict == Archive && d.State == StateLive:
+			archives = append(archives, Item{d.ID, TaskArchive, PhasePending})
 		}
 	}
-	return append(early, deletes...)
+	return slices.Concat(early, deletes, archives)
 }

@@ -93,7 +93,9 @@ type Decision struct {
 	RunID      string
 	Step       int64
 	State      State
-	Verdict    Verdict
+	// Archived says that its bytes are in the cold tier.
+	Archived bool
+	Verdict  Verdict
 	// Reasons are never empty; the first decides.
 	Reasons []Reason
 	// Rank is the place by Sharpe, 1 the best; zero when it does not rank.

@@ -59,8 +59,39 @@ type Rule struct {
 	ArchiveAfter time.Duration
 	// DeleteAbandonedAfter is the time without run, reader or reference after
 	// which an experiment counts as abandoned and everything in it that is no
-	// root and as old is dropped.
+	// root is dropped.
 	DeleteAbandonedAfter time.Duration
+	// RankBy is the figure that ranks; empty is [BySharpe].
+	RankBy Figure
+	// Confidence of the lower bound, 0.5 to below 1; zero is [DefaultConfidence].
+	Confidence float64
+	// DropFiles are glob patterns of files that a checkpoint gives up when it is
+	// archived: its optimizer state. Training can not go on from it then.
+	DropFiles []string
+}
+
+// Figure names what checkpoints are ranked by.
+type Figure string
+
+// The figures.
+const (
+	// BySharpe is the Sharpe ratio as it was measured.
+	BySharpe Figure = "sharpe"
+	// ByLowerBound is the lower end of the Sharpe ratio's confidence interval: of two
+	// equal figures the one from more trades is better.
+	ByLowerBound Figure = "sharpe_lower_bound"
+	// ByDeflated is the deflated Sharpe ratio: how far the figure lies above what the
+	// best of as many worthless tries would show by luck.
+	ByDeflated Figure = "deflated_sharpe"
+)
+
+// DefaultConfidence is that of the lower bound where the rule names none.
+const DefaultConfidence = 0.95
+
+// TrainingState are the patterns of the files that trainers keep beside the weights
+// to go on from; a policy says drop_training_state: true.
+func TrainingState() []string {
+	return []string{"trainer_state.*", "training_state.*", "optimizer*", "*_optim*.pt", "*_optim*.pth", "scheduler.pt", "rng_state*"}
 }
 
 // Caps are the brakes that hold a whole run back, whatever the plan says.
@@ -99,6 +130,9 @@ const (
 	// minGrace is the longest upload we plan for: shorter waiting times could
 	// delete a file between its upload and the commit of its manifest.
 	minGrace = time.Hour
+	// minAbandoned is the shortest time in which nobody touching an experiment means
+	// anything: a job may well wait a night in its queue.
+	minAbandoned = day
 )
 
 // DefaultPolicy is what runs when nobody wrote a policy.
@@ -245,6 +279,30 @@ func (r Rule) validate(at string, development bool, v *problems) {
 	contradict("delete_abandoned_after", r.DeleteAbandonedAfter, "young_for", r.YoungFor)
 	if r.ArchiveAfter != Never {
 		contradict("delete_abandoned_after", r.DeleteAbandonedAfter, "archive_after", r.ArchiveAfter)
+	}
+	if r.DeleteAbandonedAfter < minAbandoned && !development {
+		v.add(at+".delete_abandoned_after", "is %s: it would delete every experiment, production aside, whose jobs rest that long; give at least %s",
+			Age(r.DeleteAbandonedAfter), Age(minAbandoned))
+	}
+	switch r.RankBy {
+	case "", BySharpe, ByLowerBound, ByDeflated:
+	default:
+		v.add(at+".rank_by", "is %q; give %s, %s or %s", r.RankBy, BySharpe, ByLowerBound, ByDeflated)
+	}
+	if r.Confidence != 0 && !(r.Confidence >= 0.5 && r.Confidence < 1) {
+		v.add(at+".confidence", "is %v; give a probability from 0.5 to below 1", r.Confidence)
+	}
+	if r.Confidence != 0 && r.RankBy != ByLowerBound {
+		v.add(at+".confidence", "means nothing without rank_by: %s", ByLowerBound)
+	}
+	for k, pattern := range r.DropFiles {
+		path := fmt.Sprintf("%s.drop_files[%d]", at, k)
+		if strings.Trim(pattern, "*?/.") == "" {
+			v.add(path, "%q matches the weights too", pattern)
+		}
+	}
+	if len(r.DropFiles) > 0 && r.ArchiveAfter == Never {
+		v.add(at+".drop_files", "contradicts archive_after: never; files are only dropped when a checkpoint is archived")
 	}
 }
 

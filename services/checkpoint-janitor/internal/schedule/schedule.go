@@ -17,6 +17,7 @@ import (
 	"github.com/google/uuid"
 	"go.uber.org/zap"
 
+	"github.com/ultrathink-pilot/trainyard/services/checkpoint-janitor/internal/drill"
 	"github.com/ultrathink-pilot/trainyard/services/checkpoint-janitor/internal/inventory"
 	"github.com/ultrathink-pilot/trainyard/services/checkpoint-janitor/internal/report"
 	"github.com/ultrathink-pilot/trainyard/services/checkpoint-janitor/internal/retention"
@@ -31,6 +32,9 @@ type Store interface {
 	LastEnd(ctx context.Context) (time.Time, error)
 	Totals(ctx context.Context, since time.Time) ([]usage.Point, error)
 	Prune(ctx context.Context, now time.Time) error
+	LastDrill(ctx context.Context) (drill.Record, bool, error)
+	FindDrill(ctx context.Context, id string) (drill.Record, bool, error)
+	SaveDrill(ctx context.Context, d drill.Record) error
 }
 
 // Planner takes stock and decides.
@@ -50,6 +54,18 @@ type Sweeper interface {
 type Meter interface {
 	Grew(perDay float64, open map[string]bool)
 	Scrubbed(r scrub.Result)
+	Drilled(r drill.Record)
+	Sent(err error)
+}
+
+// Driller restores samples.
+type Driller interface {
+	Run(ctx context.Context, n int, seed uint64) (drill.Record, error)
+}
+
+// Sender sends reports away.
+type Sender interface {
+	Send(ctx context.Context, r report.Report) error
 }
 
 // Scrubber reads objects back.
@@ -65,6 +81,7 @@ const (
 	// fullHurry divides the interval while the disk is full.
 	fullHurry   = 4
 	reportEvery = 24 * time.Hour
+	reportRetry = 15 * time.Minute
 )
 
 // Loop runs the schedule.
@@ -73,10 +90,13 @@ type Loop struct {
 	Planner    Planner
 	Sweeper    Sweeper
 	Scrubber   Scrubber
+	Driller    Driller
 	Meter      Meter
 	Log        *zap.Logger
 	Interval   time.Duration
 	ReportFile string
+	// Sender gets the daily report; nil is none.
+	Sender Sender
 
 	mu        sync.Mutex
 	tightened bool
@@ -106,9 +126,10 @@ func (l *Loop) Run(ctx context.Context) error {
 			l.round(ctx, now)
 			next = now.Add(l.pause())
 		}
-		if l.ReportFile != "" && !now.Before(nextReport) {
-			if err := l.writeReport(ctx, now); err != nil && ctx.Err() == nil {
-				l.Log.Warn("the report could not be written", zap.Error(err))
+		if (l.ReportFile != "" || l.Sender != nil) && !now.Before(nextReport) {
+			if err := l.publish(ctx, now); err != nil && ctx.Err() == nil {
+				l.Log.Warn("the report did not get out; it is tried again", zap.Error(err))
+				nextReport = now.Add(reportRetry)
 			} else {
 				nextReport = now.Add(reportEvery)
 			}
@@ -146,6 +167,7 @@ func (l *Loop) round(ctx context.Context, now time.Time) {
 		l.Log.Warn("the scheduled sweep did not end", zap.Error(err))
 	}
 	l.scrub(ctx, now)
+	l.weekly(ctx, now)
 	r, err := l.Report(ctx, sweep.Now())
 	if err != nil {
 		if ctx.Err() == nil {
@@ -167,10 +189,45 @@ func (l *Loop) scrub(ctx context.Context, now time.Time) {
 	if err != nil && ctx.Err() == nil {
 		l.Log.Warn("the scrub did not end", zap.Error(err))
 	}
-	for _, c := range found.Corrupt {
-		l.Log.Error("an object does not match its digest", zap.String("key", c.Key), zap.Int64("bytes", c.Bytes))
+	for _, f := range found.Bad {
+		l.Log.Error("an object is not what it should be", zap.String("key", f.Key), zap.Int64("bytes", f.Bytes), zap.Bool("missing", f.Missing),
+			zap.Bool("repaired", f.Repaired), zap.String("outcome", f.Outcome))
 	}
 	l.Meter.Scrubbed(found)
+}
+
+// weekly drills when the last drill is a week old. A drill that could not end is not
+// counted and comes again with the next round.
+func (l *Loop) weekly(ctx context.Context, now time.Time) {
+	last, found, err := l.Store.LastDrill(ctx)
+	if err == nil && found && now.Sub(last.EndTime) < drill.Every && !last.EndTime.After(now) {
+		return
+	}
+	id, ierr := uuid.NewV7()
+	if err = errors.Join(err, ierr); err == nil {
+		_, err = l.Drill(ctx, id.String(), "schedule", drill.Sample)
+	}
+	if err != nil && ctx.Err() == nil {
+		l.Log.Warn("the restore drill did not end", zap.Error(err))
+	}
+}
+
+// Drill restores a sample and records the outcome. The same id again is the same drill.
+func (l *Loop) Drill(ctx context.Context, id, caller string, n int) (drill.Record, error) {
+	if done, found, err := l.Store.FindDrill(ctx, id); err != nil || found {
+		return done, err
+	}
+	seed := uint64(sweep.Now().UnixNano())
+	r, err := l.Driller.Run(ctx, n, seed)
+	if err != nil {
+		return r, err
+	}
+	r.ID, r.Caller, r.EndTime = id, caller, sweep.Now()
+	for _, f := range r.Failures {
+		l.Log.Error("the restore drill has failed", zap.String("problem", f))
+	}
+	l.Meter.Drilled(r)
+	return r, l.Store.SaveDrill(ctx, r)
 }
 
 func (l *Loop) sweepOnce(ctx context.Context, now time.Time) error {
@@ -203,11 +260,18 @@ func (l *Loop) Report(ctx context.Context, now time.Time) (report.Report, error)
 	if err != nil {
 		return report.Report{}, err
 	}
+	drilled, hasDrill, err := l.Store.LastDrill(ctx)
+	if err != nil {
+		return report.Report{}, err
+	}
 	l.mu.Lock()
 	l.tightened = plan.Tightened
 	started := l.started
 	l.mu.Unlock()
 	facts := report.Facts{Plan: plan, Stock: stock, Watermark: l.Planner.Policy().Watermark, History: history, LastSweep: end}
+	if hasDrill {
+		facts.Drill = &drilled
+	}
 	if l.Interval > 0 {
 		since := end
 		if started.After(since) {
@@ -229,13 +293,26 @@ func KnownForm(path string) bool {
 	return false
 }
 
-// writeReport replaces the file in one step: whoever reads it sees the old
-// report or the new one.
-func (l *Loop) writeReport(ctx context.Context, now time.Time) (err error) {
+// publish writes the daily report and sends it.
+func (l *Loop) publish(ctx context.Context, now time.Time) error {
 	r, err := l.Report(ctx, now)
 	if err != nil {
 		return err
 	}
+	if l.ReportFile != "" {
+		err = l.writeReport(r)
+	}
+	if l.Sender != nil {
+		sent := l.Sender.Send(ctx, r)
+		l.Meter.Sent(sent)
+		err = errors.Join(err, sent)
+	}
+	return err
+}
+
+// writeReport replaces the file in one step: whoever reads it sees the old
+// report or the new one.
+func (l *Loop) writeReport(r report.Report) (err error) {
 	text := r.Text()
 	switch strings.ToLower(filepath.Ext(l.ReportFile)) {
 	case ".html":

@@ -13,6 +13,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/ultrathink-pilot/trainyard/services/checkpoint-janitor/internal/drill"
 	"github.com/ultrathink-pilot/trainyard/services/checkpoint-janitor/internal/inventory"
 	"github.com/ultrathink-pilot/trainyard/services/checkpoint-janitor/internal/report"
 	"github.com/ultrathink-pilot/trainyard/services/checkpoint-janitor/internal/retention"
@@ -29,6 +30,9 @@ type janitor struct {
 	resumed int
 	// scrubbed counts rounds of reading back.
 	scrubbed int
+	drilled  int
+	sent     int
+	drill    drill.Record
 	ends     time.Time
 	used     int64
 	fail     error
@@ -63,6 +67,48 @@ func (j *janitor) Round(context.Context, time.Time, time.Duration) (scrub.Result
 	return scrub.Result{}, j.fail
 }
 func (j *janitor) Scrubbed(scrub.Result) {}
+func (j *janitor) Drilled(drill.Record)  { j.drilled++ }
+func (j *janitor) Sent(error)            { j.sent++ }
+func (j *janitor) LastDrill(context.Context) (drill.Record, bool, error) {
+	return j.drill, j.drill.ID != "", nil
+}
+func (j *janitor) FindDrill(context.Context, string) (drill.Record, bool, error) {
+	return drill.Record{}, false, nil
+}
+func (j *janitor) SaveDrill(_ context.Context, d drill.Record) error {
+	j.drill = d
+	return nil
+}
+
+// driller and sender have methods of the same names as the rest.
+type driller struct{}
+
+func (driller) Run(context.Context, int, uint64) (drill.Record, error) { return drill.Record{}, nil }
+
+type sender struct{ fails int }
+
+func (s *sender) Send(context.Context, report.Report) error {
+	if s.fails > 0 {
+		s.fails--
+		return errors.New("away")
+	}
+	return nil
+}
+
+// A drill runs once a week; a report that did not get out is sent again soon, else daily.
+func TestDrillsAreWeeklyAndReportsDaily(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		j := &janitor{}
+		live(t, j, &Loop{Interval: time.Hour, Sender: &sender{fails: 1}}, 15*24*time.Hour+30*time.Minute)
+		if j.drilled != 3 {
+			t.Errorf("%d drills in 15 days", j.drilled)
+		}
+		if j.sent != 17 {
+			t.Errorf("%d reports in 15 days with one failure", j.sent)
+		}
+	})
+}
 func (j *janitor) Grew(_ float64, open map[string]bool) {
 	j.alerts = open
 }
@@ -70,7 +116,7 @@ func (j *janitor) Grew(_ float64, open map[string]bool) {
 // live runs the loop for a virtual time.
 func live(t *testing.T, j *janitor, l *Loop, d time.Duration) {
 	t.Helper()
-	l.Store, l.Planner, l.Sweeper, l.Scrubber, l.Meter, l.Log = j, j, j, j, j, zap.NewNop()
+	l.Store, l.Planner, l.Sweeper, l.Scrubber, l.Driller, l.Meter, l.Log = j, j, j, j, driller{}, j, zap.NewNop()
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error)
 	go func() { done <- l.Run(ctx) }()
@@ -154,7 +200,7 @@ func TestReportFiles(t *testing.T) {
 		j := &janitor{used: 42}
 		l := &Loop{Store: j, Planner: j, Meter: j, ReportFile: filepath.Join(dir, name)}
 		for range 2 { // the second replaces the first
-			if err := l.writeReport(t.Context(), sweep.Now()); err != nil {
+			if err := l.publish(t.Context(), sweep.Now()); err != nil {
 				t.Fatal(err)
 			}
 		}

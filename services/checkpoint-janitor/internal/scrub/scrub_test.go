@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"iter"
 	"math/rand/v2"
 	"strings"
 	"testing"
@@ -13,39 +12,54 @@ import (
 	"github.com/ultrathink-pilot/trainyard/libs/objectstore"
 	"github.com/ultrathink-pilot/trainyard/libs/objectstore/s3test"
 	"github.com/ultrathink-pilot/trainyard/libs/pg/pgtest"
+	"github.com/ultrathink-pilot/trainyard/services/checkpoint-janitor/internal/inventory"
 	"github.com/ultrathink-pilot/trainyard/services/checkpoint-janitor/internal/postgres"
 	"github.com/ultrathink-pilot/trainyard/services/checkpoint-janitor/internal/scrub"
 )
 
 var now = time.Date(2026, 11, 23, 12, 0, 0, 0, time.UTC)
 
+// catalogue is the registry's side: what it knows, what it was told, what it can repair.
+type catalogue struct {
+	objects    []inventory.Object
+	told       []string
+	repairable map[string]bool
+}
+
+func (c *catalogue) Objects(context.Context) ([]inventory.Object, error) { return c.objects, nil }
+
+func (c *catalogue) ReportBad(_ context.Context, key, _ string) (bool, string, error) {
+	c.told = append(c.told, key)
+	return c.repairable[key], "told", nil
+}
+
 type yard struct {
 	bucket *objectstore.Store
 	store  *postgres.Store
-	wanted map[string]bool
+	catalogue
 }
 
 func setup(t *testing.T) *yard {
 	t.Helper()
-	return &yard{bucket: s3test.New(t), store: postgres.New(pgtest.New(t, postgres.Schema, postgres.Migrations)), wanted: map[string]bool{}}
+	return &yard{bucket: s3test.New(t), store: postgres.New(pgtest.New(t, postgres.Schema, postgres.Migrations)), catalogue: catalogue{repairable: map[string]bool{}}}
 }
 
 func (y *yard) scrubber() *scrub.Scrubber {
-	return &scrub.Scrubber{Bucket: y.bucket, Store: y.store, Wanted: func(context.Context) (map[string]bool, error) { return y.wanted, nil }}
+	return &scrub.Scrubber{Bucket: y.bucket, Store: y.store, Catalogue: &y.catalogue}
 }
 
 func (y *yard) put(t *testing.T, content []byte) (key string) {
 	t.Helper()
 	digest := objectstore.Digest(content)
-	key = "blobs/" + digest[:2] + "/" + digest + ".0"
+	key = "blobs/" + digest[:2] + "/" + digest + ".1"
 	if _, err := y.bucket.PutBytes(t.Context(), key, content); err != nil {
 		t.Fatal(err)
 	}
-	y.wanted[digest] = true
+	y.objects = append(y.objects, inventory.Object{Key: key, SHA256: digest, ObjectSHA256: digest, Bytes: int64(len(content)), Proven: true, Holders: 1})
 	return key
 }
 
-// One flipped bit anywhere in an object is found; intact objects are not blamed.
+// One flipped bit anywhere in an object is found and reported; intact objects are not blamed.
 func TestEveryFlippedBitIsFound(t *testing.T) {
 	t.Parallel()
 	y := setup(t)
@@ -67,12 +81,12 @@ func TestEveryFlippedBitIsFound(t *testing.T) {
 		}
 	}
 	got, err := y.scrubber().Round(t.Context(), now, time.Hour)
-	if err != nil || got.Objects != 60 || len(got.Corrupt) != len(flipped) || !got.Oldest.Equal(now) {
-		t.Fatalf("got %+v, %v; %d objects were flipped", got, err, len(flipped))
+	if err != nil || got.Objects != 60 || len(got.Bad) != len(flipped) || !got.Oldest.Equal(now) || len(y.told) != len(flipped) {
+		t.Fatalf("got %+v, %v; %d objects were flipped, %d reported", got, err, len(flipped), len(y.told))
 	}
-	for _, c := range got.Corrupt {
-		if !flipped[c.Key] {
-			t.Errorf("%s is blamed", c.Key)
+	for _, f := range got.Bad {
+		if !flipped[f.Key] {
+			t.Errorf("%s is blamed", f.Key)
 		}
 	}
 	bad, err := y.store.CorruptContents(t.Context())
@@ -81,7 +95,25 @@ func TestEveryFlippedBitIsFound(t *testing.T) {
 	}
 }
 
-// Only what the catalogue wants is read.
+// What was repaired from another copy counts as unread again, and not as corrupt.
+func TestARepairedContentIsGoodAgain(t *testing.T) {
+	t.Parallel()
+	y := setup(t)
+	key := y.put(t, []byte("content"))
+	if _, err := y.bucket.PutBytes(t.Context(), key, []byte("kontent")); err != nil {
+		t.Fatal(err)
+	}
+	y.repairable[key] = true
+	got, err := y.scrubber().Round(t.Context(), now, time.Hour)
+	if err != nil || len(got.Bad) != 1 || !got.Bad[0].Repaired {
+		t.Fatalf("got %+v %v", got, err)
+	}
+	if bad, err := y.store.CorruptContents(t.Context()); err != nil || len(bad) != 0 {
+		t.Fatalf("still bad: %v %v", bad, err)
+	}
+}
+
+// Only what something needs is read.
 func TestOnlyWantedContentsAreRead(t *testing.T) {
 	t.Parallel()
 	y := setup(t)
@@ -92,8 +124,10 @@ func TestOnlyWantedContentsAreRead(t *testing.T) {
 	if first, err := s.Round(t.Context(), now, time.Hour); err != nil || first.Objects != 5 {
 		t.Fatalf("new objects: %+v %v", first, err)
 	}
+	for i := range y.objects {
+		y.objects[i].Holders = 0
+	}
 	y.put(t, []byte("later"))
-	y.wanted = map[string]bool{objectstore.Digest([]byte("later")): true}
 	second, err := s.Round(t.Context(), now.Add(time.Hour), time.Hour)
 	if err != nil || second.Objects != 1 || second.Bytes != int64(len("later")) {
 		t.Fatalf("only what is wanted: %+v %v", second, err)
@@ -105,14 +139,12 @@ func TestOnlyWantedContentsAreRead(t *testing.T) {
 func TestRoundsTakeTurns(t *testing.T) {
 	t.Parallel()
 	b := &counted{read: map[string]int{}}
-	wanted := map[string]bool{}
+	c := &catalogue{}
 	for i := range 40 {
 		digest := fmt.Sprintf("%064x", i)
-		b.objects = append(b.objects, objectstore.Object{Key: digest, Size: 8 << 20})
-		wanted[digest] = true
+		c.objects = append(c.objects, inventory.Object{Key: digest, SHA256: digest, ObjectSHA256: digest, Bytes: 8 << 20, Proven: true, Holders: 1})
 	}
-	store := readings{}
-	s := &scrub.Scrubber{Bucket: b, Store: store, Wanted: func(context.Context) (map[string]bool, error) { return wanted, nil }}
+	s := &scrub.Scrubber{Bucket: b, Store: readings{}, Catalogue: c}
 	for round := range 6 {
 		got, err := s.Round(t.Context(), now.Add(time.Duration(round)*time.Hour), time.Hour)
 		want := 8
@@ -139,51 +171,67 @@ func (r readings) SaveCheck(_ context.Context, c scrub.Check) error {
 	return nil
 }
 
-type counted struct {
-	objects []objectstore.Object
-	read    map[string]int
+func (r readings) ForgetCheck(_ context.Context, digest string) error {
+	delete(r, digest)
+	return nil
 }
 
-func (c *counted) List(context.Context, string) iter.Seq2[objectstore.Object, error] {
-	return func(yield func(objectstore.Object, error) bool) {
-		for _, o := range c.objects {
-			if !yield(o, nil) {
-				return
-			}
-		}
-	}
-}
+type counted struct{ read map[string]int }
 
 func (c *counted) Get(_ context.Context, key, _ string) (io.ReadCloser, error) {
 	c.read[key]++
 	return io.NopCloser(strings.NewReader("")), nil
 }
 
-// What a sweep deletes while the scrub reads is no finding.
-func TestAnObjectThatGoesAwayIsNoFinding(t *testing.T) {
+// One object that is gone is reported; that a sweep has just deleted is not, and a store
+// that has lost half of all is doubted itself.
+func TestMissingObjects(t *testing.T) {
 	t.Parallel()
 	y := setup(t)
-	y.put(t, []byte("stays"))
-	key := y.put(t, []byte("goes"))
-	s := y.scrubber()
-	s.Bucket = vanishing{y.bucket, key}
-	got, err := s.Round(t.Context(), now, time.Hour)
-	if err != nil || got.Objects != 1 || len(got.Corrupt) != 0 {
-		t.Fatalf("got %+v %v", got, err)
+	var keys []string
+	for i := range 8 {
+		keys = append(keys, y.put(t, fmt.Appendf(nil, "content %d", i)))
 	}
-}
-
-// vanishing deletes an object between its listing and its reading.
-type vanishing struct {
-	*objectstore.Store
-	key string
-}
-
-func (v vanishing) Get(ctx context.Context, key, digest string) (io.ReadCloser, error) {
-	if key == v.key {
-		if err := v.Delete(ctx, key); err != nil {
-			return nil, err
+	lose := func(key string) {
+		if err := y.bucket.Delete(t.Context(), key); err != nil {
+			t.Fatal(err)
 		}
 	}
-	return v.Store.Get(ctx, key, digest)
+	lose(keys[0])
+	lose(keys[1])
+	s := y.scrubber()
+	s.Catalogue = forgetful{&y.catalogue, keys[1], new(int)}
+	got, err := s.Round(t.Context(), now, time.Hour)
+	if err != nil || len(got.Bad) != 1 || !got.Bad[0].Missing || got.Bad[0].Key != keys[0] {
+		t.Fatalf("got %+v %v", got, err)
+	}
+	for _, key := range keys[2:6] {
+		lose(key)
+	}
+	y.told = nil
+	if _, err := y.scrubber().Round(t.Context(), now.Add(time.Hour), time.Hour); err == nil || !strings.Contains(err.Error(), "right bucket") || len(y.told) != 0 {
+		t.Fatalf("half a store: %v, reported %v", err, y.told)
+	}
+}
+
+// forgetful is a registry that deletes one object while the scrub reads.
+type forgetful struct {
+	*catalogue
+	key   string
+	calls *int
+}
+
+func (f forgetful) Objects(ctx context.Context) ([]inventory.Object, error) {
+	all, err := f.catalogue.Objects(ctx)
+	*f.calls++
+	if *f.calls == 1 {
+		return all, err
+	}
+	var out []inventory.Object
+	for _, o := range all {
+		if o.Key != f.key {
+			out = append(out, o)
+		}
+	}
+	return out, err
 }

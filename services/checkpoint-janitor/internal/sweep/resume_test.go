@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"iter"
 	"math"
 	"slices"
@@ -19,6 +20,7 @@ import (
 	"github.com/ultrathink-pilot/trainyard/libs/objectstore/s3test"
 	"github.com/ultrathink-pilot/trainyard/libs/pg/pgtest"
 	registryv1 "github.com/ultrathink-pilot/trainyard/proto/gen/go/trainyard/registry/v1"
+	"github.com/ultrathink-pilot/trainyard/services/checkpoint-janitor/internal/archive"
 	"github.com/ultrathink-pilot/trainyard/services/checkpoint-janitor/internal/inventory"
 	"github.com/ultrathink-pilot/trainyard/services/checkpoint-janitor/internal/metrics"
 	"github.com/ultrathink-pilot/trainyard/services/checkpoint-janitor/internal/planning"
@@ -107,9 +109,33 @@ func (r axedRegistry) ConfirmDeleted(ctx context.Context, request string, ids []
 	return swing(r.axe, func() ([]sweep.Result, error) { return r.Client.ConfirmDeleted(ctx, request, ids) })
 }
 
+func (r axedRegistry) BeginArchive(ctx context.Context, id string, patterns []string) (archive.Job, error) {
+	return swing(r.axe, func() (archive.Job, error) { return r.Client.BeginArchive(ctx, id, patterns) })
+}
+
+func (r axedRegistry) CommitArchive(ctx context.Context, id string, copies []archive.Copy, patterns []string, grace time.Duration) (archive.Result, error) {
+	return swing(r.axe, func() (archive.Result, error) { return r.Client.CommitArchive(ctx, id, copies, patterns, grace) })
+}
+
+func (r axedRegistry) ReleaseObjects(ctx context.Context, request string, orphans []sweep.Orphan, grace time.Duration) ([]sweep.Result, error) {
+	return swing(r.axe, func() ([]sweep.Result, error) { return r.Client.ReleaseObjects(ctx, request, orphans, grace) })
+}
+
+func (r axedRegistry) ConfirmRemoved(ctx context.Context, request string, keys []string) error {
+	return r.do(func() error { return r.Client.ConfirmRemoved(ctx, request, keys) })
+}
+
 type axedObjects struct {
 	*objectstore.Store
 	*axe
+}
+
+func (o axedObjects) Get(ctx context.Context, key, digest string) (io.ReadCloser, error) {
+	return swing(o.axe, func() (io.ReadCloser, error) { return o.Store.Get(ctx, key, digest) })
+}
+
+func (o axedObjects) Put(ctx context.Context, key string, r io.Reader, size int64, digest string) (objectstore.Object, error) {
+	return swing(o.axe, func() (objectstore.Object, error) { return o.Store.Put(ctx, key, r, size, digest) })
 }
 
 func (o axedObjects) Delete(ctx context.Context, key string) error {
@@ -148,7 +174,9 @@ func (w *world) sweeper(t *testing.T, a *axe) *sweep.Sweeper {
 	meter := metrics.New(prometheus.NewRegistry())
 	reader := inventory.Reader{Catalogue: w.client, Bucket: w.bucket, Holds: w.store, Readings: w.store, Room: inventory.FixedRoom(w.capacity)}
 	planner := planning.New(w.store, reader, policy, text, meter)
-	return sweep.New(axedStore{w.store, a}, axedRegistry{w.client, a}, axedObjects{w.bucket, a}, planner, meter, zap.NewNop())
+	registry, objects := axedRegistry{w.client, a}, axedObjects{w.bucket, a}
+	archiver := &archive.Archiver{Registry: registry, Hot: objects, Cold: objects, Scratch: t.TempDir(), Log: zap.NewNop()}
+	return sweep.New(axedStore{w.store, a}, registry, objects, archiver, planner, meter, zap.NewNop())
 }
 
 func (w *world) open(t *testing.T, change func(*sweep.Sweep)) string {

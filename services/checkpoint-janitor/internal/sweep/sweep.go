@@ -58,6 +58,12 @@ type Work struct {
 	Bytes int64
 	// FreedBytes is what its deletion freed; zero before.
 	FreedBytes int64
+	// Patterns of files that are dropped when it is archived.
+	Patterns []string
+	// ColdBytes is what its archive has added to the cold tier, DroppedBytes what was
+	// given up with it.
+	ColdBytes    int64
+	DroppedBytes int64
 	// Reason is the plan's, or the registry's when it refused.
 	Reason string
 }
@@ -69,6 +75,35 @@ type Result struct {
 	Reason string
 }
 
+// Archived is what became of one checkpoint's archive.
+type Archived struct {
+	Done bool
+	// Reason says why not.
+	Reason       string
+	Bytes        int64
+	ColdBytes    int64
+	DroppedBytes int64
+}
+
+// Archiver takes one checkpoint to the cold tier. Patterns name files that are
+// given up, for good once the grace is over.
+type Archiver interface {
+	Archive(ctx context.Context, id string, patterns []string, grace time.Duration) (Archived, error)
+}
+
+// Released is an object that the registry has let go.
+type Released struct {
+	Key   string
+	Bytes int64
+	Due   time.Time
+}
+
+// Orphan is an object of ours that nothing refers to.
+type Orphan struct {
+	Key   string
+	Bytes int64
+}
+
 // Registry is the part of the registry that releases checkpoints. All calls are
 // idempotent and answer one result per id.
 type Registry interface {
@@ -77,9 +112,17 @@ type Registry interface {
 	// BeginDelete also returns the keys of the objects that may go now.
 	BeginDelete(ctx context.Context, requestID string, ids []string, grace time.Duration) ([]Result, []string, error)
 	ConfirmDeleted(ctx context.Context, requestID string, ids []string) ([]Result, error)
+	// ReleaseObjects gives orphans up; the results' ids are keys.
+	ReleaseObjects(ctx context.Context, requestID string, orphans []Orphan, grace time.Duration) ([]Result, error)
+	// Released lists what was let go and is not confirmed.
+	Released(ctx context.Context) ([]Released, error)
+	// InUse lists the keys that some checkpoint or artifact reads.
+	InUse(ctx context.Context) (map[string]bool, error)
+	ConfirmRemoved(ctx context.Context, requestID string, keys []string) error
 }
 
-// Objects deletes from the store. Deleting what is not there succeeds.
+// Objects deletes from the store, whichever tier the key is of. Deleting what is
+// not there succeeds.
 type Objects interface {
 	Delete(ctx context.Context, key string) error
 }
@@ -96,6 +139,9 @@ type Store interface {
 	OpenWork(ctx context.Context, id string, limit int) ([]Work, error)
 	// Record stores how far work has come and the work that follows from it.
 	Record(ctx context.Context, id string, done, follow []Work) error
+	// DueOrphans lists orphans that have been seen for the whole grace, and have not
+	// changed in it.
+	DueOrphans(ctx context.Context, now time.Time, grace time.Duration) ([]Orphan, error)
 }
 
 // Planner makes and finds plans.

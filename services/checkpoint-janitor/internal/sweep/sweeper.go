@@ -25,6 +25,8 @@ const (
 type Observer interface {
 	SweepEnded(w Sweep, at time.Time)
 	WorkDone(work Work)
+	// Removed counts objects that the registry had released.
+	Removed(objects int, bytes int64)
 }
 
 // Sweeper carries sweeps on, one at a time. Two janitors at once would do no
@@ -33,6 +35,7 @@ type Sweeper struct {
 	store    Store
 	registry Registry
 	objects  Objects
+	archiver Archiver
 	planner  Planner
 	observer Observer
 	log      *zap.Logger
@@ -41,8 +44,8 @@ type Sweeper struct {
 }
 
 // New wires a sweeper.
-func New(store Store, registry Registry, objects Objects, planner Planner, observer Observer, log *zap.Logger) *Sweeper {
-	return &Sweeper{store: store, registry: registry, objects: objects, planner: planner, observer: observer, log: log, clock: startClock(), turn: make(chan struct{}, 1)}
+func New(store Store, registry Registry, objects Objects, archiver Archiver, planner Planner, observer Observer, log *zap.Logger) *Sweeper {
+	return &Sweeper{store: store, registry: registry, objects: objects, archiver: archiver, planner: planner, observer: observer, log: log, clock: startClock(), turn: make(chan struct{}, 1)}
 }
 
 // Run carries one sweep to its end and returns it. After an error it is where
@@ -110,6 +113,9 @@ func (s *Sweeper) carryOn(ctx context.Context, w Sweep) (Sweep, error) {
 			return w, err
 		}
 	}
+	if err := s.tidy(ctx, w); err != nil {
+		return w, err
+	}
 	if err := s.store.FinishSweep(ctx, w.ID, time.Now()); err != nil {
 		return w, err
 	}
@@ -162,12 +168,12 @@ func (s *Sweeper) begin(ctx context.Context, w Sweep) error {
 	if refusals := retention.Guard(policy.Caps, plan, stock.Inventory, at); len(refusals) > 0 {
 		return refuse(refusals...)
 	}
-	return s.store.StartSweep(ctx, w.ID, plan.Hash, policy.Grace, len(stock.Checkpoints), workOf(plan, fresh, stock), now)
+	return s.store.StartSweep(ctx, w.ID, plan.Hash, policy.Grace, len(stock.Checkpoints), workOf(policy, plan, fresh, stock), now)
 }
 
 // workOf turns the plan into work. Where the plan is older than the stock, the
 // fresh one has a veto: the registry looks at roots again, but not at ranks.
-func workOf(plan, fresh retention.Plan, stock inventory.Stock) []Work {
+func workOf(policy retention.Policy, plan, fresh retention.Plan, stock inventory.Stock) []Work {
 	byID := make(map[string]*retention.Checkpoint, len(stock.Checkpoints))
 	for i := range stock.Checkpoints {
 		byID[stock.Checkpoints[i].ID] = &stock.Checkpoints[i]
@@ -181,6 +187,9 @@ func workOf(plan, fresh retention.Plan, stock inventory.Stock) []Work {
 		was, _ := plan.Find(item.ID)
 		is, _ := fresh.Find(item.ID)
 		w := Work{Item: item, Files: c.Files, Bytes: was.Bytes, Reason: was.Text()}
+		if rule, ok := policy.RuleFor(c.Experiment); ok && item.Task == retention.TaskArchive {
+			w.Patterns = rule.DropFiles
+		}
 		if is.Verdict != was.Verdict {
 			w.Phase, w.Reason = retention.PhaseRefused, "the plan is older than the facts: "+is.Text()
 		}
@@ -229,6 +238,8 @@ func (s *Sweeper) step(ctx context.Context, w Sweep, open []Work) error {
 		return s.remove(ctx, w, batch, ids)
 	case retention.CallConfirm:
 		return s.confirm(ctx, w, batch)
+	case retention.CallArchive:
+		return s.archive(ctx, w, batch[0])
 	default:
 		return fmt.Errorf("sweep %s has work that is over among its open work: %s", w.ID, open[0].ID)
 	}

@@ -12,6 +12,9 @@ import (
 // Total is the class of the whole bucket.
 const Total = "total"
 
+// ColdTier is the class of all packed copies.
+const ColdTier = "cold tier"
+
 // Class is the usage of one class of checkpoints. Contents that several share
 // count for each: only [Total] is what the disk holds.
 type Class struct {
@@ -56,6 +59,8 @@ func ClassOf(d retention.Decision) string {
 	switch {
 	case d.State != retention.StateLive:
 		return d.State.String()
+	case d.Archived:
+		return "archived"
 	case d.Verdict == retention.Drop:
 		return "to be deleted"
 	}

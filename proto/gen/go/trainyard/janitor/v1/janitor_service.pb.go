@@ -142,6 +142,71 @@ func (GetReportRequest_Format) EnumDescriptor() ([]byte, []int) {
 	return file_trainyard_janitor_v1_janitor_service_proto_rawDescGZIP(), []int{11, 0}
 }
 
+// Kind of a finding.
+type Finding_Kind int32
+
+const (
+	// Never used.
+	Finding_KIND_UNSPECIFIED Finding_Kind = 0
+	// An object with a key of ours that the registry does not know, or that nothing refers to. It is removed after the grace.
+	Finding_KIND_ORPHAN Finding_Kind = 1
+	// An object with another kind of key: somebody else's. It is never touched.
+	Finding_KIND_FOREIGN Finding_Kind = 2
+	// A row whose object is not in the bucket.
+	Finding_KIND_MISSING Finding_Kind = 3
+	// An object with another size than the catalogue's.
+	Finding_KIND_MISMATCHED Finding_Kind = 4
+	// An object whose bytes did not match their digest.
+	Finding_KIND_CORRUPT Finding_Kind = 5
+)
+
+// Enum value maps for Finding_Kind.
+var (
+	Finding_Kind_name = map[int32]string{
+		0: "KIND_UNSPECIFIED",
+		1: "KIND_ORPHAN",
+		2: "KIND_FOREIGN",
+		3: "KIND_MISSING",
+		4: "KIND_MISMATCHED",
+		5: "KIND_CORRUPT",
+	}
+	Finding_Kind_value = map[string]int32{
+		"KIND_UNSPECIFIED": 0,
+		"KIND_ORPHAN":      1,
+		"KIND_FOREIGN":     2,
+		"KIND_MISSING":     3,
+		"KIND_MISMATCHED":  4,
+		"KIND_CORRUPT":     5,
+	}
+)
+
+func (x Finding_Kind) Enum() *Finding_Kind {
+	p := new(Finding_Kind)
+	*p = x
+	return p
+}
+
+func (x Finding_Kind) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (Finding_Kind) Descriptor() protoreflect.EnumDescriptor {
+	return file_trainyard_janitor_v1_janitor_service_proto_enumTypes[2].Descriptor()
+}
+
+func (Finding_Kind) Type() protoreflect.EnumType {
+	return &file_trainyard_janitor_v1_janitor_service_proto_enumTypes[2]
+}
+
+func (x Finding_Kind) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use Finding_Kind.Descriptor instead.
+func (Finding_Kind) EnumDescriptor() ([]byte, []int) {
+	return file_trainyard_janitor_v1_janitor_service_proto_rawDescGZIP(), []int{16, 0}
+}
+
 // Decision is one line of a plan.
 type Decision struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -598,7 +663,15 @@ type ExecuteSweepResponse struct {
 	// When the sweep ended.
 	EndTime *timestamppb.Timestamp `protobuf:"bytes,7,opt,name=end_time,json=endTime,proto3" json:"end_time,omitempty"`
 	// Id of the sweep.
-	SweepId       string `protobuf:"bytes,8,opt,name=sweep_id,json=sweepId,proto3" json:"sweep_id,omitempty"`
+	SweepId string `protobuf:"bytes,8,opt,name=sweep_id,json=sweepId,proto3" json:"sweep_id,omitempty"`
+	// Checkpoints moved to the cold tier by this sweep.
+	ArchivedCount int64 `protobuf:"varint,9,opt,name=archived_count,json=archivedCount,proto3" json:"archived_count,omitempty"`
+	// Bytes of these before.
+	ArchivedBytes int64 `protobuf:"varint,10,opt,name=archived_bytes,json=archivedBytes,proto3" json:"archived_bytes,omitempty"`
+	// Bytes that they take in the cold tier; contents that were there already count nothing.
+	ColdBytes int64 `protobuf:"varint,11,opt,name=cold_bytes,json=coldBytes,proto3" json:"cold_bytes,omitempty"`
+	// Optimizer state that was dropped with them, in bytes.
+	DroppedBytes  int64 `protobuf:"varint,12,opt,name=dropped_bytes,json=droppedBytes,proto3" json:"dropped_bytes,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -687,6 +760,34 @@ func (x *ExecuteSweepResponse) GetSweepId() string {
 		return x.SweepId
 	}
 	return ""
+}
+
+func (x *ExecuteSweepResponse) GetArchivedCount() int64 {
+	if x != nil {
+		return x.ArchivedCount
+	}
+	return 0
+}
+
+func (x *ExecuteSweepResponse) GetArchivedBytes() int64 {
+	if x != nil {
+		return x.ArchivedBytes
+	}
+	return 0
+}
+
+func (x *ExecuteSweepResponse) GetColdBytes() int64 {
+	if x != nil {
+		return x.ColdBytes
+	}
+	return 0
+}
+
+func (x *ExecuteSweepResponse) GetDroppedBytes() int64 {
+	if x != nil {
+		return x.DroppedBytes
+	}
+	return 0
 }
 
 // ExplainCheckpointRequest names a checkpoint.
@@ -1022,6 +1123,12 @@ type GetReportResponse struct {
 	ReportTime *timestamppb.Timestamp `protobuf:"bytes,8,opt,name=report_time,json=reportTime,proto3" json:"report_time,omitempty"`
 	// When the last sweep ended; unset means never.
 	LastSweepTime *timestamppb.Timestamp `protobuf:"bytes,9,opt,name=last_sweep_time,json=lastSweepTime,proto3" json:"last_sweep_time,omitempty"`
+	// Bytes in the cold tier.
+	ColdBytes int64 `protobuf:"varint,10,opt,name=cold_bytes,json=coldBytes,proto3" json:"cold_bytes,omitempty"`
+	// Content bytes that these stand for.
+	ColdContentBytes int64 `protobuf:"varint,11,opt,name=cold_content_bytes,json=coldContentBytes,proto3" json:"cold_content_bytes,omitempty"`
+	// When the last restore drill passed; unset means never.
+	LastDrillTime *timestamppb.Timestamp `protobuf:"bytes,12,opt,name=last_drill_time,json=lastDrillTime,proto3" json:"last_drill_time,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1119,6 +1226,457 @@ func (x *GetReportResponse) GetLastSweepTime() *timestamppb.Timestamp {
 	return nil
 }
 
+func (x *GetReportResponse) GetColdBytes() int64 {
+	if x != nil {
+		return x.ColdBytes
+	}
+	return 0
+}
+
+func (x *GetReportResponse) GetColdContentBytes() int64 {
+	if x != nil {
+		return x.ColdContentBytes
+	}
+	return 0
+}
+
+func (x *GetReportResponse) GetLastDrillTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.LastDrillTime
+	}
+	return nil
+}
+
+// SetLegalHoldRequest sets or lifts a hold.
+type SetLegalHoldRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// UUID that makes the call idempotent.
+	RequestId string `protobuf:"bytes,1,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	// Id.
+	CheckpointId string `protobuf:"bytes,2,opt,name=checkpoint_id,json=checkpointId,proto3" json:"checkpoint_id,omitempty"`
+	// True holds.
+	Held bool `protobuf:"varint,3,opt,name=held,proto3" json:"held,omitempty"`
+	// Why, for the record.
+	Reason        string `protobuf:"bytes,4,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SetLegalHoldRequest) Reset() {
+	*x = SetLegalHoldRequest{}
+	mi := &file_trainyard_janitor_v1_janitor_service_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetLegalHoldRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetLegalHoldRequest) ProtoMessage() {}
+
+func (x *SetLegalHoldRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_trainyard_janitor_v1_janitor_service_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetLegalHoldRequest.ProtoReflect.Descriptor instead.
+func (*SetLegalHoldRequest) Descriptor() ([]byte, []int) {
+	return file_trainyard_janitor_v1_janitor_service_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *SetLegalHoldRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
+func (x *SetLegalHoldRequest) GetCheckpointId() string {
+	if x != nil {
+		return x.CheckpointId
+	}
+	return ""
+}
+
+func (x *SetLegalHoldRequest) GetHeld() bool {
+	if x != nil {
+		return x.Held
+	}
+	return false
+}
+
+func (x *SetLegalHoldRequest) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+// SetLegalHoldResponse confirms.
+type SetLegalHoldResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// State of the checkpoint, such as "LIVE".
+	State         string `protobuf:"bytes,1,opt,name=state,proto3" json:"state,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SetLegalHoldResponse) Reset() {
+	*x = SetLegalHoldResponse{}
+	mi := &file_trainyard_janitor_v1_janitor_service_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetLegalHoldResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetLegalHoldResponse) ProtoMessage() {}
+
+func (x *SetLegalHoldResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_trainyard_janitor_v1_janitor_service_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetLegalHoldResponse.ProtoReflect.Descriptor instead.
+func (*SetLegalHoldResponse) Descriptor() ([]byte, []int) {
+	return file_trainyard_janitor_v1_janitor_service_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *SetLegalHoldResponse) GetState() string {
+	if x != nil {
+		return x.State
+	}
+	return ""
+}
+
+// Finding is one difference between the catalogue and the bucket.
+type Finding struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Kind.
+	Kind Finding_Kind `protobuf:"varint,1,opt,name=kind,proto3,enum=trainyard.janitor.v1.Finding_Kind" json:"kind,omitempty"`
+	// Key.
+	ObjectKey string `protobuf:"bytes,2,opt,name=object_key,json=objectKey,proto3" json:"object_key,omitempty"`
+	// Size in bytes; 0 for a missing one.
+	SizeBytes int64 `protobuf:"varint,3,opt,name=size_bytes,json=sizeBytes,proto3" json:"size_bytes,omitempty"`
+	// When it was first seen.
+	FirstSeenTime *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=first_seen_time,json=firstSeenTime,proto3" json:"first_seen_time,omitempty"`
+	// When an orphan may be removed; unset for the others.
+	DueTime *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=due_time,json=dueTime,proto3" json:"due_time,omitempty"`
+	// What it is, for people.
+	Detail        string `protobuf:"bytes,6,opt,name=detail,proto3" json:"detail,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Finding) Reset() {
+	*x = Finding{}
+	mi := &file_trainyard_janitor_v1_janitor_service_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Finding) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Finding) ProtoMessage() {}
+
+func (x *Finding) ProtoReflect() protoreflect.Message {
+	mi := &file_trainyard_janitor_v1_janitor_service_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Finding.ProtoReflect.Descriptor instead.
+func (*Finding) Descriptor() ([]byte, []int) {
+	return file_trainyard_janitor_v1_janitor_service_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *Finding) GetKind() Finding_Kind {
+	if x != nil {
+		return x.Kind
+	}
+	return Finding_KIND_UNSPECIFIED
+}
+
+func (x *Finding) GetObjectKey() string {
+	if x != nil {
+		return x.ObjectKey
+	}
+	return ""
+}
+
+func (x *Finding) GetSizeBytes() int64 {
+	if x != nil {
+		return x.SizeBytes
+	}
+	return 0
+}
+
+func (x *Finding) GetFirstSeenTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.FirstSeenTime
+	}
+	return nil
+}
+
+func (x *Finding) GetDueTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.DueTime
+	}
+	return nil
+}
+
+func (x *Finding) GetDetail() string {
+	if x != nil {
+		return x.Detail
+	}
+	return ""
+}
+
+// ListFindingsRequest asks for a comparison.
+type ListFindingsRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// At most this many; 0 means 500, more than 5000 is taken as 5000.
+	Limit         int32 `protobuf:"varint,1,opt,name=limit,proto3" json:"limit,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListFindingsRequest) Reset() {
+	*x = ListFindingsRequest{}
+	mi := &file_trainyard_janitor_v1_janitor_service_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListFindingsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListFindingsRequest) ProtoMessage() {}
+
+func (x *ListFindingsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_trainyard_janitor_v1_janitor_service_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListFindingsRequest.ProtoReflect.Descriptor instead.
+func (*ListFindingsRequest) Descriptor() ([]byte, []int) {
+	return file_trainyard_janitor_v1_janitor_service_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *ListFindingsRequest) GetLimit() int32 {
+	if x != nil {
+		return x.Limit
+	}
+	return 0
+}
+
+// ListFindingsResponse has the findings.
+type ListFindingsResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// By kind and key.
+	Findings []*Finding `protobuf:"bytes,1,rep,name=findings,proto3" json:"findings,omitempty"`
+	// How many there are in all.
+	TotalCount    int64 `protobuf:"varint,2,opt,name=total_count,json=totalCount,proto3" json:"total_count,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListFindingsResponse) Reset() {
+	*x = ListFindingsResponse{}
+	mi := &file_trainyard_janitor_v1_janitor_service_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListFindingsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListFindingsResponse) ProtoMessage() {}
+
+func (x *ListFindingsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_trainyard_janitor_v1_janitor_service_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListFindingsResponse.ProtoReflect.Descriptor instead.
+func (*ListFindingsResponse) Descriptor() ([]byte, []int) {
+	return file_trainyard_janitor_v1_janitor_service_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *ListFindingsResponse) GetFindings() []*Finding {
+	if x != nil {
+		return x.Findings
+	}
+	return nil
+}
+
+func (x *ListFindingsResponse) GetTotalCount() int64 {
+	if x != nil {
+		return x.TotalCount
+	}
+	return 0
+}
+
+// RunDrillRequest asks for a restore drill.
+type RunDrillRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// UUID that makes the call idempotent.
+	RequestId string `protobuf:"bytes,1,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	// Checkpoints to restore beside all of those in production; 0 means 5.
+	SampleSize    int32 `protobuf:"varint,2,opt,name=sample_size,json=sampleSize,proto3" json:"sample_size,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RunDrillRequest) Reset() {
+	*x = RunDrillRequest{}
+	mi := &file_trainyard_janitor_v1_janitor_service_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RunDrillRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RunDrillRequest) ProtoMessage() {}
+
+func (x *RunDrillRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_trainyard_janitor_v1_janitor_service_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RunDrillRequest.ProtoReflect.Descriptor instead.
+func (*RunDrillRequest) Descriptor() ([]byte, []int) {
+	return file_trainyard_janitor_v1_janitor_service_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *RunDrillRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
+func (x *RunDrillRequest) GetSampleSize() int32 {
+	if x != nil {
+		return x.SampleSize
+	}
+	return 0
+}
+
+// RunDrillResponse has the result.
+type RunDrillResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Checkpoints restored.
+	CheckpointCount int64 `protobuf:"varint,1,opt,name=checkpoint_count,json=checkpointCount,proto3" json:"checkpoint_count,omitempty"`
+	// Bytes restored.
+	SizeBytes int64 `protobuf:"varint,2,opt,name=size_bytes,json=sizeBytes,proto3" json:"size_bytes,omitempty"`
+	// What could not be restored, for people; empty means that the drill passed.
+	Failures      []string `protobuf:"bytes,3,rep,name=failures,proto3" json:"failures,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RunDrillResponse) Reset() {
+	*x = RunDrillResponse{}
+	mi := &file_trainyard_janitor_v1_janitor_service_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RunDrillResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RunDrillResponse) ProtoMessage() {}
+
+func (x *RunDrillResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_trainyard_janitor_v1_janitor_service_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RunDrillResponse.ProtoReflect.Descriptor instead.
+func (*RunDrillResponse) Descriptor() ([]byte, []int) {
+	return file_trainyard_janitor_v1_janitor_service_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *RunDrillResponse) GetCheckpointCount() int64 {
+	if x != nil {
+		return x.CheckpointCount
+	}
+	return 0
+}
+
+func (x *RunDrillResponse) GetSizeBytes() int64 {
+	if x != nil {
+		return x.SizeBytes
+	}
+	return 0
+}
+
+func (x *RunDrillResponse) GetFailures() []string {
+	if x != nil {
+		return x.Failures
+	}
+	return nil
+}
+
 var File_trainyard_janitor_v1_janitor_service_proto protoreflect.FileDescriptor
 
 const file_trainyard_janitor_v1_janitor_service_proto_rawDesc = "" +
@@ -1159,7 +1717,7 @@ const file_trainyard_janitor_v1_janitor_service_proto_rawDesc = "" +
 	"\n" +
 	"request_id\x18\x01 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\trequestId\x12%\n" +
 	"\tplan_hash\x18\x02 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x01R\bplanHash\x12#\n" +
-	"\rconfirm_large\x18\x03 \x01(\bR\fconfirmLarge\"\xd4\x02\n" +
+	"\rconfirm_large\x18\x03 \x01(\bR\fconfirmLarge\"\xe6\x03\n" +
 	"\x14ExecuteSweepResponse\x12.\n" +
 	"\x04plan\x18\x01 \x01(\v2\x1a.trainyard.janitor.v1.PlanR\x04plan\x12)\n" +
 	"\x10tombstoned_count\x18\x02 \x01(\x03R\x0ftombstonedCount\x12)\n" +
@@ -1168,7 +1726,13 @@ const file_trainyard_janitor_v1_janitor_service_proto_rawDesc = "" +
 	"\rdeleted_bytes\x18\x05 \x01(\x03R\fdeletedBytes\x12\x1a\n" +
 	"\brefusals\x18\x06 \x03(\tR\brefusals\x125\n" +
 	"\bend_time\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\aendTime\x12\x19\n" +
-	"\bsweep_id\x18\b \x01(\tR\asweepId\"I\n" +
+	"\bsweep_id\x18\b \x01(\tR\asweepId\x12%\n" +
+	"\x0earchived_count\x18\t \x01(\x03R\rarchivedCount\x12%\n" +
+	"\x0earchived_bytes\x18\n" +
+	" \x01(\x03R\rarchivedBytes\x12\x1d\n" +
+	"\n" +
+	"cold_bytes\x18\v \x01(\x03R\tcoldBytes\x12#\n" +
+	"\rdropped_bytes\x18\f \x01(\x03R\fdroppedBytes\"I\n" +
 	"\x18ExplainCheckpointRequest\x12-\n" +
 	"\rcheckpoint_id\x18\x01 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\fcheckpointId\"m\n" +
 	"\x19ExplainCheckpointResponse\x12:\n" +
@@ -1192,7 +1756,7 @@ const file_trainyard_janitor_v1_janitor_service_proto_rawDesc = "" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
 	"\x05count\x18\x02 \x01(\x03R\x05count\x12\x1d\n" +
 	"\n" +
-	"size_bytes\x18\x03 \x01(\x03R\tsizeBytes\"\xb2\x03\n" +
+	"size_bytes\x18\x03 \x01(\x03R\tsizeBytes\"\xc3\x04\n" +
 	"\x11GetReportResponse\x126\n" +
 	"\x05usage\x18\x01 \x03(\v2 .trainyard.janitor.v1.ClassUsageR\x05usage\x12\x1f\n" +
 	"\vtotal_bytes\x18\x02 \x01(\x03R\n" +
@@ -1204,18 +1768,68 @@ const file_trainyard_janitor_v1_janitor_service_proto_rawDesc = "" +
 	"\brendered\x18\a \x01(\tR\brendered\x12;\n" +
 	"\vreport_time\x18\b \x01(\v2\x1a.google.protobuf.TimestampR\n" +
 	"reportTime\x12B\n" +
-	"\x0flast_sweep_time\x18\t \x01(\v2\x1a.google.protobuf.TimestampR\rlastSweepTime*V\n" +
+	"\x0flast_sweep_time\x18\t \x01(\v2\x1a.google.protobuf.TimestampR\rlastSweepTime\x12\x1d\n" +
+	"\n" +
+	"cold_bytes\x18\n" +
+	" \x01(\x03R\tcoldBytes\x12,\n" +
+	"\x12cold_content_bytes\x18\v \x01(\x03R\x10coldContentBytes\x12B\n" +
+	"\x0flast_drill_time\x18\f \x01(\v2\x1a.google.protobuf.TimestampR\rlastDrillTime\"\xa5\x01\n" +
+	"\x13SetLegalHoldRequest\x12'\n" +
+	"\n" +
+	"request_id\x18\x01 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\trequestId\x12-\n" +
+	"\rcheckpoint_id\x18\x02 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\fcheckpointId\x12\x12\n" +
+	"\x04held\x18\x03 \x01(\bR\x04held\x12\"\n" +
+	"\x06reason\x18\x04 \x01(\tB\n" +
+	"\xbaH\ar\x05\x10\x01\x18\xe8\aR\x06reason\",\n" +
+	"\x14SetLegalHoldResponse\x12\x14\n" +
+	"\x05state\x18\x01 \x01(\tR\x05state\"\x8c\x03\n" +
+	"\aFinding\x126\n" +
+	"\x04kind\x18\x01 \x01(\x0e2\".trainyard.janitor.v1.Finding.KindR\x04kind\x12\x1d\n" +
+	"\n" +
+	"object_key\x18\x02 \x01(\tR\tobjectKey\x12\x1d\n" +
+	"\n" +
+	"size_bytes\x18\x03 \x01(\x03R\tsizeBytes\x12B\n" +
+	"\x0ffirst_seen_time\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\rfirstSeenTime\x125\n" +
+	"\bdue_time\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\adueTime\x12\x16\n" +
+	"\x06detail\x18\x06 \x01(\tR\x06detail\"x\n" +
+	"\x04Kind\x12\x14\n" +
+	"\x10KIND_UNSPECIFIED\x10\x00\x12\x0f\n" +
+	"\vKIND_ORPHAN\x10\x01\x12\x10\n" +
+	"\fKIND_FOREIGN\x10\x02\x12\x10\n" +
+	"\fKIND_MISSING\x10\x03\x12\x13\n" +
+	"\x0fKIND_MISMATCHED\x10\x04\x12\x10\n" +
+	"\fKIND_CORRUPT\x10\x05\"4\n" +
+	"\x13ListFindingsRequest\x12\x1d\n" +
+	"\x05limit\x18\x01 \x01(\x05B\a\xbaH\x04\x1a\x02(\x00R\x05limit\"r\n" +
+	"\x14ListFindingsResponse\x129\n" +
+	"\bfindings\x18\x01 \x03(\v2\x1d.trainyard.janitor.v1.FindingR\bfindings\x12\x1f\n" +
+	"\vtotal_count\x18\x02 \x01(\x03R\n" +
+	"totalCount\"g\n" +
+	"\x0fRunDrillRequest\x12'\n" +
+	"\n" +
+	"request_id\x18\x01 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\trequestId\x12+\n" +
+	"\vsample_size\x18\x02 \x01(\x05B\n" +
+	"\xbaH\a\x1a\x05\x18\xe8\a(\x00R\n" +
+	"sampleSize\"x\n" +
+	"\x10RunDrillResponse\x12)\n" +
+	"\x10checkpoint_count\x18\x01 \x01(\x03R\x0fcheckpointCount\x12\x1d\n" +
+	"\n" +
+	"size_bytes\x18\x02 \x01(\x03R\tsizeBytes\x12\x1a\n" +
+	"\bfailures\x18\x03 \x03(\tR\bfailures*V\n" +
 	"\x06Action\x12\x16\n" +
 	"\x12ACTION_UNSPECIFIED\x10\x00\x12\x0f\n" +
 	"\vACTION_KEEP\x10\x01\x12\x12\n" +
 	"\x0eACTION_ARCHIVE\x10\x02\x12\x0f\n" +
-	"\vACTION_DROP\x10\x032\x9f\x04\n" +
+	"\vACTION_DROP\x10\x032\xc8\x06\n" +
 	"\x0eJanitorService\x12\\\n" +
 	"\tPlanSweep\x12&.trainyard.janitor.v1.PlanSweepRequest\x1a'.trainyard.janitor.v1.PlanSweepResponse\x12e\n" +
 	"\fExecuteSweep\x12).trainyard.janitor.v1.ExecuteSweepRequest\x1a*.trainyard.janitor.v1.ExecuteSweepResponse\x12t\n" +
 	"\x11ExplainCheckpoint\x12..trainyard.janitor.v1.ExplainCheckpointRequest\x1a/.trainyard.janitor.v1.ExplainCheckpointResponse\x12t\n" +
 	"\x11RestoreCheckpoint\x12..trainyard.janitor.v1.RestoreCheckpointRequest\x1a/.trainyard.janitor.v1.RestoreCheckpointResponse\x12\\\n" +
-	"\tGetReport\x12&.trainyard.janitor.v1.GetReportRequest\x1a'.trainyard.janitor.v1.GetReportResponseB\xf4\x01\n" +
+	"\tGetReport\x12&.trainyard.janitor.v1.GetReportRequest\x1a'.trainyard.janitor.v1.GetReportResponse\x12e\n" +
+	"\fSetLegalHold\x12).trainyard.janitor.v1.SetLegalHoldRequest\x1a*.trainyard.janitor.v1.SetLegalHoldResponse\x12e\n" +
+	"\fListFindings\x12).trainyard.janitor.v1.ListFindingsRequest\x1a*.trainyard.janitor.v1.ListFindingsResponse\x12Y\n" +
+	"\bRunDrill\x12%.trainyard.janitor.v1.RunDrillRequest\x1a&.trainyard.janitor.v1.RunDrillResponseB\xf4\x01\n" +
 	"\x18com.trainyard.janitor.v1B\x13JanitorServiceProtoP\x01ZQgithub.com/ultrathink-pilot/trainyard/proto/gen/go/trainyard/janitor/v1;janitorv1\xa2\x02\x03TJX\xaa\x02\x14Trainyard.Janitor.V1\xca\x02\x14Trainyard\\Janitor\\V1\xe2\x02 Trainyard\\Janitor\\V1\\GPBMetadata\xea\x02\x16Trainyard::Janitor::V1b\x06proto3"
 
 var (
@@ -1230,57 +1844,76 @@ func file_trainyard_janitor_v1_janitor_service_proto_rawDescGZIP() []byte {
 	return file_trainyard_janitor_v1_janitor_service_proto_rawDescData
 }
 
-var file_trainyard_janitor_v1_janitor_service_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_trainyard_janitor_v1_janitor_service_proto_msgTypes = make([]protoimpl.MessageInfo, 14)
+var file_trainyard_janitor_v1_janitor_service_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
+var file_trainyard_janitor_v1_janitor_service_proto_msgTypes = make([]protoimpl.MessageInfo, 21)
 var file_trainyard_janitor_v1_janitor_service_proto_goTypes = []any{
 	(Action)(0),                       // 0: trainyard.janitor.v1.Action
 	(GetReportRequest_Format)(0),      // 1: trainyard.janitor.v1.GetReportRequest.Format
-	(*Decision)(nil),                  // 2: trainyard.janitor.v1.Decision
-	(*RuleTotal)(nil),                 // 3: trainyard.janitor.v1.RuleTotal
-	(*Plan)(nil),                      // 4: trainyard.janitor.v1.Plan
-	(*PlanSweepRequest)(nil),          // 5: trainyard.janitor.v1.PlanSweepRequest
-	(*PlanSweepResponse)(nil),         // 6: trainyard.janitor.v1.PlanSweepResponse
-	(*ExecuteSweepRequest)(nil),       // 7: trainyard.janitor.v1.ExecuteSweepRequest
-	(*ExecuteSweepResponse)(nil),      // 8: trainyard.janitor.v1.ExecuteSweepResponse
-	(*ExplainCheckpointRequest)(nil),  // 9: trainyard.janitor.v1.ExplainCheckpointRequest
-	(*ExplainCheckpointResponse)(nil), // 10: trainyard.janitor.v1.ExplainCheckpointResponse
-	(*RestoreCheckpointRequest)(nil),  // 11: trainyard.janitor.v1.RestoreCheckpointRequest
-	(*RestoreCheckpointResponse)(nil), // 12: trainyard.janitor.v1.RestoreCheckpointResponse
-	(*GetReportRequest)(nil),          // 13: trainyard.janitor.v1.GetReportRequest
-	(*ClassUsage)(nil),                // 14: trainyard.janitor.v1.ClassUsage
-	(*GetReportResponse)(nil),         // 15: trainyard.janitor.v1.GetReportResponse
-	(*timestamppb.Timestamp)(nil),     // 16: google.protobuf.Timestamp
+	(Finding_Kind)(0),                 // 2: trainyard.janitor.v1.Finding.Kind
+	(*Decision)(nil),                  // 3: trainyard.janitor.v1.Decision
+	(*RuleTotal)(nil),                 // 4: trainyard.janitor.v1.RuleTotal
+	(*Plan)(nil),                      // 5: trainyard.janitor.v1.Plan
+	(*PlanSweepRequest)(nil),          // 6: trainyard.janitor.v1.PlanSweepRequest
+	(*PlanSweepResponse)(nil),         // 7: trainyard.janitor.v1.PlanSweepResponse
+	(*ExecuteSweepRequest)(nil),       // 8: trainyard.janitor.v1.ExecuteSweepRequest
+	(*ExecuteSweepResponse)(nil),      // 9: trainyard.janitor.v1.ExecuteSweepResponse
+	(*ExplainCheckpointRequest)(nil),  // 10: trainyard.janitor.v1.ExplainCheckpointRequest
+	(*ExplainCheckpointResponse)(nil), // 11: trainyard.janitor.v1.ExplainCheckpointResponse
+	(*RestoreCheckpointRequest)(nil),  // 12: trainyard.janitor.v1.RestoreCheckpointRequest
+	(*RestoreCheckpointResponse)(nil), // 13: trainyard.janitor.v1.RestoreCheckpointResponse
+	(*GetReportRequest)(nil),          // 14: trainyard.janitor.v1.GetReportRequest
+	(*ClassUsage)(nil),                // 15: trainyard.janitor.v1.ClassUsage
+	(*GetReportResponse)(nil),         // 16: trainyard.janitor.v1.GetReportResponse
+	(*SetLegalHoldRequest)(nil),       // 17: trainyard.janitor.v1.SetLegalHoldRequest
+	(*SetLegalHoldResponse)(nil),      // 18: trainyard.janitor.v1.SetLegalHoldResponse
+	(*Finding)(nil),                   // 19: trainyard.janitor.v1.Finding
+	(*ListFindingsRequest)(nil),       // 20: trainyard.janitor.v1.ListFindingsRequest
+	(*ListFindingsResponse)(nil),      // 21: trainyard.janitor.v1.ListFindingsResponse
+	(*RunDrillRequest)(nil),           // 22: trainyard.janitor.v1.RunDrillRequest
+	(*RunDrillResponse)(nil),          // 23: trainyard.janitor.v1.RunDrillResponse
+	(*timestamppb.Timestamp)(nil),     // 24: google.protobuf.Timestamp
 }
 var file_trainyard_janitor_v1_janitor_service_proto_depIdxs = []int32{
 	0,  // 0: trainyard.janitor.v1.Decision.action:type_name -> trainyard.janitor.v1.Action
 	0,  // 1: trainyard.janitor.v1.RuleTotal.action:type_name -> trainyard.janitor.v1.Action
-	16, // 2: trainyard.janitor.v1.Plan.plan_time:type_name -> google.protobuf.Timestamp
-	2,  // 3: trainyard.janitor.v1.Plan.decisions:type_name -> trainyard.janitor.v1.Decision
-	3,  // 4: trainyard.janitor.v1.Plan.totals:type_name -> trainyard.janitor.v1.RuleTotal
-	4,  // 5: trainyard.janitor.v1.PlanSweepResponse.plan:type_name -> trainyard.janitor.v1.Plan
-	4,  // 6: trainyard.janitor.v1.ExecuteSweepResponse.plan:type_name -> trainyard.janitor.v1.Plan
-	16, // 7: trainyard.janitor.v1.ExecuteSweepResponse.end_time:type_name -> google.protobuf.Timestamp
-	2,  // 8: trainyard.janitor.v1.ExplainCheckpointResponse.decision:type_name -> trainyard.janitor.v1.Decision
+	24, // 2: trainyard.janitor.v1.Plan.plan_time:type_name -> google.protobuf.Timestamp
+	3,  // 3: trainyard.janitor.v1.Plan.decisions:type_name -> trainyard.janitor.v1.Decision
+	4,  // 4: trainyard.janitor.v1.Plan.totals:type_name -> trainyard.janitor.v1.RuleTotal
+	5,  // 5: trainyard.janitor.v1.PlanSweepResponse.plan:type_name -> trainyard.janitor.v1.Plan
+	5,  // 6: trainyard.janitor.v1.ExecuteSweepResponse.plan:type_name -> trainyard.janitor.v1.Plan
+	24, // 7: trainyard.janitor.v1.ExecuteSweepResponse.end_time:type_name -> google.protobuf.Timestamp
+	3,  // 8: trainyard.janitor.v1.ExplainCheckpointResponse.decision:type_name -> trainyard.janitor.v1.Decision
 	1,  // 9: trainyard.janitor.v1.GetReportRequest.format:type_name -> trainyard.janitor.v1.GetReportRequest.Format
-	14, // 10: trainyard.janitor.v1.GetReportResponse.usage:type_name -> trainyard.janitor.v1.ClassUsage
-	16, // 11: trainyard.janitor.v1.GetReportResponse.full_time:type_name -> google.protobuf.Timestamp
-	16, // 12: trainyard.janitor.v1.GetReportResponse.report_time:type_name -> google.protobuf.Timestamp
-	16, // 13: trainyard.janitor.v1.GetReportResponse.last_sweep_time:type_name -> google.protobuf.Timestamp
-	5,  // 14: trainyard.janitor.v1.JanitorService.PlanSweep:input_type -> trainyard.janitor.v1.PlanSweepRequest
-	7,  // 15: trainyard.janitor.v1.JanitorService.ExecuteSweep:input_type -> trainyard.janitor.v1.ExecuteSweepRequest
-	9,  // 16: trainyard.janitor.v1.JanitorService.ExplainCheckpoint:input_type -> trainyard.janitor.v1.ExplainCheckpointRequest
-	11, // 17: trainyard.janitor.v1.JanitorService.RestoreCheckpoint:input_type -> trainyard.janitor.v1.RestoreCheckpointRequest
-	13, // 18: trainyard.janitor.v1.JanitorService.GetReport:input_type -> trainyard.janitor.v1.GetReportRequest
-	6,  // 19: trainyard.janitor.v1.JanitorService.PlanSweep:output_type -> trainyard.janitor.v1.PlanSweepResponse
-	8,  // 20: trainyard.janitor.v1.JanitorService.ExecuteSweep:output_type -> trainyard.janitor.v1.ExecuteSweepResponse
-	10, // 21: trainyard.janitor.v1.JanitorService.ExplainCheckpoint:output_type -> trainyard.janitor.v1.ExplainCheckpointResponse
-	12, // 22: trainyard.janitor.v1.JanitorService.RestoreCheckpoint:output_type -> trainyard.janitor.v1.RestoreCheckpointResponse
-	15, // 23: trainyard.janitor.v1.JanitorService.GetReport:output_type -> trainyard.janitor.v1.GetReportResponse
-	19, // [19:24] is the sub-list for method output_type
-	14, // [14:19] is the sub-list for method input_type
-	14, // [14:14] is the sub-list for extension type_name
-	14, // [14:14] is the sub-list for extension extendee
-	0,  // [0:14] is the sub-list for field type_name
+	15, // 10: trainyard.janitor.v1.GetReportResponse.usage:type_name -> trainyard.janitor.v1.ClassUsage
+	24, // 11: trainyard.janitor.v1.GetReportResponse.full_time:type_name -> google.protobuf.Timestamp
+	24, // 12: trainyard.janitor.v1.GetReportResponse.report_time:type_name -> google.protobuf.Timestamp
+	24, // 13: trainyard.janitor.v1.GetReportResponse.last_sweep_time:type_name -> google.protobuf.Timestamp
+	24, // 14: trainyard.janitor.v1.GetReportResponse.last_drill_time:type_name -> google.protobuf.Timestamp
+	2,  // 15: trainyard.janitor.v1.Finding.kind:type_name -> trainyard.janitor.v1.Finding.Kind
+	24, // 16: trainyard.janitor.v1.Finding.first_seen_time:type_name -> google.protobuf.Timestamp
+	24, // 17: trainyard.janitor.v1.Finding.due_time:type_name -> google.protobuf.Timestamp
+	19, // 18: trainyard.janitor.v1.ListFindingsResponse.findings:type_name -> trainyard.janitor.v1.Finding
+	6,  // 19: trainyard.janitor.v1.JanitorService.PlanSweep:input_type -> trainyard.janitor.v1.PlanSweepRequest
+	8,  // 20: trainyard.janitor.v1.JanitorService.ExecuteSweep:input_type -> trainyard.janitor.v1.ExecuteSweepRequest
+	10, // 21: trainyard.janitor.v1.JanitorService.ExplainCheckpoint:input_type -> trainyard.janitor.v1.ExplainCheckpointRequest
+	12, // 22: trainyard.janitor.v1.JanitorService.RestoreCheckpoint:input_type -> trainyard.janitor.v1.RestoreCheckpointRequest
+	14, // 23: trainyard.janitor.v1.JanitorService.GetReport:input_type -> trainyard.janitor.v1.GetReportRequest
+	17, // 24: trainyard.janitor.v1.JanitorService.SetLegalHold:input_type -> trainyard.janitor.v1.SetLegalHoldRequest
+	20, // 25: trainyard.janitor.v1.JanitorService.ListFindings:input_type -> trainyard.janitor.v1.ListFindingsRequest
+	22, // 26: trainyard.janitor.v1.JanitorService.RunDrill:input_type -> trainyard.janitor.v1.RunDrillRequest
+	7,  // 27: trainyard.janitor.v1.JanitorService.PlanSweep:output_type -> trainyard.janitor.v1.PlanSweepResponse
+	9,  // 28: trainyard.janitor.v1.JanitorService.ExecuteSweep:output_type -> trainyard.janitor.v1.ExecuteSweepResponse
+	11, // 29: trainyard.janitor.v1.JanitorService.ExplainCheckpoint:output_type -> trainyard.janitor.v1.ExplainCheckpointResponse
+	13, // 30: trainyard.janitor.v1.JanitorService.RestoreCheckpoint:output_type -> trainyard.janitor.v1.RestoreCheckpointResponse
+	16, // 31: trainyard.janitor.v1.JanitorService.GetReport:output_type -> trainyard.janitor.v1.GetReportResponse
+	18, // 32: trainyard.janitor.v1.JanitorService.SetLegalHold:output_type -> trainyard.janitor.v1.SetLegalHoldResponse
+	21, // 33: trainyard.janitor.v1.JanitorService.ListFindings:output_type -> trainyard.janitor.v1.ListFindingsResponse
+	23, // 34: trainyard.janitor.v1.JanitorService.RunDrill:output_type -> trainyard.janitor.v1.RunDrillResponse
+	27, // [27:35] is the sub-list for method output_type
+	19, // [19:27] is the sub-list for method input_type
+	19, // [19:19] is the sub-list for extension type_name
+	19, // [19:19] is the sub-list for extension extendee
+	0,  // [0:19] is the sub-list for field type_name
 }
 
 func init() { file_trainyard_janitor_v1_janitor_service_proto_init() }
@@ -1293,8 +1926,8 @@ func file_trainyard_janitor_v1_janitor_service_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_trainyard_janitor_v1_janitor_service_proto_rawDesc), len(file_trainyard_janitor_v1_janitor_service_proto_rawDesc)),
-			NumEnums:      2,
-			NumMessages:   14,
+			NumEnums:      3,
+			NumMessages:   21,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

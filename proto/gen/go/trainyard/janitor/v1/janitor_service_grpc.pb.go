@@ -29,6 +29,9 @@ const (
 	JanitorService_ExplainCheckpoint_FullMethodName = "/trainyard.janitor.v1.JanitorService/ExplainCheckpoint"
 	JanitorService_RestoreCheckpoint_FullMethodName = "/trainyard.janitor.v1.JanitorService/RestoreCheckpoint"
 	JanitorService_GetReport_FullMethodName         = "/trainyard.janitor.v1.JanitorService/GetReport"
+	JanitorService_SetLegalHold_FullMethodName      = "/trainyard.janitor.v1.JanitorService/SetLegalHold"
+	JanitorService_ListFindings_FullMethodName      = "/trainyard.janitor.v1.JanitorService/ListFindings"
+	JanitorService_RunDrill_FullMethodName          = "/trainyard.janitor.v1.JanitorService/RunDrill"
 )
 
 // JanitorServiceClient is the client API for JanitorService service.
@@ -45,10 +48,17 @@ type JanitorServiceClient interface {
 	ExecuteSweep(ctx context.Context, in *ExecuteSweepRequest, opts ...grpc.CallOption) (*ExecuteSweepResponse, error)
 	// ExplainCheckpoint says what would become of a checkpoint now, and why.
 	ExplainCheckpoint(ctx context.Context, in *ExplainCheckpointRequest, opts ...grpc.CallOption) (*ExplainCheckpointResponse, error)
-	// RestoreCheckpoint takes a tombstone back while its bytes are there.
+	// RestoreCheckpoint takes a tombstone back while its bytes are there, and brings an archived checkpoint back to the hot tier.
 	RestoreCheckpoint(ctx context.Context, in *RestoreCheckpointRequest, opts ...grpc.CallOption) (*RestoreCheckpointResponse, error)
 	// GetReport returns usage, growth and forecast.
 	GetReport(ctx context.Context, in *GetReportRequest, opts ...grpc.CallOption) (*GetReportResponse, error)
+	// SetLegalHold forbids, or allows again, that a checkpoint is archived or deleted.
+	SetLegalHold(ctx context.Context, in *SetLegalHoldRequest, opts ...grpc.CallOption) (*SetLegalHoldResponse, error)
+	// ListFindings compares the catalogue with the bucket: orphans, foreign objects, missing and damaged ones. Nothing is changed.
+	ListFindings(ctx context.Context, in *ListFindingsRequest, opts ...grpc.CallOption) (*ListFindingsResponse, error)
+	// RunDrill restores a sample of checkpoints, hot and archived, from the store as it is, compares every byte with the
+	// catalogue's digests and throws the copies away. It runs weekly by itself.
+	RunDrill(ctx context.Context, in *RunDrillRequest, opts ...grpc.CallOption) (*RunDrillResponse, error)
 }
 
 type janitorServiceClient struct {
@@ -109,6 +119,36 @@ func (c *janitorServiceClient) GetReport(ctx context.Context, in *GetReportReque
 	return out, nil
 }
 
+func (c *janitorServiceClient) SetLegalHold(ctx context.Context, in *SetLegalHoldRequest, opts ...grpc.CallOption) (*SetLegalHoldResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(SetLegalHoldResponse)
+	err := c.cc.Invoke(ctx, JanitorService_SetLegalHold_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *janitorServiceClient) ListFindings(ctx context.Context, in *ListFindingsRequest, opts ...grpc.CallOption) (*ListFindingsResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ListFindingsResponse)
+	err := c.cc.Invoke(ctx, JanitorService_ListFindings_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *janitorServiceClient) RunDrill(ctx context.Context, in *RunDrillRequest, opts ...grpc.CallOption) (*RunDrillResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(RunDrillResponse)
+	err := c.cc.Invoke(ctx, JanitorService_RunDrill_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // JanitorServiceServer is the server API for JanitorService service.
 // All implementations must embed UnimplementedJanitorServiceServer
 // for forward compatibility.
@@ -123,10 +163,17 @@ type JanitorServiceServer interface {
 	ExecuteSweep(context.Context, *ExecuteSweepRequest) (*ExecuteSweepResponse, error)
 	// ExplainCheckpoint says what would become of a checkpoint now, and why.
 	ExplainCheckpoint(context.Context, *ExplainCheckpointRequest) (*ExplainCheckpointResponse, error)
-	// RestoreCheckpoint takes a tombstone back while its bytes are there.
+	// RestoreCheckpoint takes a tombstone back while its bytes are there, and brings an archived checkpoint back to the hot tier.
 	RestoreCheckpoint(context.Context, *RestoreCheckpointRequest) (*RestoreCheckpointResponse, error)
 	// GetReport returns usage, growth and forecast.
 	GetReport(context.Context, *GetReportRequest) (*GetReportResponse, error)
+	// SetLegalHold forbids, or allows again, that a checkpoint is archived or deleted.
+	SetLegalHold(context.Context, *SetLegalHoldRequest) (*SetLegalHoldResponse, error)
+	// ListFindings compares the catalogue with the bucket: orphans, foreign objects, missing and damaged ones. Nothing is changed.
+	ListFindings(context.Context, *ListFindingsRequest) (*ListFindingsResponse, error)
+	// RunDrill restores a sample of checkpoints, hot and archived, from the store as it is, compares every byte with the
+	// catalogue's digests and throws the copies away. It runs weekly by itself.
+	RunDrill(context.Context, *RunDrillRequest) (*RunDrillResponse, error)
 	mustEmbedUnimplementedJanitorServiceServer()
 }
 
@@ -151,6 +198,15 @@ func (UnimplementedJanitorServiceServer) RestoreCheckpoint(context.Context, *Res
 }
 func (UnimplementedJanitorServiceServer) GetReport(context.Context, *GetReportRequest) (*GetReportResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method GetReport not implemented")
+}
+func (UnimplementedJanitorServiceServer) SetLegalHold(context.Context, *SetLegalHoldRequest) (*SetLegalHoldResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method SetLegalHold not implemented")
+}
+func (UnimplementedJanitorServiceServer) ListFindings(context.Context, *ListFindingsRequest) (*ListFindingsResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ListFindings not implemented")
+}
+func (UnimplementedJanitorServiceServer) RunDrill(context.Context, *RunDrillRequest) (*RunDrillResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method RunDrill not implemented")
 }
 func (UnimplementedJanitorServiceServer) mustEmbedUnimplementedJanitorServiceServer() {}
 func (UnimplementedJanitorServiceServer) testEmbeddedByValue()                        {}
@@ -263,6 +319,60 @@ func _JanitorService_GetReport_Handler(srv interface{}, ctx context.Context, dec
 	return interceptor(ctx, in, info, handler)
 }
 
+func _JanitorService_SetLegalHold_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(SetLegalHoldRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(JanitorServiceServer).SetLegalHold(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: JanitorService_SetLegalHold_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(JanitorServiceServer).SetLegalHold(ctx, req.(*SetLegalHoldRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _JanitorService_ListFindings_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ListFindingsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(JanitorServiceServer).ListFindings(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: JanitorService_ListFindings_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(JanitorServiceServer).ListFindings(ctx, req.(*ListFindingsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _JanitorService_RunDrill_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RunDrillRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(JanitorServiceServer).RunDrill(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: JanitorService_RunDrill_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(JanitorServiceServer).RunDrill(ctx, req.(*RunDrillRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // JanitorService_ServiceDesc is the grpc.ServiceDesc for JanitorService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -289,6 +399,18 @@ var JanitorService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "GetReport",
 			Handler:    _JanitorService_GetReport_Handler,
+		},
+		{
+			MethodName: "SetLegalHold",
+			Handler:    _JanitorService_SetLegalHold_Handler,
+		},
+		{
+			MethodName: "ListFindings",
+			Handler:    _JanitorService_ListFindings_Handler,
+		},
+		{
+			MethodName: "RunDrill",
+			Handler:    _JanitorService_RunDrill_Handler,
 		},
 	},
 	Streams:  []grpc.StreamDesc{},

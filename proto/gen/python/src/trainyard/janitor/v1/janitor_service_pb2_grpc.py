@@ -40,6 +40,21 @@ class JanitorServiceStub(object):
                 request_serializer=trainyard_dot_janitor_dot_v1_dot_janitor__service__pb2.GetReportRequest.SerializeToString,
                 response_deserializer=trainyard_dot_janitor_dot_v1_dot_janitor__service__pb2.GetReportResponse.FromString,
                 )
+        self.SetLegalHold = channel.unary_unary(
+                '/trainyard.janitor.v1.JanitorService/SetLegalHold',
+                request_serializer=trainyard_dot_janitor_dot_v1_dot_janitor__service__pb2.SetLegalHoldRequest.SerializeToString,
+                response_deserializer=trainyard_dot_janitor_dot_v1_dot_janitor__service__pb2.SetLegalHoldResponse.FromString,
+                )
+        self.ListFindings = channel.unary_unary(
+                '/trainyard.janitor.v1.JanitorService/ListFindings',
+                request_serializer=trainyard_dot_janitor_dot_v1_dot_janitor__service__pb2.ListFindingsRequest.SerializeToString,
+                response_deserializer=trainyard_dot_janitor_dot_v1_dot_janitor__service__pb2.ListFindingsResponse.FromString,
+                )
+        self.RunDrill = channel.unary_unary(
+                '/trainyard.janitor.v1.JanitorService/RunDrill',
+                request_serializer=trainyard_dot_janitor_dot_v1_dot_janitor__service__pb2.RunDrillRequest.SerializeToString,
+                response_deserializer=trainyard_dot_janitor_dot_v1_dot_janitor__service__pb2.RunDrillResponse.FromString,
+                )
 
 
 class JanitorServiceServicer(object):
@@ -70,7 +85,7 @@ class JanitorServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def RestoreCheckpoint(self, request, context):
-        """RestoreCheckpoint takes a tombstone back while its bytes are there.
+        """RestoreCheckpoint takes a tombstone back while its bytes are there, and brings an archived checkpoint back to the hot tier.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -78,6 +93,28 @@ class JanitorServiceServicer(object):
 
     def GetReport(self, request, context):
         """GetReport returns usage, growth and forecast.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SetLegalHold(self, request, context):
+        """SetLegalHold forbids, or allows again, that a checkpoint is archived or deleted.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListFindings(self, request, context):
+        """ListFindings compares the catalogue with the bucket: orphans, foreign objects, missing and damaged ones. Nothing is changed.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RunDrill(self, request, context):
+        """RunDrill restores a sample of checkpoints, hot and archived, from the store as it is, compares every byte with the
+        catalogue's digests and throws the copies away. It runs weekly by itself.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -110,6 +147,21 @@ def add_JanitorServiceServicer_to_server(servicer, server):
                     servicer.GetReport,
                     request_deserializer=trainyard_dot_janitor_dot_v1_dot_janitor__service__pb2.GetReportRequest.FromString,
                     response_serializer=trainyard_dot_janitor_dot_v1_dot_janitor__service__pb2.GetReportResponse.SerializeToString,
+            ),
+            'SetLegalHold': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetLegalHold,
+                    request_deserializer=trainyard_dot_janitor_dot_v1_dot_janitor__service__pb2.SetLegalHoldRequest.FromString,
+                    response_serializer=trainyard_dot_janitor_dot_v1_dot_janitor__service__pb2.SetLegalHoldResponse.SerializeToString,
+            ),
+            'ListFindings': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListFindings,
+                    request_deserializer=trainyard_dot_janitor_dot_v1_dot_janitor__service__pb2.ListFindingsRequest.FromString,
+                    response_serializer=trainyard_dot_janitor_dot_v1_dot_janitor__service__pb2.ListFindingsResponse.SerializeToString,
+            ),
+            'RunDrill': grpc.unary_unary_rpc_method_handler(
+                    servicer.RunDrill,
+                    request_deserializer=trainyard_dot_janitor_dot_v1_dot_janitor__service__pb2.RunDrillRequest.FromString,
+                    response_serializer=trainyard_dot_janitor_dot_v1_dot_janitor__service__pb2.RunDrillResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -204,5 +256,56 @@ class JanitorService(object):
         return grpc.experimental.unary_unary(request, target, '/trainyard.janitor.v1.JanitorService/GetReport',
             trainyard_dot_janitor_dot_v1_dot_janitor__service__pb2.GetReportRequest.SerializeToString,
             trainyard_dot_janitor_dot_v1_dot_janitor__service__pb2.GetReportResponse.FromString,
+            options, channel_credentials,
+            insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
+
+    @staticmethod
+    def SetLegalHold(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(request, target, '/trainyard.janitor.v1.JanitorService/SetLegalHold',
+            trainyard_dot_janitor_dot_v1_dot_janitor__service__pb2.SetLegalHoldRequest.SerializeToString,
+            trainyard_dot_janitor_dot_v1_dot_janitor__service__pb2.SetLegalHoldResponse.FromString,
+            options, channel_credentials,
+            insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
+
+    @staticmethod
+    def ListFindings(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(request, target, '/trainyard.janitor.v1.JanitorService/ListFindings',
+            trainyard_dot_janitor_dot_v1_dot_janitor__service__pb2.ListFindingsRequest.SerializeToString,
+            trainyard_dot_janitor_dot_v1_dot_janitor__service__pb2.ListFindingsResponse.FromString,
+            options, channel_credentials,
+            insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
+
+    @staticmethod
+    def RunDrill(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(request, target, '/trainyard.janitor.v1.JanitorService/RunDrill',
+            trainyard_dot_janitor_dot_v1_dot_janitor__service__pb2.RunDrillRequest.SerializeToString,
+            trainyard_dot_janitor_dot_v1_dot_janitor__service__pb2.RunDrillResponse.FromString,
             options, channel_credentials,
             insecure, call_credentials, compression, wait_for_ready, timeout, metadata)

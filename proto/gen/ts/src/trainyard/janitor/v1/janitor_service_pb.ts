@@ -18,7 +18,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file trainyard/janitor/v1/janitor_service.proto.
  */
 export const file_trainyard_janitor_v1_janitor_service: GenFile = /*@__PURE__*/
-  fileDesc("Cip0cmFpbnlhcmQvamFuaXRvci92MS9qYW5pdG9yX3NlcnZpY2UucHJvdG8SFHRyYWlueWFyZC5qYW5pdG9yLnYxIs0BCghEZWNpc2lvbhIVCg1jaGVja3BvaW50X2lkGAEgASgJEiwKBmFjdGlvbhgCIAEoDjIcLnRyYWlueWFyZC5qYW5pdG9yLnYxLkFjdGlvbhIOCgZyZWFzb24YAyABKAkSDQoFcnVsZXMYBCADKAkSEgoKc2l6ZV9ieXRlcxgFIAEoAxIXCg9leGNsdXNpdmVfYnl0ZXMYBiABKAMSEgoKZXhwZXJpbWVudBgHIAEoCRIOCgZydW5faWQYCCABKAkSDAoEc3RlcBgJIAEoAyJqCglSdWxlVG90YWwSLAoGYWN0aW9uGAEgASgOMhwudHJhaW55YXJkLmphbml0b3IudjEuQWN0aW9uEgwKBHJ1bGUYAiABKAkSDQoFY291bnQYAyABKAMSEgoKc2l6ZV9ieXRlcxgEIAEoAyLVAQoEUGxhbhIRCglwbGFuX2hhc2gYASABKAkSFgoOcG9saWN5X3ZlcnNpb24YAiABKAkSLQoJcGxhbl90aW1lGAMgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIxCglkZWNpc2lvbnMYBCADKAsyHi50cmFpbnlhcmQuamFuaXRvci52MS5EZWNpc2lvbhIvCgZ0b3RhbHMYBSADKAsyHy50cmFpbnlhcmQuamFuaXRvci52MS5SdWxlVG90YWwSDwoHY2hhbmdlcxgGIAMoCSIwChBQbGFuU3dlZXBSZXF1ZXN0EhwKCnJlcXVlc3RfaWQYASABKAlCCLpIBXIDsAEBIj0KEVBsYW5Td2VlcFJlc3BvbnNlEigKBHBsYW4YASABKAsyGi50cmFpbnlhcmQuamFuaXRvci52MS5QbGFuImcKE0V4ZWN1dGVTd2VlcFJlcXVlc3QSHAoKcmVxdWVzdF9pZBgBIAEoCUIIukgFcgOwAQESGwoJcGxhbl9oYXNoGAIgASgJQgi6SAVyAxiAARIVCg1jb25maXJtX2xhcmdlGAMgASgIIvQBChRFeGVjdXRlU3dlZXBSZXNwb25zZRIoCgRwbGFuGAEgASgLMhoudHJhaW55YXJkLmphbml0b3IudjEuUGxhbhIYChB0b21ic3RvbmVkX2NvdW50GAIgASgDEhgKEHRvbWJzdG9uZWRfYnl0ZXMYAyABKAMSFQoNZGVsZXRlZF9jb3VudBgEIAEoAxIVCg1kZWxldGVkX2J5dGVzGAUgASgDEhAKCHJlZnVzYWxzGAYgAygJEiwKCGVuZF90aW1lGAcgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIQCghzd2VlcF9pZBgIIAEoCSI7ChhFeHBsYWluQ2hlY2twb2ludFJlcXVlc3QSHwoNY2hlY2twb2ludF9pZBgBIAEoCUIIukgFcgOwAQEiXAoZRXhwbGFpbkNoZWNrcG9pbnRSZXNwb25zZRIwCghkZWNpc2lvbhgBIAEoCzIeLnRyYWlueWFyZC5qYW5pdG9yLnYxLkRlY2lzaW9uEg0KBXN0YXRlGAIgASgJIlkKGFJlc3RvcmVDaGVja3BvaW50UmVxdWVzdBIcCgpyZXF1ZXN0X2lkGAEgASgJQgi6SAVyA7ABARIfCg1jaGVja3BvaW50X2lkGAIgASgJQgi6SAVyA7ABASIqChlSZXN0b3JlQ2hlY2twb2ludFJlc3BvbnNlEg0KBXN0YXRlGAEgASgJIrABChBHZXRSZXBvcnRSZXF1ZXN0EkcKBmZvcm1hdBgBIAEoDjItLnRyYWlueWFyZC5qYW5pdG9yLnYxLkdldFJlcG9ydFJlcXVlc3QuRm9ybWF0Qgi6SAWCAQIQASJTCgZGb3JtYXQSFgoSRk9STUFUX1VOU1BFQ0lGSUVEEAASDwoLRk9STUFUX1RFWFQQARIPCgtGT1JNQVRfSFRNTBACEg8KC0ZPUk1BVF9KU09OEAMiPQoKQ2xhc3NVc2FnZRIMCgRuYW1lGAEgASgJEg0KBWNvdW50GAIgASgDEhIKCnNpemVfYnl0ZXMYAyABKAMixgIKEUdldFJlcG9ydFJlc3BvbnNlEi8KBXVzYWdlGAEgAygLMiAudHJhaW55YXJkLmphbml0b3IudjEuQ2xhc3NVc2FnZRITCgt0b3RhbF9ieXRlcxgCIAEoAxIWCg5jYXBhY2l0eV9ieXRlcxgDIAEoAxIcChRncm93dGhfYnl0ZXNfcGVyX2RheRgEIAEoARItCglmdWxsX3RpbWUYBSABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEg4KBmFsZXJ0cxgGIAMoCRIQCghyZW5kZXJlZBgHIAEoCRIvCgtyZXBvcnRfdGltZRgIIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASMwoPbGFzdF9zd2VlcF90aW1lGAkgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcCpWCgZBY3Rpb24SFgoSQUNUSU9OX1VOU1BFQ0lGSUVEEAASDwoLQUNUSU9OX0tFRVAQARISCg5BQ1RJT05fQVJDSElWRRACEg8KC0FDVElPTl9EUk9QEAMynwQKDkphbml0b3JTZXJ2aWNlElwKCVBsYW5Td2VlcBImLnRyYWlueWFyZC5qYW5pdG9yLnYxLlBsYW5Td2VlcFJlcXVlc3QaJy50cmFpbnlhcmQuamFuaXRvci52MS5QbGFuU3dlZXBSZXNwb25zZRJlCgxFeGVjdXRlU3dlZXASKS50cmFpbnlhcmQuamFuaXRvci52MS5FeGVjdXRlU3dlZXBSZXF1ZXN0GioudHJhaW55YXJkLmphbml0b3IudjEuRXhlY3V0ZVN3ZWVwUmVzcG9uc2USdAoRRXhwbGFpbkNoZWNrcG9pbnQSLi50cmFpbnlhcmQuamFuaXRvci52MS5FeHBsYWluQ2hlY2twb2ludFJlcXVlc3QaLy50cmFpbnlhcmQuamFuaXRvci52MS5FeHBsYWluQ2hlY2twb2ludFJlc3BvbnNlEnQKEVJlc3RvcmVDaGVja3BvaW50Ei4udHJhaW55YXJkLmphbml0b3IudjEuUmVzdG9yZUNoZWNrcG9pbnRSZXF1ZXN0Gi8udHJhaW55YXJkLmphbml0b3IudjEuUmVzdG9yZUNoZWNrcG9pbnRSZXNwb25zZRJcCglHZXRSZXBvcnQSJi50cmFpbnlhcmQuamFuaXRvci52MS5HZXRSZXBvcnRSZXF1ZXN0GicudHJhaW55YXJkLmphbml0b3IudjEuR2V0UmVwb3J0UmVzcG9uc2VC9AEKGGNvbS50cmFpbnlhcmQuamFuaXRvci52MUITSmFuaXRvclNlcnZpY2VQcm90b1ABWlFnaXRodWIuY29tL3VsdHJhdGhpbmstcGlsb3QvdHJhaW55YXJkL3Byb3RvL2dlbi9nby90cmFpbnlhcmQvamFuaXRvci92MTtqYW5pdG9ydjGiAgNUSliqAhRUcmFpbnlhcmQuSmFuaXRvci5WMcoCFFRyYWlueWFyZFxKYW5pdG9yXFYx4gIgVHJhaW55YXJkXEphbml0b3JcVjFcR1BCTWV0YWRhdGHqAhZUcmFpbnlhcmQ6Okphbml0b3I6OlYxYgZwcm90bzM", [file_buf_validate_validate, file_google_protobuf_timestamp]);
+  fileDesc("Cip0cmFpbnlhcmQvamFuaXRvci92MS9qYW5pdG9yX3NlcnZpY2UucHJvdG8SFHRyYWlueWFyZC5qYW5pdG9yLnYxIs0BCghEZWNpc2lvbhIVCg1jaGVja3BvaW50X2lkGAEgASgJEiwKBmFjdGlvbhgCIAEoDjIcLnRyYWlueWFyZC5qYW5pdG9yLnYxLkFjdGlvbhIOCgZyZWFzb24YAyABKAkSDQoFcnVsZXMYBCADKAkSEgoKc2l6ZV9ieXRlcxgFIAEoAxIXCg9leGNsdXNpdmVfYnl0ZXMYBiABKAMSEgoKZXhwZXJpbWVudBgHIAEoCRIOCgZydW5faWQYCCABKAkSDAoEc3RlcBgJIAEoAyJqCglSdWxlVG90YWwSLAoGYWN0aW9uGAEgASgOMhwudHJhaW55YXJkLmphbml0b3IudjEuQWN0aW9uEgwKBHJ1bGUYAiABKAkSDQoFY291bnQYAyABKAMSEgoKc2l6ZV9ieXRlcxgEIAEoAyLVAQoEUGxhbhIRCglwbGFuX2hhc2gYASABKAkSFgoOcG9saWN5X3ZlcnNpb24YAiABKAkSLQoJcGxhbl90aW1lGAMgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIxCglkZWNpc2lvbnMYBCADKAsyHi50cmFpbnlhcmQuamFuaXRvci52MS5EZWNpc2lvbhIvCgZ0b3RhbHMYBSADKAsyHy50cmFpbnlhcmQuamFuaXRvci52MS5SdWxlVG90YWwSDwoHY2hhbmdlcxgGIAMoCSIwChBQbGFuU3dlZXBSZXF1ZXN0EhwKCnJlcXVlc3RfaWQYASABKAlCCLpIBXIDsAEBIj0KEVBsYW5Td2VlcFJlc3BvbnNlEigKBHBsYW4YASABKAsyGi50cmFpbnlhcmQuamFuaXRvci52MS5QbGFuImcKE0V4ZWN1dGVTd2VlcFJlcXVlc3QSHAoKcmVxdWVzdF9pZBgBIAEoCUIIukgFcgOwAQESGwoJcGxhbl9oYXNoGAIgASgJQgi6SAVyAxiAARIVCg1jb25maXJtX2xhcmdlGAMgASgIIs8CChRFeGVjdXRlU3dlZXBSZXNwb25zZRIoCgRwbGFuGAEgASgLMhoudHJhaW55YXJkLmphbml0b3IudjEuUGxhbhIYChB0b21ic3RvbmVkX2NvdW50GAIgASgDEhgKEHRvbWJzdG9uZWRfYnl0ZXMYAyABKAMSFQoNZGVsZXRlZF9jb3VudBgEIAEoAxIVCg1kZWxldGVkX2J5dGVzGAUgASgDEhAKCHJlZnVzYWxzGAYgAygJEiwKCGVuZF90aW1lGAcgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIQCghzd2VlcF9pZBgIIAEoCRIWCg5hcmNoaXZlZF9jb3VudBgJIAEoAxIWCg5hcmNoaXZlZF9ieXRlcxgKIAEoAxISCgpjb2xkX2J5dGVzGAsgASgDEhUKDWRyb3BwZWRfYnl0ZXMYDCABKAMiOwoYRXhwbGFpbkNoZWNrcG9pbnRSZXF1ZXN0Eh8KDWNoZWNrcG9pbnRfaWQYASABKAlCCLpIBXIDsAEBIlwKGUV4cGxhaW5DaGVja3BvaW50UmVzcG9uc2USMAoIZGVjaXNpb24YASABKAsyHi50cmFpbnlhcmQuamFuaXRvci52MS5EZWNpc2lvbhINCgVzdGF0ZRgCIAEoCSJZChhSZXN0b3JlQ2hlY2twb2ludFJlcXVlc3QSHAoKcmVxdWVzdF9pZBgBIAEoCUIIukgFcgOwAQESHwoNY2hlY2twb2ludF9pZBgCIAEoCUIIukgFcgOwAQEiKgoZUmVzdG9yZUNoZWNrcG9pbnRSZXNwb25zZRINCgVzdGF0ZRgBIAEoCSKwAQoQR2V0UmVwb3J0UmVxdWVzdBJHCgZmb3JtYXQYASABKA4yLS50cmFpbnlhcmQuamFuaXRvci52MS5HZXRSZXBvcnRSZXF1ZXN0LkZvcm1hdEIIukgFggECEAEiUwoGRm9ybWF0EhYKEkZPUk1BVF9VTlNQRUNJRklFRBAAEg8KC0ZPUk1BVF9URVhUEAESDwoLRk9STUFUX0hUTUwQAhIPCgtGT1JNQVRfSlNPThADIj0KCkNsYXNzVXNhZ2USDAoEbmFtZRgBIAEoCRINCgVjb3VudBgCIAEoAxISCgpzaXplX2J5dGVzGAMgASgDIqsDChFHZXRSZXBvcnRSZXNwb25zZRIvCgV1c2FnZRgBIAMoCzIgLnRyYWlueWFyZC5qYW5pdG9yLnYxLkNsYXNzVXNhZ2USEwoLdG90YWxfYnl0ZXMYAiABKAMSFgoOY2FwYWNpdHlfYnl0ZXMYAyABKAMSHAoUZ3Jvd3RoX2J5dGVzX3Blcl9kYXkYBCABKAESLQoJZnVsbF90aW1lGAUgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIOCgZhbGVydHMYBiADKAkSEAoIcmVuZGVyZWQYByABKAkSLwoLcmVwb3J0X3RpbWUYCCABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEjMKD2xhc3Rfc3dlZXBfdGltZRgJIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASEgoKY29sZF9ieXRlcxgKIAEoAxIaChJjb2xkX2NvbnRlbnRfYnl0ZXMYCyABKAMSMwoPbGFzdF9kcmlsbF90aW1lGAwgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcCJ+ChNTZXRMZWdhbEhvbGRSZXF1ZXN0EhwKCnJlcXVlc3RfaWQYASABKAlCCLpIBXIDsAEBEh8KDWNoZWNrcG9pbnRfaWQYAiABKAlCCLpIBXIDsAEBEgwKBGhlbGQYAyABKAgSGgoGcmVhc29uGAQgASgJQgq6SAdyBRABGOgHIiUKFFNldExlZ2FsSG9sZFJlc3BvbnNlEg0KBXN0YXRlGAEgASgJItACCgdGaW5kaW5nEjAKBGtpbmQYASABKA4yIi50cmFpbnlhcmQuamFuaXRvci52MS5GaW5kaW5nLktpbmQSEgoKb2JqZWN0X2tleRgCIAEoCRISCgpzaXplX2J5dGVzGAMgASgDEjMKD2ZpcnN0X3NlZW5fdGltZRgEIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLAoIZHVlX3RpbWUYBSABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEg4KBmRldGFpbBgGIAEoCSJ4CgRLaW5kEhQKEEtJTkRfVU5TUEVDSUZJRUQQABIPCgtLSU5EX09SUEhBThABEhAKDEtJTkRfRk9SRUlHThACEhAKDEtJTkRfTUlTU0lORxADEhMKD0tJTkRfTUlTTUFUQ0hFRBAEEhAKDEtJTkRfQ09SUlVQVBAFIi0KE0xpc3RGaW5kaW5nc1JlcXVlc3QSFgoFbGltaXQYASABKAVCB7pIBBoCKAAiXAoUTGlzdEZpbmRpbmdzUmVzcG9uc2USLwoIZmluZGluZ3MYASADKAsyHS50cmFpbnlhcmQuamFuaXRvci52MS5GaW5kaW5nEhMKC3RvdGFsX2NvdW50GAIgASgDIlAKD1J1bkRyaWxsUmVxdWVzdBIcCgpyZXF1ZXN0X2lkGAEgASgJQgi6SAVyA7ABARIfCgtzYW1wbGVfc2l6ZRgCIAEoBUIKukgHGgUY6AcoACJSChBSdW5EcmlsbFJlc3BvbnNlEhgKEGNoZWNrcG9pbnRfY291bnQYASABKAMSEgoKc2l6ZV9ieXRlcxgCIAEoAxIQCghmYWlsdXJlcxgDIAMoCSpWCgZBY3Rpb24SFgoSQUNUSU9OX1VOU1BFQ0lGSUVEEAASDwoLQUNUSU9OX0tFRVAQARISCg5BQ1RJT05fQVJDSElWRRACEg8KC0FDVElPTl9EUk9QEAMyyAYKDkphbml0b3JTZXJ2aWNlElwKCVBsYW5Td2VlcBImLnRyYWlueWFyZC5qYW5pdG9yLnYxLlBsYW5Td2VlcFJlcXVlc3QaJy50cmFpbnlhcmQuamFuaXRvci52MS5QbGFuU3dlZXBSZXNwb25zZRJlCgxFeGVjdXRlU3dlZXASKS50cmFpbnlhcmQuamFuaXRvci52MS5FeGVjdXRlU3dlZXBSZXF1ZXN0GioudHJhaW55YXJkLmphbml0b3IudjEuRXhlY3V0ZVN3ZWVwUmVzcG9uc2USdAoRRXhwbGFpbkNoZWNrcG9pbnQSLi50cmFpbnlhcmQuamFuaXRvci52MS5FeHBsYWluQ2hlY2twb2ludFJlcXVlc3QaLy50cmFpbnlhcmQuamFuaXRvci52MS5FeHBsYWluQ2hlY2twb2ludFJlc3BvbnNlEnQKEVJlc3RvcmVDaGVja3BvaW50Ei4udHJhaW55YXJkLmphbml0b3IudjEuUmVzdG9yZUNoZWNrcG9pbnRSZXF1ZXN0Gi8udHJhaW55YXJkLmphbml0b3IudjEuUmVzdG9yZUNoZWNrcG9pbnRSZXNwb25zZRJcCglHZXRSZXBvcnQSJi50cmFpbnlhcmQuamFuaXRvci52MS5HZXRSZXBvcnRSZXF1ZXN0GicudHJhaW55YXJkLmphbml0b3IudjEuR2V0UmVwb3J0UmVzcG9uc2USZQoMU2V0TGVnYWxIb2xkEikudHJhaW55YXJkLmphbml0b3IudjEuU2V0TGVnYWxIb2xkUmVxdWVzdBoqLnRyYWlueWFyZC5qYW5pdG9yLnYxLlNldExlZ2FsSG9sZFJlc3BvbnNlEmUKDExpc3RGaW5kaW5ncxIpLnRyYWlueWFyZC5qYW5pdG9yLnYxLkxpc3RGaW5kaW5nc1JlcXVlc3QaKi50cmFpbnlhcmQuamFuaXRvci52MS5MaXN0RmluZGluZ3NSZXNwb25zZRJZCghSdW5EcmlsbBIlLnRyYWlueWFyZC5qYW5pdG9yLnYxLlJ1bkRyaWxsUmVxdWVzdBomLnRyYWlueWFyZC5qYW5pdG9yLnYxLlJ1bkRyaWxsUmVzcG9uc2VC9AEKGGNvbS50cmFpbnlhcmQuamFuaXRvci52MUITSmFuaXRvclNlcnZpY2VQcm90b1ABWlFnaXRodWIuY29tL3VsdHJhdGhpbmstcGlsb3QvdHJhaW55YXJkL3Byb3RvL2dlbi9nby90cmFpbnlhcmQvamFuaXRvci92MTtqYW5pdG9ydjGiAgNUSliqAhRUcmFpbnlhcmQuSmFuaXRvci5WMcoCFFRyYWlueWFyZFxKYW5pdG9yXFYx4gIgVHJhaW55YXJkXEphbml0b3JcVjFcR1BCTWV0YWRhdGHqAhZUcmFpbnlhcmQ6Okphbml0b3I6OlYxYgZwcm90bzM", [file_buf_validate_validate, file_google_protobuf_timestamp]);
 
 /**
  * Decision is one line of a plan.
@@ -333,6 +333,34 @@ export type ExecuteSweepResponse = Message<"trainyard.janitor.v1.ExecuteSweepRes
    * @generated from field: string sweep_id = 8;
    */
   sweepId: string;
+
+  /**
+   * Checkpoints moved to the cold tier by this sweep.
+   *
+   * @generated from field: int64 archived_count = 9;
+   */
+  archivedCount: bigint;
+
+  /**
+   * Bytes of these before.
+   *
+   * @generated from field: int64 archived_bytes = 10;
+   */
+  archivedBytes: bigint;
+
+  /**
+   * Bytes that they take in the cold tier; contents that were there already count nothing.
+   *
+   * @generated from field: int64 cold_bytes = 11;
+   */
+  coldBytes: bigint;
+
+  /**
+   * Optimizer state that was dropped with them, in bytes.
+   *
+   * @generated from field: int64 dropped_bytes = 12;
+   */
+  droppedBytes: bigint;
 };
 
 /**
@@ -605,6 +633,27 @@ export type GetReportResponse = Message<"trainyard.janitor.v1.GetReportResponse"
    * @generated from field: google.protobuf.Timestamp last_sweep_time = 9;
    */
   lastSweepTime?: Timestamp | undefined;
+
+  /**
+   * Bytes in the cold tier.
+   *
+   * @generated from field: int64 cold_bytes = 10;
+   */
+  coldBytes: bigint;
+
+  /**
+   * Content bytes that these stand for.
+   *
+   * @generated from field: int64 cold_content_bytes = 11;
+   */
+  coldContentBytes: bigint;
+
+  /**
+   * When the last restore drill passed; unset means never.
+   *
+   * @generated from field: google.protobuf.Timestamp last_drill_time = 12;
+   */
+  lastDrillTime?: Timestamp | undefined;
 };
 
 /**
@@ -613,6 +662,292 @@ export type GetReportResponse = Message<"trainyard.janitor.v1.GetReportResponse"
  */
 export const GetReportResponseSchema: GenMessage<GetReportResponse> = /*@__PURE__*/
   messageDesc(file_trainyard_janitor_v1_janitor_service, 13);
+
+/**
+ * SetLegalHoldRequest sets or lifts a hold.
+ *
+ * @generated from message trainyard.janitor.v1.SetLegalHoldRequest
+ */
+export type SetLegalHoldRequest = Message<"trainyard.janitor.v1.SetLegalHoldRequest"> & {
+  /**
+   * UUID that makes the call idempotent.
+   *
+   * @generated from field: string request_id = 1;
+   */
+  requestId: string;
+
+  /**
+   * Id.
+   *
+   * @generated from field: string checkpoint_id = 2;
+   */
+  checkpointId: string;
+
+  /**
+   * True holds.
+   *
+   * @generated from field: bool held = 3;
+   */
+  held: boolean;
+
+  /**
+   * Why, for the record.
+   *
+   * @generated from field: string reason = 4;
+   */
+  reason: string;
+};
+
+/**
+ * Describes the message trainyard.janitor.v1.SetLegalHoldRequest.
+ * Use `create(SetLegalHoldRequestSchema)` to create a new message.
+ */
+export const SetLegalHoldRequestSchema: GenMessage<SetLegalHoldRequest> = /*@__PURE__*/
+  messageDesc(file_trainyard_janitor_v1_janitor_service, 14);
+
+/**
+ * SetLegalHoldResponse confirms.
+ *
+ * @generated from message trainyard.janitor.v1.SetLegalHoldResponse
+ */
+export type SetLegalHoldResponse = Message<"trainyard.janitor.v1.SetLegalHoldResponse"> & {
+  /**
+   * State of the checkpoint, such as "LIVE".
+   *
+   * @generated from field: string state = 1;
+   */
+  state: string;
+};
+
+/**
+ * Describes the message trainyard.janitor.v1.SetLegalHoldResponse.
+ * Use `create(SetLegalHoldResponseSchema)` to create a new message.
+ */
+export const SetLegalHoldResponseSchema: GenMessage<SetLegalHoldResponse> = /*@__PURE__*/
+  messageDesc(file_trainyard_janitor_v1_janitor_service, 15);
+
+/**
+ * Finding is one difference between the catalogue and the bucket.
+ *
+ * @generated from message trainyard.janitor.v1.Finding
+ */
+export type Finding = Message<"trainyard.janitor.v1.Finding"> & {
+  /**
+   * Kind.
+   *
+   * @generated from field: trainyard.janitor.v1.Finding.Kind kind = 1;
+   */
+  kind: Finding_Kind;
+
+  /**
+   * Key.
+   *
+   * @generated from field: string object_key = 2;
+   */
+  objectKey: string;
+
+  /**
+   * Size in bytes; 0 for a missing one.
+   *
+   * @generated from field: int64 size_bytes = 3;
+   */
+  sizeBytes: bigint;
+
+  /**
+   * When it was first seen.
+   *
+   * @generated from field: google.protobuf.Timestamp first_seen_time = 4;
+   */
+  firstSeenTime?: Timestamp | undefined;
+
+  /**
+   * When an orphan may be removed; unset for the others.
+   *
+   * @generated from field: google.protobuf.Timestamp due_time = 5;
+   */
+  dueTime?: Timestamp | undefined;
+
+  /**
+   * What it is, for people.
+   *
+   * @generated from field: string detail = 6;
+   */
+  detail: string;
+};
+
+/**
+ * Describes the message trainyard.janitor.v1.Finding.
+ * Use `create(FindingSchema)` to create a new message.
+ */
+export const FindingSchema: GenMessage<Finding> = /*@__PURE__*/
+  messageDesc(file_trainyard_janitor_v1_janitor_service, 16);
+
+/**
+ * Kind of a finding.
+ *
+ * @generated from enum trainyard.janitor.v1.Finding.Kind
+ */
+export enum Finding_Kind {
+  /**
+   * Never used.
+   *
+   * @generated from enum value: KIND_UNSPECIFIED = 0;
+   */
+  UNSPECIFIED = 0,
+
+  /**
+   * An object with a key of ours that the registry does not know, or that nothing refers to. It is removed after the grace.
+   *
+   * @generated from enum value: KIND_ORPHAN = 1;
+   */
+  ORPHAN = 1,
+
+  /**
+   * An object with another kind of key: somebody else's. It is never touched.
+   *
+   * @generated from enum value: KIND_FOREIGN = 2;
+   */
+  FOREIGN = 2,
+
+  /**
+   * A row whose object is not in the bucket.
+   *
+   * @generated from enum value: KIND_MISSING = 3;
+   */
+  MISSING = 3,
+
+  /**
+   * An object with another size than the catalogue's.
+   *
+   * @generated from enum value: KIND_MISMATCHED = 4;
+   */
+  MISMATCHED = 4,
+
+  /**
+   * An object whose bytes did not match their digest.
+   *
+   * @generated from enum value: KIND_CORRUPT = 5;
+   */
+  CORRUPT = 5,
+}
+
+/**
+ * Describes the enum trainyard.janitor.v1.Finding.Kind.
+ */
+export const Finding_KindSchema: GenEnum<Finding_Kind> = /*@__PURE__*/
+  enumDesc(file_trainyard_janitor_v1_janitor_service, 16, 0);
+
+/**
+ * ListFindingsRequest asks for a comparison.
+ *
+ * @generated from message trainyard.janitor.v1.ListFindingsRequest
+ */
+export type ListFindingsRequest = Message<"trainyard.janitor.v1.ListFindingsRequest"> & {
+  /**
+   * At most this many; 0 means 500, more than 5000 is taken as 5000.
+   *
+   * @generated from field: int32 limit = 1;
+   */
+  limit: number;
+};
+
+/**
+ * Describes the message trainyard.janitor.v1.ListFindingsRequest.
+ * Use `create(ListFindingsRequestSchema)` to create a new message.
+ */
+export const ListFindingsRequestSchema: GenMessage<ListFindingsRequest> = /*@__PURE__*/
+  messageDesc(file_trainyard_janitor_v1_janitor_service, 17);
+
+/**
+ * ListFindingsResponse has the findings.
+ *
+ * @generated from message trainyard.janitor.v1.ListFindingsResponse
+ */
+export type ListFindingsResponse = Message<"trainyard.janitor.v1.ListFindingsResponse"> & {
+  /**
+   * By kind and key.
+   *
+   * @generated from field: repeated trainyard.janitor.v1.Finding findings = 1;
+   */
+  findings: Finding[];
+
+  /**
+   * How many there are in all.
+   *
+   * @generated from field: int64 total_count = 2;
+   */
+  totalCount: bigint;
+};
+
+/**
+ * Describes the message trainyard.janitor.v1.ListFindingsResponse.
+ * Use `create(ListFindingsResponseSchema)` to create a new message.
+ */
+export const ListFindingsResponseSchema: GenMessage<ListFindingsResponse> = /*@__PURE__*/
+  messageDesc(file_trainyard_janitor_v1_janitor_service, 18);
+
+/**
+ * RunDrillRequest asks for a restore drill.
+ *
+ * @generated from message trainyard.janitor.v1.RunDrillRequest
+ */
+export type RunDrillRequest = Message<"trainyard.janitor.v1.RunDrillRequest"> & {
+  /**
+   * UUID that makes the call idempotent.
+   *
+   * @generated from field: string request_id = 1;
+   */
+  requestId: string;
+
+  /**
+   * Checkpoints to restore beside all of those in production; 0 means 5.
+   *
+   * @generated from field: int32 sample_size = 2;
+   */
+  sampleSize: number;
+};
+
+/**
+ * Describes the message trainyard.janitor.v1.RunDrillRequest.
+ * Use `create(RunDrillRequestSchema)` to create a new message.
+ */
+export const RunDrillRequestSchema: GenMessage<RunDrillRequest> = /*@__PURE__*/
+  messageDesc(file_trainyard_janitor_v1_janitor_service, 19);
+
+/**
+ * RunDrillResponse has the result.
+ *
+ * @generated from message trainyard.janitor.v1.RunDrillResponse
+ */
+export type RunDrillResponse = Message<"trainyard.janitor.v1.RunDrillResponse"> & {
+  /**
+   * Checkpoints restored.
+   *
+   * @generated from field: int64 checkpoint_count = 1;
+   */
+  checkpointCount: bigint;
+
+  /**
+   * Bytes restored.
+   *
+   * @generated from field: int64 size_bytes = 2;
+   */
+  sizeBytes: bigint;
+
+  /**
+   * What could not be restored, for people; empty means that the drill passed.
+   *
+   * @generated from field: repeated string failures = 3;
+   */
+  failures: string[];
+};
+
+/**
+ * Describes the message trainyard.janitor.v1.RunDrillResponse.
+ * Use `create(RunDrillResponseSchema)` to create a new message.
+ */
+export const RunDrillResponseSchema: GenMessage<RunDrillResponse> = /*@__PURE__*/
+  messageDesc(file_trainyard_janitor_v1_janitor_service, 20);
 
 /**
  * Action is what a plan does with a checkpoint.
@@ -694,7 +1029,7 @@ export const JanitorService: GenService<{
     output: typeof ExplainCheckpointResponseSchema;
   },
   /**
-   * RestoreCheckpoint takes a tombstone back while its bytes are there.
+   * RestoreCheckpoint takes a tombstone back while its bytes are there, and brings an archived checkpoint back to the hot tier.
    *
    * @generated from rpc trainyard.janitor.v1.JanitorService.RestoreCheckpoint
    */
@@ -712,6 +1047,37 @@ export const JanitorService: GenService<{
     methodKind: "unary";
     input: typeof GetReportRequestSchema;
     output: typeof GetReportResponseSchema;
+  },
+  /**
+   * SetLegalHold forbids, or allows again, that a checkpoint is archived or deleted.
+   *
+   * @generated from rpc trainyard.janitor.v1.JanitorService.SetLegalHold
+   */
+  setLegalHold: {
+    methodKind: "unary";
+    input: typeof SetLegalHoldRequestSchema;
+    output: typeof SetLegalHoldResponseSchema;
+  },
+  /**
+   * ListFindings compares the catalogue with the bucket: orphans, foreign objects, missing and damaged ones. Nothing is changed.
+   *
+   * @generated from rpc trainyard.janitor.v1.JanitorService.ListFindings
+   */
+  listFindings: {
+    methodKind: "unary";
+    input: typeof ListFindingsRequestSchema;
+    output: typeof ListFindingsResponseSchema;
+  },
+  /**
+   * RunDrill restores a sample of checkpoints, hot and archived, from the store as it is, compares every byte with the
+   * catalogue's digests and throws the copies away. It runs weekly by itself.
+   *
+   * @generated from rpc trainyard.janitor.v1.JanitorService.RunDrill
+   */
+  runDrill: {
+    methodKind: "unary";
+    input: typeof RunDrillRequestSchema;
+    output: typeof RunDrillResponseSchema;
   },
 }> = /*@__PURE__*/
   serviceDesc(file_trainyard_janitor_v1_janitor_service, 0);
