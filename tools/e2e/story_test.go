@@ -49,6 +49,7 @@ func TestOneJobLeavesARecordAtEveryStage(t *testing.T) {
 		t.Errorf("version %d is of run %s, want %s", version.GetVersion(), version.GetRunId(), run.GetRunId())
 	}
 	y.digests(ctx, t, version)
+	y.mlflow(ctx, t, run, version)
 	y.history(ctx, t, version)
 	y.retention(ctx, t, version)
 	y.connectedTrace(t, done.GetTraceparent())
