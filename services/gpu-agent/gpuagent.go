@@ -282,6 +282,7 @@ func (a *agent) trainServer(h *host.Host, counters *metrics.Metrics) (*rpcserver
 	}
 	server, err := rpcserver.New(rpcserver.Options{
 		Name: "gpu-agent/trainers", Listener: listener, Authenticate: trainapi.Authenticate, Log: a.tel.Log, Allow: trainapi.Allow,
+		MaxReceive: trainapi.MaxReceive,
 		// A Train stream has no end of its own, and trainers reconnect.
 		Drain: 200 * time.Millisecond,
 	})

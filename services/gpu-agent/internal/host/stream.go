@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"go.uber.org/zap"
@@ -113,9 +114,18 @@ func (a *Attempt) awaitStream(ctx context.Context, limit time.Duration) {
 	}
 }
 
+// maxOrders bounds what waits for a trainer that does not listen.
+const maxOrders = 256
+
 func (a *Attempt) order(o Order) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	if len(a.orders) >= maxOrders {
+		// News of checkpoints can be missed; a stop cannot.
+		if at := slices.IndexFunc(a.orders, func(o Order) bool { return o.Stop == nil }); at >= 0 {
+			a.orders = slices.Delete(a.orders, at, at+1)
+		}
+	}
 	a.orders = append(a.orders, o)
 	close(a.ordered)
 	a.ordered = make(chan struct{})

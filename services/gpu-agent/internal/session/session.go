@@ -238,6 +238,7 @@ func (s *Session) desired(answer *fleetv1.SynchronizeResponse) reconcile.Desired
 			Key: lease.Key{JobID: a.JobId, Attempt: a.Attempt, Fence: a.Fence}, CPUMillis: a.CpuMillis,
 			HostMemoryBytes: a.HostMemoryBytes, Resume: a.Resume, TraceParent: a.Traceparent, Payload: payload,
 			Experiment: a.GetSpec().GetExperiment(), WarmStart: a.GetSpec().GetNative().GetWarmStart().GetCheckpointId(),
+			Rendezvous: wire.RendezvousOf(a.Rendezvous),
 		}
 		for i, id := range a.DeviceIds {
 			claim := lease.Claim{Device: id}

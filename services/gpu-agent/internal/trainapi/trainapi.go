@@ -14,7 +14,6 @@ import (
 
 	"go.uber.org/zap"
 	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/durationpb"
 
@@ -37,6 +36,22 @@ import (
 var Allow = rpcserver.AllowTable{
 	trainv1.TrainService_Train_FullMethodName:        {identity.RoleTrainer},
 	trainv1.TrainService_PushArtifact_FullMethodName: {identity.RoleTrainer},
+}
+
+// MaxReceive bounds what the transport takes; it answers beyond that by itself,
+// with a status that names no reason. So frames are refused well before.
+const (
+	MaxReceive = 16 << 20
+	maxFrame   = 4 << 20
+)
+
+// receive is Recv with the bound of a frame.
+func receive[F proto.Message](recv func() (F, error)) (F, error) {
+	frame, err := recv()
+	if err == nil && proto.Size(frame) > maxFrame {
+		err = rpcerr.New(codes.ResourceExhausted, errorv1.Reason_REASON_CAP_EXCEEDED, "a frame of %d bytes is over the limit of %d", proto.Size(frame), maxFrame)
+	}
+	return frame, err
 }
 
 // Settings are what every attempt is told of the host.
@@ -62,10 +77,6 @@ func New(settings Settings, h *host.Host, refused func(method, reason string), l
 
 // refuse gives every refusal a reason and counts it. A broken connection is none.
 func (s *Server) refuse(method string, err error) error {
-	if status.Code(err) == codes.ResourceExhausted && rpcerr.ReasonOf(err) == errorv1.Reason_REASON_UNSPECIFIED {
-		// The transport itself refused the frame, before it was all in memory.
-		err = rpcerr.New(codes.ResourceExhausted, errorv1.Reason_REASON_CAP_EXCEEDED, "a frame is over the limit of 4 MiB").WithCause(err)
-	}
 	if reason := rpcerr.ReasonOf(err); err != nil && reason != errorv1.Reason_REASON_UNSPECIFIED {
 		s.refused(method, strings.TrimPrefix(reason.String(), "REASON_"))
 	}
@@ -81,7 +92,7 @@ func (s *Server) Train(stream trainv1.TrainService_TrainServer) error {
 }
 
 func (s *Server) train(stream trainv1.TrainService_TrainServer) error {
-	first, err := stream.Recv()
+	first, err := receive(stream.Recv)
 	if err != nil {
 		return err
 	}
@@ -163,7 +174,7 @@ type conversation struct {
 // is not read, and the transport's window stops this trainer, and no other.
 func (c *conversation) read(ctx context.Context) {
 	for {
-		frame, err := c.stream.Recv()
+		frame, err := receive(c.stream.Recv)
 		select {
 		case c.frames <- received{frame, err}:
 		case <-ctx.Done():
@@ -357,7 +368,7 @@ func (s *Server) PushArtifact(stream trainv1.TrainService_PushArtifactServer) er
 }
 
 func (s *Server) push(stream trainv1.TrainService_PushArtifactServer) error {
-	first, err := stream.Recv()
+	first, err := receive(stream.Recv)
 	if err != nil {
 		return err
 	}
@@ -374,7 +385,7 @@ func (s *Server) push(stream trainv1.TrainService_PushArtifactServer) error {
 		return pushError(err)
 	}
 	for {
-		frame, err := stream.Recv()
+		frame, err := receive(stream.Recv)
 		if err != nil {
 			if errors.Is(err, io.EOF) {
 				err = rpcerr.Protocol("the upload ended without a footer")

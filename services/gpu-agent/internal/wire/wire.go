@@ -170,11 +170,20 @@ func Truncate(s string, limit int) string {
 	return s
 }
 
+// RendezvousOf converts where a gang meets; nil means that there is no gang.
+func RendezvousOf(r *fleetv1.Rendezvous) *lease.Rendezvous {
+	if r == nil {
+		return nil
+	}
+	return &lease.Rendezvous{Address: r.Address, Port: r.Port, NodeRank: r.NodeRank, NodeCount: r.NodeCount, Processes: r.Processes}
+}
+
 // Device converts a device with its last reading.
 func Device(d device.Device, r device.Reading, h device.Health) *fleetv1.Device {
 	return &fleetv1.Device{
 		DeviceId: d.ID, Kind: d.Kind, MemoryBytes: d.MemoryBytes, MemoryUsedBytes: r.MemoryUsedBytes,
 		HeadroomBytes: d.HeadroomBytes, ProcessOverheadBytes: d.OverheadBytes, Healthy: h.OK, HealthReason: h.Reason,
 		Utilization: r.Utilization, Isolation: Isolation(d.Isolation), LinkGroup: d.LinkGroup,
+		ParentDeviceId: d.ParentID, MigProfile: d.MIGProfile, NumaNode: int32(d.NUMANode),
 	}
 }
