@@ -177,7 +177,12 @@ func TestBadInput(t *testing.T) {
 		err    error
 		reason errorv1.Reason
 	}
-	huge := &trainv1.TrainRequest{Frame: &trainv1.TrainRequest_OutOfMemory{OutOfMemory: &trainv1.OutOfMemory{Message: string(make([]byte, 5<<20))}}}
+	params := map[string]string{} // each field is within its bound
+	for n := range 1000 {
+		params[fmt.Sprint("p", n)] = strings.Repeat("x", 6000)
+	}
+	huge := &trainv1.TrainRequest{Sequence: 1, Frame: &trainv1.TrainRequest_Params{Params: &trainv1.ParamBatch{Params: params}}}
+	long := &trainv1.TrainRequest{Sequence: 1, Frame: &trainv1.TrainRequest_OutOfMemory{OutOfMemory: &trainv1.OutOfMemory{Message: string(make([]byte, 5<<20))}}}
 	data := []byte("data")
 	const (
 		unauthenticated = errorv1.Reason_REASON_UNAUTHENTICATED
@@ -197,6 +202,7 @@ func TestBadInput(t *testing.T) {
 		"gap in the sequence":        {i.train(openFrame(i.mine), metricFrame(2, "a")), protocol},
 		"oversized frame":            {i.train(openFrame(i.mine), huge), errorv1.Reason_REASON_CAP_EXCEEDED},
 		"oversized first frame":      {i.train(huge), errorv1.Reason_REASON_CAP_EXCEEDED},
+		"oversized field":            {i.train(openFrame(i.mine), long), invalid},
 		"push, unknown token":        {i.push(headerFrame(randomToken(t), 1)), unauthenticated},
 		"push, ended attempt":        {i.push(headerFrame(i.over, 1)), unauthenticated},
 		"push without a header":      {i.push(footerFrame(nil)), protocol},
@@ -209,7 +215,7 @@ func TestBadInput(t *testing.T) {
 		"push over the host's bound": {i.push(headerFrame(i.mine, 1<<40)), errorv1.Reason_REASON_SPOOL_FULL},
 		"push, oversized chunk":      {i.push(headerFrame(i.mine, 2<<20), chunkFrame(make([]byte, 2<<20))), errorv1.Reason_REASON_SPOOL_FULL},
 		"push, chunk over 1 MiB":     {i.push(headerFrame(i.mine, 4), chunkFrame(make([]byte, 1<<20+1))), invalid},
-		"push, oversized frame":      {i.push(headerFrame(i.mine, 4), chunkFrame(make([]byte, 5<<20))), errorv1.Reason_REASON_CAP_EXCEEDED},
+		"push, oversized frame":      {i.push(headerFrame(i.mine, 4), chunkFrame(make([]byte, 5<<20))), invalid},
 	}
 	for _, path := range []string{"", "../x", "/etc/passwd", "a/../../b", `a\b`, ".hidden", "a//b", "a/", "a\x00b", strings.Repeat("a/", 20) + "b"} {
 		cases[fmt.Sprintf("path %q", path)] = refusal{i.train(openFrame(i.mine), checkpointFrame(path)), invalid}
