@@ -96,14 +96,25 @@ type Spread struct {
 	Draws int     `json:"draws"`
 }
 
-// Random returns the Sharpe ratio of uniformly random actions over draws runs.
-func (v *Evaluator) Random(draws int, rng *rand.Rand) Spread {
+// Random returns the Sharpe ratio of uniformly random actions over draws runs, and
+// the mean of each of their figures.
+func (v *Evaluator) Random(draws int, rng *rand.Rand) (Spread, Figures) {
 	x := make([]float64, draws)
+	var mean Figures
 	for i := range x {
-		x[i] = Sharpe(v.Run(uniform{rng}).Net, v.world.barsPerYear)
+		f := v.Run(uniform{rng}).Figures(v.world.barsPerYear)
+		x[i] = f.Sharpe
+		mean.Bars = f.Bars
+		for _, sum := range []struct {
+			of *float64
+			by float64
+		}{{&mean.Sharpe, f.Sharpe}, {&mean.TotalReturn, f.TotalReturn}, {&mean.MaxDrawdown, f.MaxDrawdown}, {&mean.Turnover, f.Turnover},
+			{&mean.Exposure, f.Exposure}, {&mean.Long, f.Long}, {&mean.Short, f.Short}} {
+			*sum.of += sum.by / float64(draws)
+		}
 	}
-	mean, sd := moments(x)
-	return Spread{Mean: mean, SD: sd, Draws: draws}
+	average, sd := moments(x)
+	return Spread{Mean: average, SD: sd, Draws: draws}, mean
 }
 
 // Untrained returns the Sharpe ratio of policies as they were before training.

@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"math/rand/v2"
-	"path/filepath"
 	"strconv"
 	"time"
 
@@ -54,8 +53,10 @@ type PartSummary struct {
 	BuyAndHold market.Figures `json:"buy_and_hold"`
 	// Untrained is the Sharpe ratio of networks as they are before training.
 	Untrained market.Spread `json:"untrained_sharpe"`
-	// Random is the Sharpe ratio of uniformly random actions.
-	Random market.Spread `json:"random_sharpe"`
+	// Random is the Sharpe ratio of uniformly random actions, RandomFigures the mean
+	// of their other figures.
+	Random        market.Spread  `json:"random_sharpe"`
+	RandomFigures market.Figures `json:"random"`
 	// Interval is of the strategy's Sharpe ratio, Lead of its difference to
 	// buy-and-hold's on the same bars (stationary block bootstrap).
 	Interval market.Interval `json:"sharpe_interval"`
@@ -112,12 +113,13 @@ func (t *training) finish(ctx context.Context) (run.Ending, error) {
 	if err != nil {
 		return run.Failure(run.ClassCrash, err.Error()), nil
 	}
-	files, err := checkpoint.Write(filepath.Join(t.files.dir, "evaluation"), []checkpoint.Content{{Name: EvaluationFile, Data: data}})
+	pictures, err := t.pictures(e)
 	if err != nil {
 		return run.Failure(run.ClassCrash, err.Error()), nil
 	}
-	if err := t.report.Artifact(ctx, files[0], "application/json"); err != nil {
-		return run.Ending{}, err
+	if err := t.hand(ctx, append([]checkpoint.Content{{Name: EvaluationFile, Data: data}}, pictures...)); err != nil {
+		ending, _, err := t.saveFailed(err)
+		return ending, err
 	}
 	if err := t.report.Metrics(ctx, t.closingMetrics(e)); err != nil {
 		return run.Ending{}, err
@@ -163,10 +165,10 @@ func (t *training) part(p market.Part, r market.Range, untrained []market.Policy
 		PartSummary: PartSummary{
 			From: day(t.job.Table.Dates[r.From]), To: day(t.job.Table.Dates[r.To-1]),
 			Strategy: track.Figures(perYear), BuyAndHold: hold.Figures(perYear), Untrained: v.Untrained(untrained),
-			Random: v.Random(baselineDraws, rand.New(rand.NewPCG(uint64(t.native.Seed), 3))),
 		},
 		Equity: track.Equity(), BuyAndHold: hold.Equity(), Positions: track.Positions,
 	}
+	d.Random, d.RandomFigures = v.Random(baselineDraws, rand.New(rand.NewPCG(uint64(t.native.Seed), 3)))
 	d.Interval, d.Lead = market.BootstrapSharpe(track.Net, hold.Net, perYear, bootstrapDraws, rand.New(rand.NewPCG(uint64(t.native.Seed), 4)))
 	for _, at := range track.Dates {
 		d.Dates = append(d.Dates, day(at))

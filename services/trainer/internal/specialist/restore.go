@@ -75,6 +75,9 @@ func (t *training) restore(dir string) (run.State, error) {
 	if err := json.Unmarshal(sections["run"], &state); err != nil {
 		return state, fmt.Errorf("%s: %w", checkpoint.StateFile, err)
 	}
+	if t.curve, err = decodeCurve(sections["curve"], state.Epoch); err != nil {
+		return state, fmt.Errorf("%s: %w", checkpoint.StateFile, err)
+	}
 	// New bars move the split: the environments of the old history mean nothing
 	// there, the weights and the optimizer do.
 	same := meta.DataDigest == t.job.Table.Digest

@@ -74,8 +74,10 @@ func resumed(t *testing.T, job func() Job, whole *listener, at interruption) {
 			t.Errorf("%+v: %s differs at the end", at, name)
 		}
 	}
-	if !bytes.Equal(second.artifacts[EvaluationFile], whole.artifacts[EvaluationFile]) {
-		t.Errorf("%+v: the evaluation differs", at)
+	for name := range whole.artifacts {
+		if !bytes.Equal(second.artifacts[name], whole.artifacts[name]) {
+			t.Errorf("%+v: %s differs", at, name)
+		}
 	}
 	tail, want := comparable(second.metrics), comparable(whole.metrics)
 	if len(tail) > len(want) || !reflect.DeepEqual(tail, want[len(want)-len(tail):]) {

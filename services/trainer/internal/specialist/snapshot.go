@@ -134,7 +134,11 @@ func (t *training) complete(s *snapshot, f market.Figures, track *market.Track, 
 	if err != nil {
 		return err
 	}
-	sections := []checkpoint.Section{{Name: "run", Data: state}, {Name: "learner", Data: s.learner}, {Name: "best", Data: best}}
+	history, err := json.Marshal(t.curve)
+	if err != nil {
+		return err
+	}
+	sections := []checkpoint.Section{{Name: "run", Data: state}, {Name: "learner", Data: s.learner}, {Name: "best", Data: best}, {Name: "curve", Data: history}}
 	s.contents = []checkpoint.Content{
 		{Name: checkpoint.ModelFile, Data: s.model},
 		{Name: checkpoint.StateFile, Data: checkpoint.EncodeState(sections)},
@@ -254,6 +258,7 @@ func (t *training) rollBack() error {
 		return err
 	}
 	t.machine.RollBackTo(s.state)
+	t.curve = t.curve[:min(len(t.curve), s.state.Epoch)]
 	return nil
 }
 

@@ -56,6 +56,7 @@ type training struct {
 	valid   *market.Evaluator
 	buyHold market.Figures // on the validation bars
 	files   keeper
+	curve   curve
 	started time.Time
 	startAt int // epoch at which this attempt began
 }
@@ -204,6 +205,9 @@ func (t *training) epoch(ctx context.Context) (run.Ending, bool, error) {
 	switch d.Verdict {
 	case run.Fail:
 		t.log.Warn("diverged", zap.String("reason", d.Reason))
+		if err := t.handCurve(ctx); err != nil {
+			return t.saveFailed(err)
+		}
 		return run.Failure(run.ClassDiverged, d.Reason), true, nil
 	case run.RollBack:
 		t.log.Warn("rolling back", zap.String("reason", d.Reason))
@@ -212,6 +216,8 @@ func (t *training) epoch(ctx context.Context) (run.Ending, bool, error) {
 		}
 		return run.Ending{}, false, nil
 	}
+	t.curve = append(t.curve, epochRecord{Reward: rollout.MeanReward, Policy: losses.Policy, Value: losses.Value, Entropy: losses.Entropy,
+		KL: losses.KL, Gradient: losses.GradientNorm, Rate: rates.LearningRate, Sharpe: figures.Sharpe})
 	if err := t.tell(ctx, rollout, losses, figures, rates, speed); err != nil {
 		return run.Ending{}, false, err
 	}

@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"encoding/json"
 	"errors"
+	"image/png"
 	"math"
 	"os"
 	"path/filepath"
@@ -181,6 +182,20 @@ func TestARunLeavesEverything(t *testing.T) {
 			t.Errorf("no checkpoint after epoch %d: %v", epoch, steps)
 		}
 	}
+	for _, name := range []string{TrainingFile, EquityFile, ActionsFile} {
+		if picture, err := png.Decode(bytes.NewReader(l.artifacts[name])); err != nil || picture.Bounds().Dx() < 500 {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	page := string(l.artifacts[ReportFile])
+	for _, want := range []string{"<svg", "buy and hold", "block bootstrap", "deflated", "deepest drawdown", "random", "</html>"} {
+		if !strings.Contains(page, want) {
+			t.Errorf("the report has no %q", want)
+		}
+	}
+	if strings.Contains(page, "src=") || strings.Contains(page, "<link") || strings.Contains(page, "<script") {
+		t.Error("the report loads something from elsewhere")
+	}
 	var e Evaluation
 	if err := json.Unmarshal(l.artifacts[EvaluationFile], &e); err != nil {
 		t.Fatal(err)
@@ -313,6 +328,12 @@ func TestAnExplodingRunRollsBackOnceThenFails(t *testing.T) {
 	e := mustTrain(t, j, newListener())
 	if e.Class != run.ClassDiverged || !strings.Contains(e.Message, "again after a lower learning rate") {
 		t.Errorf("%+v", e)
+	}
+	// Whoever looks into it finds the curve up to there.
+	l := newListener()
+	failed := &training{job: j, report: l, curve: curve{{Sharpe: 1}, {Sharpe: 0.5}}, files: keeper{dir: t.TempDir()}}
+	if err := failed.handCurve(t.Context()); err != nil || len(l.artifacts[TrainingFile]) == 0 {
+		t.Errorf("%v, artifacts %d", err, len(l.artifacts))
 	}
 }
 
