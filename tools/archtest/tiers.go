@@ -31,7 +31,7 @@ var Trainyard = Tiers{
 	},
 	"services/trainer": {
 		Pure:  []string{"run", "reward", "market"},
-		Shell: []string{"chart", "features", "learner", "command", "checkpoint", "report", "specialist"},
+		Shell: []string{"chart", "features", "onnx", "learner", "command", "checkpoint", "report", "specialist"},
 		API:   []string{"report"},
 	},
 	"services/registry": {

@@ -13,11 +13,15 @@ import (
 	"github.com/ultrathink-pilot/trainyard/libs/safetensors"
 	"github.com/ultrathink-pilot/trainyard/services/trainer/internal/checkpoint"
 	"github.com/ultrathink-pilot/trainyard/services/trainer/internal/market"
+	"github.com/ultrathink-pilot/trainyard/services/trainer/internal/onnx"
 	"github.com/ultrathink-pilot/trainyard/services/trainer/internal/run"
 )
 
 // EvaluationFile is the run's artifact with the figures and equity curves.
 const EvaluationFile = "evaluation.json"
+
+// PolicyFile is the run's artifact with the best network as ONNX.
+const PolicyFile = "policy.onnx"
 
 // Evaluation is the content of EvaluationFile.
 type Evaluation struct {
@@ -117,7 +121,11 @@ func (t *training) finish(ctx context.Context) (run.Ending, error) {
 	if err != nil {
 		return run.Failure(run.ClassCrash, err.Error()), nil
 	}
-	if err := t.hand(ctx, append([]checkpoint.Content{{Name: EvaluationFile, Data: data}}, pictures...)); err != nil {
+	policy, err := t.onnx(weights)
+	if err != nil {
+		return run.Failure(run.ClassCrash, err.Error()), nil
+	}
+	if err := t.hand(ctx, append([]checkpoint.Content{{Name: EvaluationFile, Data: data}, {Name: PolicyFile, Data: policy}}, pictures...)); err != nil {
 		ending, _, err := t.saveFailed(err)
 		return ending, err
 	}
@@ -140,6 +148,18 @@ func (t *training) offer(ctx context.Context, model []byte, e *Evaluation) error
 	}
 	s.contents = []checkpoint.Content{{Name: checkpoint.ModelFile, Data: model}, meta}
 	return t.push(ctx, s)
+}
+
+// onnx is the network for other runtimes, with what is needed to feed it.
+func (t *training) onnx(weights []safetensors.Tensor) ([]byte, error) {
+	scaler, err := json.Marshal(map[string]any{"names": t.job.Table.FeatureNames, "mean": t.world.Scaler.Mean, "scale": t.world.Scaler.Scale})
+	if err != nil {
+		return nil, err
+	}
+	k := t.learner.Config().Temporal
+	return onnx.Encode(onnx.Network{Observation: market.ObservationWidth, Bars: k.Bars, Stride: k.Stride, Tensors: weights, Metadata: map[string]string{
+		"specialist": t.native.Specialist.String(), "feature_schema": t.job.Table.SchemaVersion, "features": string(scaler), "actions": "short,flat,long",
+	}})
 }
 
 func (t *training) evaluate(state run.State) *Evaluation {
