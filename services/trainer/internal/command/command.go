@@ -10,6 +10,7 @@
 //	TRAINYARD_RESTORE_PATH directory of the checkpoint to resume from; absent means from scratch
 //	TRAINYARD_OUTPUT_DIR   where it leaves checkpoints/ and artifacts/
 //	TRAINYARD_METRICS_FD   descriptor that takes JSON lines, see Line
+//	TRAINYARD_METRICS_FILE file that takes the same lines, for processes that do not inherit the descriptor
 //	TRAINYARD_CONTROL_FILE JSON file with {"stop": bool, "checkpoint_requests": n}, replaced at each change
 //	TRAINYARD_DATA_SERVICE_URL, TRAINYARD_CACHE_DIR
 //	TRACEPARENT            the attempt's span
@@ -17,7 +18,8 @@
 //
 // A checkpoint is a directory below checkpoints/ that has a trainyard.json
 // ({"step": n, "metrics": {...}, "resumable": true}), written last or renamed in
-// with the whole directory. Files in artifacts/ are kept at the end.
+// with the whole directory. It is removed when it has been handed over, so that a
+// long job does not fill the disk. Files in artifacts/ are kept at the end.
 package command
 
 import (
@@ -102,8 +104,11 @@ type runner struct {
 	output  string
 	tail    *tail
 	control control
+	memory  memory
 	picked  map[string]bool // checkpoint directories handed over or refused
+	saved   int             // checkpoints handed over
 	stop    run.Order
+	notes   []string // what was odd about its end
 }
 
 // prepare checks the command and builds the process. All problems come at once.
@@ -209,6 +214,7 @@ func (r *runner) environ() []string {
 	}
 	set("TRAINYARD_OUTPUT_DIR", r.output)
 	set("TRAINYARD_METRICS_FD", strconv.Itoa(metricsFD))
+	set("TRAINYARD_METRICS_FILE", r.metricsFile())
 	set("TRAINYARD_CONTROL_FILE", r.controlFile())
 	set("TRAINYARD_DATA_SERVICE_URL", r.a.DataServiceURL)
 	set("TRAINYARD_CACHE_DIR", r.a.CacheDir)
@@ -228,11 +234,15 @@ func (r *runner) run(ctx context.Context, cmd *exec.Cmd) (run.Ending, error) {
 	if err := r.writeControl(); err != nil {
 		return run.Failure(run.ClassCrash, err.Error()), nil
 	}
+	if err := os.WriteFile(r.metricsFile(), nil, 0o600); err != nil {
+		return run.Failure(run.ClassCrash, err.Error()), nil
+	}
 	pipe, theirs, err := os.Pipe()
 	if err != nil {
 		return run.Failure(run.ClassCrash, err.Error()), nil
 	}
 	cmd.ExtraFiles = []*os.File{theirs}
+	r.memory = watchMemory()
 	err = cmd.Start()
 	err = errors.Join(err, theirs.Close())
 	if err != nil {
@@ -245,9 +255,12 @@ func (r *runner) run(ctx context.Context, cmd *exec.Cmd) (run.Ending, error) {
 	read := make(chan error, 1)
 	go func() { read <- lines.read(ctx) }()
 
-	exit, gone := r.follow(ctx, group, ended)
+	file := &follower{path: r.metricsFile(), lines: lines}
+	exit, gone := r.follow(ctx, group, ended, file)
 	// What it forked and left behind ends with it.
-	_ = unix.Kill(-group, unix.SIGKILL)
+	if unix.Kill(-group, unix.SIGKILL) == nil && !r.stop.Stop {
+		r.notes = append(r.notes, "it left processes behind, which were killed")
+	}
 	if err := pipe.SetReadDeadline(time.Now().Add(checksEnds)); err != nil {
 		r.log.Debug("the metrics pipe has no deadline", zap.Error(err))
 	}
@@ -255,6 +268,9 @@ func (r *runner) run(ctx context.Context, cmd *exec.Cmd) (run.Ending, error) {
 		gone = err
 	}
 	gone = errors.Join(gone, pipe.Close())
+	if gone == nil {
+		gone = file.rest(ctx)
+	}
 	if gone != nil {
 		return run.Ending{}, gone
 	}
@@ -269,7 +285,7 @@ func (r *runner) run(ctx context.Context, cmd *exec.Cmd) (run.Ending, error) {
 
 // follow returns when the program has ended, with its error; gone is set when
 // the attempt is over and the program was killed for it.
-func (r *runner) follow(ctx context.Context, group int, ended <-chan error) (exit, gone error) {
+func (r *runner) follow(ctx context.Context, group int, ended <-chan error, file *follower) (exit, gone error) {
 	scan := time.NewTicker(r.job.ScanEvery)
 	defer scan.Stop()
 	var kill <-chan time.Time
@@ -306,11 +322,12 @@ func (r *runner) follow(ctx context.Context, group int, ended <-chan error) (exi
 			return exit, nil
 		case <-kill:
 			r.log.Warn("the program ignored SIGTERM and is killed")
+			r.notes = append(r.notes, "it ignored SIGTERM and was killed")
 			_ = unix.Kill(-group, unix.SIGKILL)
 			kill = nil
 		case <-scan.C:
-			if err := r.pickUp(ctx); err != nil {
-				gone = err
+			if gone = file.read(ctx); gone == nil {
+				gone = r.pickUp(ctx)
 			}
 		case <-changed:
 		case <-ctx.Done():
@@ -331,13 +348,15 @@ func (r *runner) grace(given time.Duration) time.Duration {
 	return given - min(given/4, 5*time.Second)
 }
 
-// outOfMemory are the sentences by which the common frameworks say it.
-var outOfMemory = []string{"CUDA out of memory", "torch.cuda.OutOfMemoryError", "torch.OutOfMemoryError",
-	"CUDA_ERROR_OUT_OF_MEMORY", "RESOURCE_EXHAUSTED: Out of memory"}
-
 // ending judges the exit.
 func (r *runner) ending(ctx context.Context, exit error, lines *lines) (run.Ending, error) {
 	note := lines.note()
+	if lines.silent() && r.saved == 0 {
+		r.notes = append(r.notes, "it reported no metric and left no checkpoint")
+	}
+	if len(r.notes) > 0 {
+		note += " (" + strings.Join(r.notes, "; ") + ")"
+	}
 	if r.stop.Stop {
 		return run.Ending{Outcome: run.Stopped, Message: "stopped: " + r.stop.Reason + note}, nil
 	}
@@ -345,18 +364,19 @@ func (r *runner) ending(ctx context.Context, exit error, lines *lines) (run.Endi
 		return run.Ending{Outcome: run.Succeeded, Message: "the program ended with code 0" + note}, nil
 	}
 	text := r.tail.String()
-	for _, sentence := range outOfMemory {
-		if !strings.Contains(text, sentence) {
-			continue
-		}
+	if class, evidence := r.memory.judge(text, lines.oom); class != run.ClassNone {
 		device := ""
-		if len(r.a.DeviceIDs) > 0 {
+		if class == run.ClassDeviceOOM && len(r.a.DeviceIDs) > 0 {
 			device = r.a.DeviceIDs[0]
 		}
-		if err := r.report.OutOfMemory(ctx, device, lastLine(text)); err != nil {
+		if err := r.report.OutOfMemory(ctx, device, evidence); err != nil {
 			return run.Ending{}, err
 		}
-		return run.Failure(run.ClassDeviceOOM, "the program ran out of device memory: "+lastLine(text)), nil
+		kind := "host"
+		if class == run.ClassDeviceOOM {
+			kind = "device"
+		}
+		return run.Failure(class, "the program ran out of "+kind+" memory: "+evidence+note), nil
 	}
 	message := "the program failed: " + exit.Error()
 	if last := lastLine(text); last != "" {

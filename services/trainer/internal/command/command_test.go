@@ -14,6 +14,8 @@ import (
 	"testing"
 	"time"
 
+	"go.uber.org/zap"
+
 	"github.com/ultrathink-pilot/trainyard/services/trainer/internal/checkpoint"
 	"github.com/ultrathink-pilot/trainyard/services/trainer/internal/run"
 )
@@ -174,7 +176,10 @@ func TestFailuresAreNamed(t *testing.T) {
 		"code":   {`echo "no such column" >&2; exit 3`, run.ClassCrash, "exit status 3: no such column"},
 		"signal": {`kill -SEGV $$`, run.ClassCrash, "segmentation fault"},
 		"oom":    {`echo "torch.cuda.OutOfMemoryError: CUDA out of memory. Tried to allocate 2 GiB" >&2; exit 1`, run.ClassDeviceOOM, "Tried to allocate"},
-		"silent": {`exit 1`, run.ClassCrash, "exit status 1"},
+		"memory": {`echo "MemoryError: Unable to allocate 9 TiB" >&2; exit 1`, run.ClassHostOOM, "9 TiB"},
+		"report": {`echo '{"out_of_memory": "asked for 3 GiB"}' >&3; exit 1`, run.ClassDeviceOOM, "asked for 3 GiB"},
+		"host":   {`echo '{"out_of_memory": "host"}' >&3; exit 1`, run.ClassHostOOM, "host"},
+		"silent": {`exit 1`, run.ClassCrash, "exit status 1 (it reported no metric and left no checkpoint)"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -183,7 +188,7 @@ func TestFailuresAreNamed(t *testing.T) {
 			if e.Outcome != run.Failed || e.Class != c.class || !strings.Contains(e.Message, c.want) {
 				t.Errorf("%+v", e)
 			}
-			if (c.class == run.ClassDeviceOOM) != strings.HasPrefix(l.oom, "GPU-1: ") {
+			if (c.class == run.ClassDeviceOOM) != strings.HasPrefix(l.oom, "GPU-1: ") || (c.class == run.ClassHostOOM) != strings.HasPrefix(l.oom, ": ") {
 				t.Errorf("out of memory report %q", l.oom)
 			}
 		})
@@ -226,7 +231,7 @@ while :; do sleep 0.05; done`)
 		<-l.seen
 		l.give(run.Order{Stop: true, Reason: "cancelled"})
 	}()
-	if e := mustRun(t, j, l); e.Outcome != run.Stopped {
+	if e := mustRun(t, j, l); e.Outcome != run.Stopped || !strings.Contains(e.Message, "ignored SIGTERM") {
 		t.Errorf("%+v", e)
 	}
 	gone(t, int(l.metrics[0].Value))
@@ -257,7 +262,7 @@ func TestAForkThatHoldsThePipesDoesNotHang(t *testing.T) {
 	t.Parallel()
 	l := newListener()
 	e := mustRun(t, shell(t, `sleep 3600 & echo "{\"child\": $!}" >&3; exit 0`), l)
-	if e.Outcome != run.Succeeded {
+	if e.Outcome != run.Succeeded || !strings.Contains(e.Message, "left processes behind") {
 		t.Errorf("%+v", e)
 	}
 	gone(t, int(l.metrics[0].Value))
@@ -371,4 +376,56 @@ func FuzzParse(f *testing.F) {
 			t.Fatal("a negative step")
 		}
 	})
+}
+
+// TestTheMetricsFileIsFollowed: lines of processes that do not have the descriptor,
+// a file that is cut, a line without its end, and what is no file at all.
+func TestTheMetricsFileIsFollowed(t *testing.T) {
+	t.Parallel()
+	l := newListener()
+	e := mustRun(t, shell(t, `
+exec 3>&-
+echo '{"step": 1, "a": 1}' >> "$TRAINYARD_METRICS_FILE"
+sh -c 'echo "{\"step\": 2, \"a\": 2}" >> "$TRAINYARD_METRICS_FILE"'
+printf '{"step": 3, "a": 3}' >> "$TRAINYARD_METRICS_FILE"`), l)
+	if e.Outcome != run.Succeeded || len(l.metrics) != 3 || l.metrics[2].Value != 3 || l.progress[len(l.progress)-1].Step != 3 {
+		t.Errorf("%+v, metrics %+v", e, l.metrics)
+	}
+	l = newListener()
+	e = mustRun(t, shell(t, `
+rm "$TRAINYARD_METRICS_FILE"; mkfifo "$TRAINYARD_METRICS_FILE"; sleep 0.1`), l)
+	if e.Outcome != run.Succeeded || !strings.Contains(e.Message, "no metric") {
+		t.Errorf("%+v", e)
+	}
+	path := filepath.Join(t.TempDir(), "m")
+	l = newListener()
+	f := &follower{path: path, lines: newLines(nil, l, zap.NewNop())}
+	for _, text := range []string{`{"step": 1, "a": 1}` + "\n" + `{"step": 2,`, `{"step": 9, "a": 9}` + "\n"} {
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := f.read(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if len(l.metrics) != 2 || l.metrics[1].Value != 9 {
+		t.Errorf("after the file was cut: %+v", l.metrics)
+	}
+}
+
+// TestACheckpointIsRemovedOnceItIsSafe, and its name may come again.
+func TestACheckpointIsRemovedOnceItIsSafe(t *testing.T) {
+	t.Parallel()
+	l := newListener()
+	j := shell(t, `
+save() {
+  mkdir "$4/checkpoints/.new" && echo "$5" > "$4/checkpoints/.new/model.pt" && echo "{\"step\": $5}" > "$4/checkpoints/.new/trainyard.json"
+  mv "$4/checkpoints/.new" "$4/checkpoints/last"
+}
+save "$1" "$2" "$3" "$4" 1
+while [ -e "$4/checkpoints/last" ]; do sleep 0.01; done
+save "$1" "$2" "$3" "$4" 2`)
+	if e := mustRun(t, j, l); e.Outcome != run.Succeeded || len(l.checkpoints) != 2 || l.checkpoints[1].Step != 2 {
+		t.Errorf("%+v, %+v", e, l.checkpoints)
+	}
 }

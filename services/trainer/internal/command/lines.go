@@ -13,6 +13,7 @@ import (
 	"sort"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"go.uber.org/zap"
@@ -30,6 +31,8 @@ type Line struct {
 	Epoch       int      `json:"epoch"`
 	TotalEpochs int      `json:"total_epochs"`
 	Objective   *float64 `json:"objective"`
+	// OutOfMemory is the program's own report of why it will fail.
+	OutOfMemory string `json:"out_of_memory"`
 }
 
 const (
@@ -46,12 +49,14 @@ type lines struct {
 		Progress(ctx context.Context, p run.Progress) error
 	}
 	log      *zap.Logger
+	mu       sync.Mutex // the pipe and the file are read side by side
 	progress run.Progress
 	told     time.Time
 	toldStep int64
 	good     int
 	bad      int
 	firstBad string
+	oom      string
 }
 
 func newLines(pipe *os.File, report Reporter, log *zap.Logger) *lines {
@@ -95,6 +100,8 @@ func readLine(r *bufio.Reader) ([]byte, error) {
 }
 
 func (l *lines) take(ctx context.Context, text []byte) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
 	if strings.TrimSpace(string(text)) == "" {
 		return nil
 	}
@@ -108,6 +115,9 @@ func (l *lines) take(ctx context.Context, text []byte) error {
 		return nil
 	}
 	l.good++
+	if line.OutOfMemory != "" {
+		l.oom = line.OutOfMemory
+	}
 	if len(line.Params) > 0 {
 		if err := l.report.Params(ctx, line.Params); err != nil {
 			return err
@@ -137,13 +147,19 @@ func (l *lines) take(ctx context.Context, text []byte) error {
 		}
 	}
 	if now.Sub(l.told) >= progressEvery {
-		return l.flush(ctx)
+		return l.tell(ctx)
 	}
 	return nil
 }
 
 // flush reports the progress.
 func (l *lines) flush(ctx context.Context) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.tell(ctx)
+}
+
+func (l *lines) tell(ctx context.Context) error {
 	if l.good == 0 {
 		return nil
 	}
@@ -154,6 +170,9 @@ func (l *lines) flush(ctx context.Context) error {
 	l.told, l.toldStep = now, l.progress.Step
 	return l.report.Progress(ctx, l.progress)
 }
+
+// silent reports whether not one good line came.
+func (l *lines) silent() bool { return l.good == 0 }
 
 // note says what was wrong with the lines, for the ending's message.
 func (l *lines) note() string {
@@ -195,6 +214,8 @@ func parse(text []byte) (*Line, error) {
 			line.TotalEpochs = int(number)
 		case name == "objective" && numeric:
 			line.Objective = &number
+		case name == "out_of_memory":
+			line.OutOfMemory = strings.TrimSpace(fmt.Sprint(value))
 		case name == "metrics" || name == "params":
 			members, ok := value.(map[string]any)
 			if !ok {

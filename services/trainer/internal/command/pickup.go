@@ -80,7 +80,14 @@ func (r *runner) pickUp(ctx context.Context) error {
 		if err := r.report.Checkpoint(ctx, c, files); err != nil {
 			return err
 		}
-		r.picked[name] = true
+		r.saved++
+		// The host has its own copy. A name may come again with another content.
+		if err := os.RemoveAll(dir); err != nil {
+			r.log.Warn("a checkpoint that was handed over stays in the output directory", zap.String("directory", name), zap.Error(err))
+			r.picked[name] = true
+		} else {
+			delete(r.picked, name)
+		}
 	}
 	return nil
 }

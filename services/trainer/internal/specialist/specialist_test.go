@@ -256,7 +256,12 @@ func TestPauseHoldsStillAndCheckpointNowSaves(t *testing.T) {
 	l.onMetrics = func(l *listener) {
 		if len(l.progress) == 2 {
 			l.give(run.Order{Paused: true, CheckpointNow: true})
-			time.AfterFunc(50*time.Millisecond, func() { l.give(run.Order{}) })
+			time.AfterFunc(50*time.Millisecond, func() {
+				l.mu.Lock()
+				asked := l.order.CheckpointNow // on a busy machine not yet taken
+				l.mu.Unlock()
+				l.give(run.Order{CheckpointNow: asked})
+			})
 		}
 	}
 	began := time.Now()
