@@ -71,7 +71,12 @@ func jobID(ctx context.Context, s *session, ref string) (string, error) {
 	}
 }
 
-func stateText(j *jobv1.Job) string { return enumText(j.GetState().String(), "STATE_") }
+func stateText(j *jobv1.Job) string {
+	if j.GetPoison() {
+		return "poison"
+	}
+	return enumText(j.GetState().String(), "STATE_")
+}
 
 func final(state jobv1.Job_State) bool {
 	return state == jobv1.Job_STATE_SUCCEEDED || state == jobv1.Job_STATE_FAILED || state == jobv1.Job_STATE_CANCELLED
@@ -79,12 +84,12 @@ func final(state jobv1.Job_State) bool {
 
 func (a *app) jobsCommand() *cobra.Command {
 	var states []string
-	var experiment string
+	var experiment, array, graph, tenant string
 	var limit int
 	cmd := &cobra.Command{
 		Use: "jobs", Short: "List jobs, newest first", Args: arguments(cobra.NoArgs),
 		RunE: a.with(func(ctx context.Context, s *session, _ []string) error {
-			request := &jobv1.ListJobsRequest{ExperimentPrefix: experiment}
+			request := &jobv1.ListJobsRequest{ExperimentPrefix: experiment, ArrayId: array, GraphId: graph, Tenant: tenant}
 			for _, name := range states {
 				value, ok := jobv1.Job_State_value["STATE_"+strings.ToUpper(name)]
 				if !ok || value == 0 {
@@ -109,6 +114,9 @@ func (a *app) jobsCommand() *cobra.Command {
 	}
 	cmd.Flags().StringSliceVar(&states, "job-state", nil, "only jobs in these states")
 	cmd.Flags().StringVar(&experiment, "experiment", "", "only experiments that begin so")
+	cmd.Flags().StringVar(&array, "array", "", "only the elements of this array")
+	cmd.Flags().StringVar(&graph, "graph", "", "only the nodes of this graph")
+	cmd.Flags().StringVar(&tenant, "tenant", "", "only this tenant's")
 	cmd.Flags().IntVar(&limit, "limit", 50, "at most so many; 0 means all")
 	return cmd
 }
@@ -138,6 +146,7 @@ func writeJob(w io.Writer, j *jobv1.Job) error {
 	t.add("state", stateText(j))
 	t.add("reason", orDash(j.GetStateReason()))
 	t.add("priority", enumText(j.GetSpec().GetPriorityClass().String(), "PRIORITY_CLASS_"))
+	addLife(t, j)
 	t.add("submitter", j.GetSubmitter())
 	t.add("submitted", timeText(j.GetCreateTime()))
 	t.add("started", timeText(j.GetStartTime()))
@@ -270,6 +279,8 @@ func (a *app) changeJob(ctx context.Context, s *session, verb, ref string, chang
 }
 
 func (a *app) explainCommand() *cobra.Command {
+	var placement bool
+	var attempt uint32
 	cmd := &cobra.Command{
 		Use: "explain JOB | explain checkpoint ID", Short: "Say why a job is where it is, or what becomes of a checkpoint",
 		Args: arguments(cobra.RangeArgs(1, 2)),
@@ -283,9 +294,14 @@ func (a *app) explainCommand() *cobra.Command {
 			if len(args) != 1 {
 				return usageError{fmt.Errorf("explain JOB, or explain checkpoint ID")}
 			}
+			if placement {
+				return a.explainPlacement(ctx, s, args[0], attempt)
+			}
 			return a.explainJob(ctx, s, args[0])
 		}),
 	}
+	cmd.Flags().BoolVar(&placement, "placement", false, "say why it runs where it runs, host by host")
+	cmd.Flags().Uint32Var(&attempt, "attempt", 0, "with --placement: which attempt; 0 means the newest")
 	return cmd
 }
 

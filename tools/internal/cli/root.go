@@ -83,7 +83,9 @@ func (a *app) root() *cobra.Command {
 	root.AddCommand(
 		a.upCommand(), a.demoCommand(),
 		a.submitCommand(), a.jobsCommand(), a.jobCommand(), a.watchCommand(), a.explainCommand(), a.logsCommand(),
-		a.cancelCommand(), a.pauseCommand(), a.resumeCommand(),
+		a.cancelCommand(), a.pauseCommand(), a.resumeCommand(), a.reprioritizeCommand(),
+		a.arrayCommand(), a.graphCommand(), a.scheduleCommand(), a.quotaCommand(), a.snapshotCommand(),
+		a.cordonCommand(), a.drainCommand(), a.uncordonCommand(),
 		a.runsCommand(), a.metricsCommand(), a.checkpointsCommand(),
 		a.importCommand(), a.modelsCommand(), a.promoteCommand(), a.rollbackCommand(), a.resolveCommand(), a.historyCommand(), a.mirrorCommand(),
 		a.sweepCommand(), a.reportCommand(), a.agentsCommand(), a.traceCommand(),

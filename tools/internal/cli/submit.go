@@ -109,11 +109,14 @@ func (a *app) submit(ctx context.Context, s *session, candidates []candidate, dr
 	}
 	var jobs []*jobv1.Job
 	for _, c := range candidates {
-		job, err := submitOne(ctx, s, c.Spec, requestID(request))
+		accepted, err := a.submitFile(ctx, s, c, requestID(request))
 		if err != nil {
 			return fmt.Errorf("%s: %w", c.name, err)
 		}
-		jobs = append(jobs, job)
+		jobs = append(jobs, accepted...)
+	}
+	if len(jobs) == 0 {
+		return nil // schedules only, which have said so themselves
 	}
 	err = a.show(&jobv1.ListJobsResponse{Jobs: jobs}, func(w io.Writer) error {
 		t := newTable("JOB", "NAME", "STATE", "TRACE")
@@ -149,6 +152,59 @@ func warmStarts(ctx context.Context, s *session, candidates []candidate) error {
 	return nil
 }
 
+// submitFile submits whatever a file describes and returns the jobs it made.
+func (a *app) submitFile(ctx context.Context, s *session, c candidate, request string) (jobs []*jobv1.Job, err error) {
+	switch {
+	case c.Graph != nil:
+		err = s.traced(ctx, "submit", func(ctx context.Context) error {
+			answer, err := s.Graphs.SubmitGraph(ctx, &jobv1.SubmitGraphRequest{RequestId: request, Nodes: c.Graph})
+			jobs = answer.GetJobs()
+			return err
+		})
+		return jobs, err
+	case c.Array != nil:
+		var array *jobv1.JobArray
+		err = s.traced(ctx, "submit", func(ctx context.Context) error {
+			answer, err := s.Arrays.SubmitArray(ctx, &jobv1.SubmitArrayRequest{RequestId: request, Template: c.Spec, Count: c.Array.Count, MaxParallel: c.Array.MaxParallel})
+			array = answer.GetArray()
+			return err
+		})
+		if err != nil {
+			return nil, err
+		}
+		return allJobs(ctx, s, &jobv1.ListJobsRequest{ArrayId: array.GetArrayId()}, 0)
+	case c.Schedule != nil:
+		answer, err := s.Timer.CreateSchedule(ctx, &jobv1.CreateScheduleRequest{RequestId: request, Name: c.Schedule.Name, Spec: c.Schedule.Spec})
+		if err != nil {
+			return nil, err
+		}
+		return nil, a.showSchedule(answer.GetSchedule())
+	}
+	job, err := submitOne(ctx, s, c.Spec, request)
+	if err != nil {
+		return nil, err
+	}
+	return []*jobv1.Job{job}, nil
+}
+
+// checkFile asks the scheduler what it thinks of a file.
+func checkFile(ctx context.Context, s *session, c candidate) (*jobv1.SubmitJobResponse, error) {
+	switch {
+	case c.Graph != nil:
+		_, err := s.Graphs.SubmitGraph(ctx, &jobv1.SubmitGraphRequest{RequestId: newRequestID(), Nodes: c.Graph, ValidateOnly: true})
+		return &jobv1.SubmitJobResponse{Prediction: "would be " + c.Kind()}, err
+	case c.Array != nil:
+		_, err := s.Arrays.SubmitArray(ctx, &jobv1.SubmitArrayRequest{
+			RequestId: newRequestID(), Template: c.Spec, Count: c.Array.Count, MaxParallel: c.Array.MaxParallel, ValidateOnly: true,
+		})
+		return &jobv1.SubmitJobResponse{Prediction: "would be " + c.Kind()}, err
+	case c.Schedule != nil:
+		answer, err := s.Timer.CreateSchedule(ctx, &jobv1.CreateScheduleRequest{RequestId: newRequestID(), Name: c.Schedule.Name, Spec: c.Schedule.Spec, ValidateOnly: true})
+		return &jobv1.SubmitJobResponse{Prediction: "would fire next at " + fireText(answer.GetSchedule())}, err
+	}
+	return s.Jobs.SubmitJob(ctx, &jobv1.SubmitJobRequest{RequestId: newRequestID(), Spec: proto.CloneOf(c.Spec), ValidateOnly: true})
+}
+
 func submitOne(ctx context.Context, s *session, spec *jobv1.JobSpec, request string) (*jobv1.Job, error) {
 	var job *jobv1.Job
 	err := s.traced(ctx, "submit", func(ctx context.Context) error {
@@ -180,7 +236,7 @@ func (a *app) checkAll(ctx context.Context, s *session, candidates []candidate) 
 	var predictions []*jobv1.SubmitJobResponse
 	for _, c := range candidates {
 		problems := dataProblems(c, served)
-		answer, err := s.Jobs.SubmitJob(ctx, &jobv1.SubmitJobRequest{RequestId: newRequestID(), Spec: proto.CloneOf(c.Spec), ValidateOnly: true})
+		answer, err := checkFile(ctx, s, c)
 		violations := rpcerr.Violations(err)
 		for _, v := range violations {
 			problems = append(problems, c.Problem(v.Field, v.Description))
@@ -202,7 +258,7 @@ func (a *app) checkAll(ctx context.Context, s *session, candidates []candidate) 
 func (a *app) showPredictions(candidates []candidate, predictions []*jobv1.SubmitJobResponse) error {
 	for i, answer := range predictions {
 		err := a.show(answer, func(w io.Writer) error {
-			_, err := fmt.Fprintf(w, "%s: ok, %s\n", candidates[i].name, answer.GetPrediction())
+			_, err := fmt.Fprintf(w, "%s: ok, %s%s\n", candidates[i].name, answer.GetPrediction(), startText(answer))
 			return err
 		})
 		if err != nil {
@@ -210,6 +266,17 @@ func (a *app) showPredictions(candidates []candidate, predictions []*jobv1.Submi
 		}
 	}
 	return nil
+}
+
+// startText says when a job would start, where that is known and not now.
+func startText(answer *jobv1.SubmitJobResponse) string {
+	if answer.GetPredictedStartTime() == nil {
+		return ""
+	}
+	if wait := time.Until(answer.GetPredictedStartTime().AsTime()); wait > time.Second {
+		return "; it would start in about " + spanText(wait)
+	}
+	return "; it would start at once"
 }
 
 // series is one history that the data service has, or refuses.
@@ -249,14 +316,25 @@ func servedData(ctx context.Context, base string) (_ []series, err error) {
 // dataProblems finds what a native job cannot be trained on; served is nil when
 // that is unknown.
 func dataProblems(c candidate, served []series) []jobfile.Problem {
-	native := c.Spec.GetNative()
+	var out []jobfile.Problem
+	for i, spec := range c.Specs() {
+		path := ""
+		if c.Graph != nil {
+			path = fmt.Sprintf("graph[%d].", i)
+		}
+		out = append(out, nativeProblems(c, path, spec.GetNative(), served)...)
+	}
+	return out
+}
+
+func nativeProblems(c candidate, path string, native *jobv1.NativeSpec, served []series) []jobfile.Problem {
 	if native == nil || served == nil {
 		return nil
 	}
 	frames := map[string][]string{}
 	for _, s := range served {
 		if s.Symbol == native.GetSymbol() && s.Timeframe == native.GetTimeframe() && s.Refused {
-			return []jobfile.Problem{c.Problem("native.symbol", fmt.Sprintf("%s cannot be used: %s", s.Source, strings.Join(s.Problems, "; ")))}
+			return []jobfile.Problem{c.Problem(path+"native.symbol", fmt.Sprintf("%s cannot be used: %s", s.Source, strings.Join(s.Problems, "; ")))}
 		}
 		if !s.Refused {
 			frames[s.Symbol] = append(frames[s.Symbol], s.Timeframe)
@@ -269,12 +347,12 @@ func dataProblems(c candidate, served []series) []jobfile.Problem {
 			names = append(names, fmt.Sprintf("%s (%s)", name, strings.Join(f, ", ")))
 		}
 		sort.Strings(names)
-		return []jobfile.Problem{c.Problem("native.symbol", fmt.Sprintf("unknown symbol %q; the data service has %s", native.GetSymbol(), strings.Join(names, ", ")))}
+		return []jobfile.Problem{c.Problem(path+"native.symbol", fmt.Sprintf("unknown symbol %q; the data service has %s", native.GetSymbol(), strings.Join(names, ", ")))}
 	}
 	for _, f := range have {
 		if f == native.GetTimeframe() {
 			return nil
 		}
 	}
-	return []jobfile.Problem{c.Problem("native.timeframe", fmt.Sprintf("unknown timeframe %q; %s has %s", native.GetTimeframe(), native.GetSymbol(), strings.Join(have, ", ")))}
+	return []jobfile.Problem{c.Problem(path+"native.timeframe", fmt.Sprintf("unknown timeframe %q; %s has %s", native.GetTimeframe(), native.GetSymbol(), strings.Join(have, ", ")))}
 }

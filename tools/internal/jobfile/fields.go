@@ -1,6 +1,7 @@
 package jobfile
 
 import (
+	"maps"
 	"strings"
 	"time"
 
@@ -38,9 +39,10 @@ var schedules = map[string]jobv1.LearnerSpec_Schedule{
 
 const maxMemory = int64(64) << 40
 
-func (d *decoder) job(n *yaml.Node) *jobv1.JobSpec {
+// job decodes a job. more are fields that a job has only where it stands.
+func (d *decoder) job(n *yaml.Node, path string, more fields) *jobv1.JobSpec {
 	spec := &jobv1.JobSpec{}
-	seen := d.object(n, "", fields{
+	known := fields{
 		"name":       d.text(&spec.DisplayName),
 		"experiment": d.text(&spec.Experiment),
 		"tenant":     d.text(&spec.Tenant),
@@ -68,15 +70,22 @@ func (d *decoder) job(n *yaml.Node) *jobv1.JobSpec {
 		},
 		"wait_for_capacity": d.flag(&spec.WaitForCapacity),
 		"labels":            d.pairs(&spec.Labels),
-	})
+		"after": d.list(func(n *yaml.Node, path string) {
+			spec.After = append(spec.After, d.dependency(n, path))
+		}),
+		"deadline": d.instant(&spec.Deadline),
+		"expected": d.duration(&spec.ExpectedDuration),
+	}
+	maps.Copy(known, more)
+	seen := d.object(n, path, known)
 	if seen == nil {
 		return spec
 	}
-	d.require(n, seen, "", "name")
+	d.require(n, seen, path, "name")
 	if seen["native"] && seen["command"] {
-		d.add(n, "", `"native" and "command" are both there: a job has one of them`)
+		d.add(n, path, `"native" and "command" are both there: a job has one of them`)
 	} else if !seen["native"] && !seen["command"] {
-		d.add(n, "", `the job has neither "native" (the built-in learner) nor "command" (a program)`)
+		d.add(n, path, `the job has neither "native" (the built-in learner) nor "command" (a program)`)
 	}
 	if spec.Experiment == "" {
 		spec.Experiment = defaultExperiment(spec)
@@ -104,7 +113,8 @@ func (d *decoder) resources(n *yaml.Node, path string) *jobv1.Resources {
 			r.Devices = append(r.Devices, demand)
 			d.object(n, path, fields{
 				"count": d.count(&demand.Count, 64), "kind": d.text(&demand.Kind),
-				"memory": d.bytes(&demand.MemoryBytes, maxMemory), "labels": d.pairs(&demand.Labels),
+				"memory": d.reservation(demand), "labels": d.pairs(&demand.Labels),
+				"mig": d.text(&demand.MigProfile), "topology": choice(d, &demand.Topology, topologies),
 			})
 		}),
 		"cpu":    d.cores(&r.CpuMillis, 1024000),

@@ -13,6 +13,13 @@
 //	  cpu: 1                         # cores; 500m is half a core
 //	  memory: 512MiB                 # of the host
 //	limits: {time: 2h, stall: 10m}
+//	after: [{job: ID, on_failure: hold}, {model_promoted: bull_specialist}]
+//	deadline: 2026-12-01T06:00:00Z
+//	array: {count: 20, max_parallel: 4}        # one file, many jobs; "{index}" is filled in
+//	schedule: {name: nightly, cron: "30 2 * * *", time_zone: Europe/Berlin}
+//
+// A graph is a file with one list, "graph", of jobs that each have a "node" name,
+// which the others' "after" may give.
 //
 // It does no I/O: bytes in, a job or every problem out, each with its line and
 // the path of the field as it is written in the file.
@@ -49,9 +56,13 @@ func (p Problem) String() string {
 	return strings.Join(append(parts, p.Description), ": ")
 }
 
-// File is a job file that can be submitted.
+// File is a job file that can be submitted. Either Spec or Graph is set; with
+// Spec, Array or Schedule may be.
 type File struct {
-	Spec *jobv1.JobSpec
+	Spec     *jobv1.JobSpec
+	Array    *Array
+	Schedule *Schedule
+	Graph    []*jobv1.GraphNode
 	// WarmModel is the model whose checkpoint Spec's warm start takes; it has to be
 	// looked up before the job is submitted. Nil when the file names none.
 	WarmModel *ModelVersion
@@ -65,7 +76,7 @@ type ModelVersion struct {
 	Version int64
 }
 
-// Parse reads one job. With any problem the file is nil.
+// Parse reads one file. With any problem the file is nil.
 func Parse(data []byte) (*File, []Problem) {
 	var document yaml.Node
 	if err := yaml.Unmarshal(data, &document); err != nil {
@@ -75,11 +86,10 @@ func Parse(data []byte) (*File, []Problem) {
 		return nil, []Problem{{Description: "the file is empty"}}
 	}
 	d := &decoder{lines: map[string]int{}}
-	spec := d.job(document.Content[0])
+	file := d.file(document.Content[0])
 	if len(d.problems) > 0 {
 		return nil, d.problems
 	}
-	file := &File{Spec: spec, lines: d.lines}
 	if d.warmModel.Name != "" {
 		file.WarmModel = &d.warmModel
 	}
@@ -117,10 +127,28 @@ var renamed = [][2]string{
 	{"learner.hidden_sizes", "learner.hidden"},
 	{"learner.entropy_coefficient", "learner.entropy"},
 	{"learner.value_coefficient", "learner.value"},
+	{"expected_duration", "expected"},
+	{"mig_profile", "mig"},
+	{"learn_memory", "memory"},
 }
 
 func filePath(field string) string {
-	field = strings.TrimPrefix(field, "spec.")
+	switch node, spec, inGraph := strings.Cut(field, ".spec."); {
+	case inGraph && strings.HasPrefix(node, "nodes["):
+		field = "graph" + strings.TrimPrefix(node, "nodes") + "." + spec
+	case strings.HasPrefix(field, "nodes"):
+		field = "graph" + strings.TrimPrefix(field, "nodes")
+	}
+	for _, prefix := range []string{"spec.job.", "spec.", "template."} {
+		if rest, cut := strings.CutPrefix(field, prefix); cut {
+			field = rest
+			break
+		}
+	}
+	switch field {
+	case "cron", "time_zone", "overlap", "catch_up", "complete_within":
+		field = "schedule." + field
+	}
 	for _, r := range renamed {
 		// "_" is part of a name: memory_bytes must not match inside host_memory_bytes.
 		at := strings.Index(field, r[0])

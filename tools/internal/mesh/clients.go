@@ -23,6 +23,10 @@ const maxAnswer = 64 << 20
 type Clients struct {
 	Jobs    jobv1.JobServiceClient
 	Fleet   fleetv1.FleetServiceClient
+	Arrays  jobv1.ArrayServiceClient
+	Graphs  jobv1.GraphServiceClient
+	Quotas  jobv1.QuotaServiceClient
+	Timer   jobv1.ScheduleServiceClient
 	Models  registryv1.ModelServiceClient
 	Runs    registryv1.RunServiceClient
 	Mirror  registryv1.MirrorServiceClient
@@ -50,6 +54,8 @@ func (m *Mesh) Connect(log *zap.Logger) (*Clients, error) {
 		return nil, errors.Join(err, c.Close())
 	}
 	c.Jobs, c.Fleet = jobv1.NewJobServiceClient(scheduler), fleetv1.NewFleetServiceClient(scheduler)
+	c.Arrays, c.Graphs = jobv1.NewArrayServiceClient(scheduler), jobv1.NewGraphServiceClient(scheduler)
+	c.Quotas, c.Timer = jobv1.NewQuotaServiceClient(scheduler), jobv1.NewScheduleServiceClient(scheduler)
 	c.Models, c.Runs = registryv1.NewModelServiceClient(registry), registryv1.NewRunServiceClient(registry)
 	c.Mirror = registryv1.NewMirrorServiceClient(registry)
 	c.Imports = registryv1.NewImportServiceClient(registry)
