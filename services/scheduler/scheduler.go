@@ -13,6 +13,7 @@ import (
 	"github.com/ultrathink-pilot/trainyard/libs/identity"
 	"github.com/ultrathink-pilot/trainyard/libs/lifecycle"
 	"github.com/ultrathink-pilot/trainyard/libs/pg"
+	"github.com/ultrathink-pilot/trainyard/libs/rpcclient"
 	"github.com/ultrathink-pilot/trainyard/libs/rpcserver"
 	"github.com/ultrathink-pilot/trainyard/libs/telemetry"
 	fleetv1 "github.com/ultrathink-pilot/trainyard/proto/gen/go/trainyard/fleet/v1"
@@ -22,6 +23,7 @@ import (
 	"github.com/ultrathink-pilot/trainyard/services/scheduler/internal/jobapi"
 	"github.com/ultrathink-pilot/trainyard/services/scheduler/internal/lease"
 	"github.com/ultrathink-pilot/trainyard/services/scheduler/internal/postgres"
+	"github.com/ultrathink-pilot/trainyard/services/scheduler/internal/registryclient"
 )
 
 // Config is everything a person can set. Every key is documented by its usage.
@@ -33,6 +35,7 @@ type Config struct {
 	TLSCA        string `conf:"tls-ca" required:"true" usage:"PEM certificates of the authority that callers are checked against"`
 	OTLPEndpoint string `conf:"otlp-endpoint" usage:"OTLP gRPC receiver of traces; empty exports none"`
 	LogLevel     string `conf:"log-level" default:"info" usage:"debug, info, warn or error"`
+	Registry     string `conf:"registry" usage:"host:port of the registry, for jobs that wait for a promotion; empty refuses such jobs"`
 	DSN          string `conf:"dsn" required:"true" secret:"true" usage:"Postgres connection string"`
 
 	Lease     time.Duration `conf:"lease" default:"15s" usage:"how long an agent's leases live without a report"`
@@ -98,11 +101,16 @@ func New(ctx context.Context, c Config, d Deps) (*Scheduler, error) {
 	defaults := jobapi.StandardDefaults()
 	defaults.DeviceBytes, defaults.CPUMillis = int64(c.DefaultReservation), c.DefaultCPUMillis
 	defaults.HostBytes, defaults.StallLimit = int64(c.DefaultHostMemory), c.DefaultStallLimit
+	promotions, hangUp, err := promotionsOf(c)
+	if err != nil {
+		pool.Close()
+		return nil, err
+	}
 	engine := cycle.New(cycle.Options{
 		Store: postgres.New(pool), Log: log.Named("cycle"), Meter: cycle.NewMeter(d.Telemetry.Metrics), Holder: holder(d.Listener),
 		Tracer: d.Telemetry.Tracer("github.com/ultrathink-pilot/trainyard/services/scheduler"),
 		Terms:  lease.Terms{Duration: c.Lease, LockDelay: c.LockDelay}, Seed: uint64(time.Now().UnixNano()),
-		Compose: jobapi.Composer(defaults), HistoryAge: c.History,
+		Compose: jobapi.Composer(defaults), Promotions: promotions, HistoryAge: c.History, LeadTTL: c.LeadTTL,
 	})
 	jobs := jobapi.NewJobs(engine, defaults)
 	server, err := rpcserver.New(rpcserver.Options{
@@ -125,6 +133,7 @@ func New(ctx context.Context, c Config, d Deps) (*Scheduler, error) {
 
 	s := &Scheduler{}
 	s.group.OnStop("database", func(context.Context) error { pool.Close(); return nil })
+	s.group.OnStop("registry", func(context.Context) error { return hangUp() })
 	s.group.Add("admin", d.Telemetry.RunAdmin)
 	s.group.Add("engine", engine.Run)
 	s.group.Add("server", func(ctx context.Context) error {
@@ -137,6 +146,22 @@ func New(ctx context.Context, c Config, d Deps) (*Scheduler, error) {
 		return server.Run(ctx)
 	})
 	return s, nil
+}
+
+// promotionsOf dials the registry, where one is configured.
+func promotionsOf(c Config) (_ cycle.Promotions, hangUp func() error, err error) {
+	if c.Registry == "" {
+		return nil, func() error { return nil }, nil
+	}
+	tls, err := identity.ClientTLS(identity.Files{Cert: c.TLSCert, Key: c.TLSKey, CA: c.TLSCA}, identity.RoleRegistry)
+	if err != nil {
+		return nil, nil, err
+	}
+	conn, err := rpcclient.Dial(c.Registry, rpcclient.Options{TLS: tls})
+	if err != nil {
+		return nil, nil, err
+	}
+	return registryclient.New(conn), conn.Close, nil
 }
 
 // holder names this scheduler among those that may lead. A process that has the

@@ -18,8 +18,8 @@ type Service struct {
 var Trainyard = Tiers{
 	"services/scheduler": {
 		Pure:  []string{"job", "queue", "placement", "lease", "cron"},
-		Shell: []string{"cycle", "postgres", "memstore", "jobapi", "agentapi", "sim"},
-		API:   []string{"jobapi", "agentapi"},
+		Shell: []string{"cycle", "postgres", "memstore", "jobapi", "agentapi", "registryclient", "sim"},
+		API:   []string{"jobapi", "agentapi", "registryclient"},
 	},
 	"services/gpu-agent": {
 		Pure: []string{"reconcile", "device", "lease", "memwatch"},

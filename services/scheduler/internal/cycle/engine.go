@@ -144,6 +144,7 @@ func (e *Engine) Run(ctx context.Context) error {
 	var wg sync.WaitGroup
 	wg.Go(func() { e.plans(inner) })
 	wg.Go(func() { e.tends(inner) })
+	wg.Go(func() { e.promotions(inner) })
 	wg.Go(func() {
 		if err := e.renews(inner); err != nil {
 			cancel(err)

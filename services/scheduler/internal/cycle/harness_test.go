@@ -28,6 +28,8 @@ type bench struct {
 	store  *memstore.Store
 	engine *cycle.Engine
 	stop   func()
+	// promotions is what the next start gets.
+	promotions cycle.Promotions
 }
 
 // inBubble runs a test in virtual time with a running scheduler.
@@ -43,7 +45,9 @@ func inBubble(t *testing.T, test func(t *testing.T, b *bench)) {
 
 // start begins a new life of the scheduler over the same store.
 func (b *bench) start() {
-	e := cycle.New(cycle.Options{Store: b.store, Terms: terms, Holder: "test"})
+	e := cycle.New(cycle.Options{Store: b.store, Terms: terms, Holder: "test", Promotions: b.promotions, Compose: func(s cycle.Schedule, _ time.Time) (cycle.NewJob, error) {
+		return cycle.NewJob{ID: uuid.Must(uuid.NewV7()).String(), Spec: sharing(gib), Priority: job.Batch}, nil
+	}})
 	ctx, cancel := context.WithCancel(context.Background())
 	var wg sync.WaitGroup
 	wg.Go(func() {

@@ -17,6 +17,9 @@ type Promotions interface {
 	Promoted(ctx context.Context, model string) (time.Time, error)
 }
 
+// Promotes reports whether a job may wait for a promotion.
+func (e *Engine) Promotes() bool { return e.o.Promotions != nil }
+
 // promoteEvery is how often the registry is asked about models that are waited
 // for. Asking heals by itself; a stream per model would have to be kept alive.
 const promoteEvery = 2 * time.Second

@@ -47,6 +47,11 @@ func (d *draft) add(s *Jobs, path, id string, in *jobv1.JobSpec, nodes map[strin
 	d.bad = append(d.bad, bad...)
 	after, bad := afterOf(path, in.GetAfter(), nodes)
 	d.bad = append(d.bad, bad...)
+	for i, dep := range after {
+		if dep.Model != "" && !s.engine.Promotes() {
+			d.bad = append(d.bad, rpcerr.Violation{Field: fmt.Sprintf("%s.after[%d].model_promoted", path, i), Description: "this scheduler knows no registry; start it with --registry"})
+		}
+	}
 	if !spec.WaitForCapacity {
 		for _, p := range placement.Impossible(s.engine.Nodes(), &spec.Demand) {
 			d.impossible = append(d.impossible, rpcerr.Violation{Field: path + ".resources." + p.Path, Description: p.Text})
