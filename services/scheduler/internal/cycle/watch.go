@@ -44,7 +44,10 @@ func (h *hub) publish(records map[string]Record) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.ring = append(h.ring, batch...)
-	if over := len(h.ring) - hubSize; over > 0 {
+	// Cut at twice the size: copying the ring for every batch would cost more
+	// than everything else that a submit does.
+	if len(h.ring) > 2*hubSize {
+		over := len(h.ring) - hubSize
 		h.floor = h.ring[over-1].Job.Revision
 		h.ring = slices.Clone(h.ring[over:])
 	}

@@ -1,0 +1,296 @@
+//go:build results
+
+package scheduler_test
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/ultrathink-pilot/trainyard/libs/benchtable"
+	"github.com/ultrathink-pilot/trainyard/libs/identity"
+	fleetv1 "github.com/ultrathink-pilot/trainyard/proto/gen/go/trainyard/fleet/v1"
+	jobv1 "github.com/ultrathink-pilot/trainyard/proto/gen/go/trainyard/job/v1"
+)
+
+// class is one sort of workload of Kueue's generator.
+type class struct {
+	name     string
+	cpus     int64
+	runs     time.Duration
+	every    time.Duration
+	count    int
+	priority jobv1.PriorityClass
+}
+
+// generator is Kueue's load test: queues of cohorts, each with its own stream of
+// every class. A tenant is a queue; a cohort's capacity is the sum of its
+// queues' quotas, on hosts with the cohort's label.
+type generator struct {
+	cohorts, queues int
+	classes         []class
+	// hosts of a cohort, and the CPUs of each.
+	hosts int
+	cpus  int64
+}
+
+var (
+	generator15k = generator{cohorts: 5, queues: 6, hosts: 1, cpus: 120, classes: []class{
+		{"small", 1, 200 * time.Millisecond, 100 * time.Millisecond, 350, jobv1.PriorityClass_PRIORITY_CLASS_BATCH},
+		{"medium", 5, 500 * time.Millisecond, 500 * time.Millisecond, 100, jobv1.PriorityClass_PRIORITY_CLASS_INTERACTIVE},
+		{"large", 20, time.Second, 1200 * time.Millisecond, 50, jobv1.PriorityClass_PRIORITY_CLASS_PRODUCTION},
+	}}
+	generator50k = generator{cohorts: 10, queues: 100, hosts: 4, cpus: 500, classes: []class{
+		{"small", 1, 150 * time.Millisecond, 60 * time.Millisecond, 35, jobv1.PriorityClass_PRIORITY_CLASS_BATCH},
+		{"medium", 5, 350 * time.Millisecond, 300 * time.Millisecond, 11, jobv1.PriorityClass_PRIORITY_CLASS_INTERACTIVE},
+		{"large", 20, 700 * time.Millisecond, 700 * time.Millisecond, 4, jobv1.PriorityClass_PRIORITY_CLASS_PRODUCTION},
+	}}
+)
+
+// lanes is a host of CPUs that runs nothing: its jobs end when their time is
+// over. It speaks the agents' protocol to the letter.
+type lanes struct {
+	client fleetv1.SynchronizeServiceClient
+	report *fleetv1.AgentReport
+	runs   map[string]time.Duration // by display name
+
+	mu    sync.Mutex
+	held  map[uint64]*fleetv1.HeldLease
+	exits map[uint64]*fleetv1.Exit
+	wake  context.CancelFunc
+}
+
+func (m *mesh) lanes(name, cohort string, cpus int64, runs map[string]time.Duration) *lanes {
+	return &lanes{
+		client: fleetv1.NewSynchronizeServiceClient(m.dial(identity.RoleAgent, name)), runs: runs,
+		held: map[uint64]*fleetv1.HeldLease{}, exits: map[uint64]*fleetv1.Exit{},
+		report: &fleetv1.AgentReport{
+			AgentName: name, Incarnation: uuid.NewString(), CpuMillis: cpus * 1000, HostMemoryBytes: 1 << 44, DataServiceReachable: true, RegistryReachable: true,
+			Labels:  map[string]string{"cohort": cohort},
+			Devices: []*fleetv1.Device{{DeviceId: "cpu:0", Kind: "cpu-lane", MemoryBytes: 1 << 40, Healthy: true, Isolation: fleetv1.Isolation_ISOLATION_WATCHED}},
+		},
+	}
+}
+
+// run keeps one call in flight until ctx ends. A change of its own state cancels
+// that call.
+func (l *lanes) run(ctx context.Context) error {
+	known := int64(0)
+	for ctx.Err() == nil {
+		call, cancel := context.WithCancel(ctx)
+		l.mu.Lock()
+		l.wake = cancel
+		l.report.Leases = slices.Collect(maps.Values(l.held))
+		l.report.Exits = slices.Collect(maps.Values(l.exits))
+		l.mu.Unlock()
+		r, err := l.client.Synchronize(call, &fleetv1.SynchronizeRequest{Report: l.report, KnownRevision: known})
+		interrupted := call.Err() != nil
+		cancel()
+		switch {
+		case ctx.Err() != nil || err != nil && interrupted:
+			continue
+		case err != nil:
+			return err
+		}
+		known = r.GetDesiredRevision()
+		l.apply(r)
+	}
+	return nil
+}
+
+func (l *lanes) apply(r *fleetv1.SynchronizeResponse) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, k := range r.GetAcknowledgedExits() {
+		delete(l.exits, k.GetFence())
+	}
+	for _, s := range r.GetStops() {
+		if h := l.held[s.GetFence()]; h != nil {
+			l.end(h, fleetv1.Exit_OUTCOME_STOPPED)
+		}
+	}
+	for _, a := range r.GetAssignments() {
+		if l.held[a.GetFence()] != nil || l.exits[a.GetFence()] != nil {
+			continue
+		}
+		h := &fleetv1.HeldLease{JobId: a.GetJobId(), Attempt: a.GetAttempt(), Fence: a.GetFence(), Phase: fleetv1.HeldLease_PHASE_RUNNING, Isolation: fleetv1.Isolation_ISOLATION_WATCHED}
+		l.held[a.GetFence()] = h
+		time.AfterFunc(l.runs[a.GetSpec().GetDisplayName()], func() {
+			l.mu.Lock()
+			defer l.mu.Unlock()
+			if l.held[h.GetFence()] == h {
+				l.end(h, fleetv1.Exit_OUTCOME_SUCCEEDED)
+				l.wake()
+			}
+		})
+	}
+}
+
+// end moves a lease to the exit journal. The caller holds the lock.
+func (l *lanes) end(h *fleetv1.HeldLease, outcome fleetv1.Exit_Outcome) {
+	delete(l.held, h.GetFence())
+	l.exits[h.GetFence()] = &fleetv1.Exit{JobId: h.GetJobId(), Attempt: h.GetAttempt(), Fence: h.GetFence(), Outcome: outcome}
+}
+
+// admitted is what became of a generator's workloads.
+type admitted struct {
+	wall time.Duration
+	// usage is the part of the CPUs' time that was spent on work.
+	usage float64
+	// wait is the mean time from the submit to the placement, by class.
+	wait map[string]float64
+}
+
+func (g generator) total() int {
+	n := 0
+	for _, c := range g.classes {
+		n += c.count
+	}
+	return n * g.cohorts * g.queues
+}
+
+// play runs a generator against a mesh.
+func (g generator) play(t *testing.T, m *mesh) admitted {
+	t.Helper()
+	ctx, cancel := context.WithCancel(t.Context())
+	runs := map[string]time.Duration{}
+	for _, c := range g.classes {
+		runs[c.name] = c.runs
+	}
+	var fleet, submits sync.WaitGroup
+	defer fleet.Wait()
+	defer cancel()
+	for c := range g.cohorts {
+		for h := range g.hosts {
+			l := m.lanes(fmt.Sprintf("c%d-h%d", c, h), fmt.Sprintf("c%d", c), g.cpus, runs)
+			fleet.Go(func() {
+				if err := l.run(ctx); err != nil {
+					t.Errorf("a host stopped: %v", err)
+				}
+			})
+		}
+	}
+	clients := make([]jobv1.JobServiceClient, 8)
+	for i := range clients {
+		clients[i] = jobv1.NewJobServiceClient(m.dial(identity.RolePerson, "kueue"))
+	}
+	done := g.watch(ctx, t, clients[0])
+	begin := time.Now()
+	for c := range g.cohorts {
+		for q := range g.queues {
+			for _, k := range g.classes {
+				client := clients[(c*g.queues+q)%len(clients)]
+				submits.Go(func() { g.create(ctx, t, client, c, q, k, begin) })
+			}
+		}
+	}
+	submits.Wait()
+	wall, wait := (<-done)(begin)
+	work := 0.0
+	for _, k := range g.classes {
+		work += float64(k.cpus) * k.runs.Seconds() * float64(k.count*g.cohorts*g.queues)
+	}
+	return admitted{wall: wall, usage: work / (wall.Seconds() * float64(int64(g.cohorts*g.hosts)*g.cpus)), wait: wait}
+}
+
+// create submits one queue's stream of one class, at its pace.
+func (g generator) create(ctx context.Context, t *testing.T, client jobv1.JobServiceClient, cohort, queue int, k class, begin time.Time) {
+	spec := &jobv1.JobSpec{
+		DisplayName: k.name, Experiment: "kueue", Tenant: fmt.Sprintf("c%d-q%d", cohort, queue), PriorityClass: k.priority, WaitForCapacity: true,
+		Resources: &jobv1.Resources{
+			CpuMillis: k.cpus * 1000, HostMemoryBytes: 1 << 20,
+			Devices: []*jobv1.DeviceDemand{{MemoryBytes: 1 << 20, Labels: map[string]string{"cohort": fmt.Sprintf("c%d", cohort)}}},
+		},
+		Runtime: &jobv1.JobSpec_Command{Command: &jobv1.CommandSpec{Argv: []string{"sleep"}}},
+	}
+	for i := range k.count {
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(time.Until(begin.Add(time.Duration(i) * k.every))):
+		}
+		if _, err := client.SubmitJob(ctx, &jobv1.SubmitJobRequest{RequestId: uuid.NewString(), Spec: spec}); err != nil {
+			t.Errorf("submit: %v", err)
+			return
+		}
+	}
+}
+
+// watch follows every job to its end. The function it gives tells the time from
+// begin to the last end, and the mean waits.
+func (g generator) watch(ctx context.Context, t *testing.T, client jobv1.JobServiceClient) <-chan func(time.Time) (time.Duration, map[string]float64) {
+	out := make(chan func(time.Time) (time.Duration, map[string]float64), 1)
+	stream, err := client.WatchJobs(ctx, &jobv1.WatchJobsRequest{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	go func() {
+		ended := map[string]bool{}
+		waits, counts := map[string]float64{}, map[string]float64{}
+		for len(ended) < g.total() {
+			f, err := stream.Recv()
+			if err != nil {
+				t.Errorf("watch: %v", err)
+				break
+			}
+			for _, j := range f.GetJobs() {
+				if j.GetState() != jobv1.Job_STATE_SUCCEEDED || ended[j.GetJobId()] {
+					continue
+				}
+				ended[j.GetJobId()] = true
+				name := j.GetSpec().GetDisplayName()
+				last := j.GetAttempts()[len(j.GetAttempts())-1]
+				waits[name] += last.GetCreateTime().AsTime().Sub(j.GetCreateTime().AsTime()).Seconds()
+				counts[name]++
+			}
+		}
+		end := time.Now()
+		for name := range waits {
+			waits[name] /= counts[name]
+		}
+		out <- func(begin time.Time) (time.Duration, map[string]float64) { return end.Sub(begin), waits }
+	}()
+	return out
+}
+
+// Kueue's scheduler load test, end to end: gRPC with mutual TLS, validation, the
+// durable store, and hosts that speak the agents' protocol.
+func TestResultsKueue(t *testing.T) {
+	const peer = "Kueue's published run, its CI's machines, no durable store of its own"
+	small := generator15k.play(t, newMesh(t))
+	large := generator50k.play(t, newMesh(t))
+	benchtable.Section{
+		Page: "scheduler-service.md", Title: "Kueue's generator through the API, Postgres on", Command: "make bench ONLY=services/scheduler RESULTS=TestResultsKueue",
+		Intro: "Kueue's scheduler load test rebuilt from its parameters. A queue is a tenant and a cohort a set of hosts with its label; classes small, medium and large are " +
+			"batch, interactive and production. Every workload is a durable job: submitted, placed, run and ended over gRPC with mutual TLS by hosts that speak the agents' protocol. " +
+			"Scheduler, database and hosts share this machine. Admission is from the accepted submit to the placement.",
+		Rows: []benchtable.Row{
+			{What: "15k workloads: wall time", Asked: "<= 80 s", Ours: benchtable.Of("s", small.wall.Seconds()), Peer: benchtable.Of("s", 351.1), PeerName: peer},
+			{What: "15k: usage of the CPUs", Asked: ">= 85 %", Ours: benchtable.Of("%", 100*small.usage), Peer: benchtable.Of("%", 55.9), PeerName: peer},
+			{What: "15k: mean admission, large", Asked: "<= 1 s", Ours: benchtable.Of("s", small.wait["large"]), Peer: benchtable.Of("s", 16.5), PeerName: peer},
+			{What: "15k: mean admission, medium", Asked: "<= 45 s", Ours: benchtable.Of("s", small.wait["medium"]), Peer: benchtable.Of("s", 76.8), PeerName: peer},
+			{What: "15k: mean admission, small", Asked: "<= 60 s", Ours: benchtable.Of("s", small.wait["small"]), Peer: benchtable.Of("s", 215.5), PeerName: peer},
+			{What: "50k workloads: wall time", Asked: "<= 60 s", Ours: benchtable.Of("s", large.wall.Seconds()), Peer: benchtable.Of("s", 1179), PeerName: peer},
+			{What: "50k: usage of the CPUs", Ours: benchtable.Of("%", 100*large.usage), Peer: benchtable.Of("%", 38.6), PeerName: peer},
+		},
+		Notes: []string{"The peer's figures are published ones, not measured here: its test needs a Kubernetes API server."},
+	}.Write(t)
+}
+
+// The generator in small, so that a change that breaks it is seen in a minute.
+func TestResultsKueueInSmall(t *testing.T) {
+	g := generator15k
+	g.cohorts, g.queues, g.cpus = 1, 2, 40
+	g.classes = slices.Clone(g.classes)
+	for i := range g.classes {
+		g.classes[i].count /= 10
+	}
+	a := g.play(t, newMesh(t))
+	t.Logf("%d workloads in %s, usage %.0f %%, admission %v", g.total(), a.wall, 100*a.usage, a.wait)
+}
