@@ -135,6 +135,12 @@ func (m *mesh) as(role identity.Role) *grpc.ClientConn {
 	m.Helper()
 	files, err := m.ca.Issue(role, "test")
 	must(m.T, err)
+	return m.dial(files)
+}
+
+// dial connects with a certificate.
+func (m *mesh) dial(files identity.Files) *grpc.ClientConn {
+	m.Helper()
 	config, err := identity.ClientTLS(files, identity.RoleRegistry)
 	must(m.T, err)
 	conn, err := rpcclient.Dial(m.addr, rpcclient.Options{TLS: config})

@@ -107,6 +107,7 @@ func build(ctx context.Context, cfg Config, tel *telemetry.Telemetry, group *lif
 	watcher := postgres.NewWatcher(pool, tel.Log)
 	group.Add("forget requests", func(ctx context.Context) error { return forget(ctx, store, tel.Log) })
 	group.Add("watcher", watcher.Run)
+	group.Add("rollups", func(ctx context.Context) error { return store.RunRolls(ctx, tel.Log) })
 	group.Add("committer", committer.Run)
 	if cfg.grpc() {
 		if err := serveGRPC(cfg, tel, group, listener, registryapi.Deps{Store: store, Watcher: watcher, Objects: objects, Cold: cold, Committer: committer,

@@ -122,9 +122,10 @@ func TestTransitionsKeepStagesAndAliasesInStep(t *testing.T) {
 func TestGatesNeverPassOnNaNAndNameEveryFailure(t *testing.T) {
 	t.Parallel()
 	gates := []Gate{
-		{SharpeMetric, AtLeast, 1}, {"validation/max_drawdown", AtMost, 0.2}, {"missing", AtLeast, 0}, {"ok", AtLeast, 1},
+		{Metric: SharpeMetric, Compare: AtLeast, Threshold: 1}, {Metric: "validation/max_drawdown", Compare: AtMost, Threshold: 0.2},
+		{Metric: "missing", Compare: AtLeast}, {Metric: "ok", Compare: AtLeast, Threshold: 1},
 	}
-	results, passed := EvaluateGates(gates, map[string]float64{SharpeMetric: math.NaN(), "validation/max_drawdown": 0.3, "ok": 1})
+	results, passed := EvaluateGates(gates, Measured{Metrics: map[string]float64{SharpeMetric: math.NaN(), "validation/max_drawdown": 0.3, "ok": 1}}, nil)
 	if passed {
 		t.Fatal("passed")
 	}
@@ -134,8 +135,51 @@ func TestGatesNeverPassOnNaNAndNameEveryFailure(t *testing.T) {
 			t.Errorf("gate %d: %+v", i, r)
 		}
 	}
-	if _, passed := EvaluateGates([]Gate{{"x", AtLeast, 0}}, map[string]float64{"x": math.Inf(1)}); passed {
+	if _, passed := EvaluateGates([]Gate{{Metric: "x", Compare: AtLeast}}, Measured{Metrics: map[string]float64{"x": math.Inf(1)}}, nil); passed {
 		t.Error("an infinite metric passed a gate")
+	}
+}
+
+func TestGatesCompareOnlyWithinOneWindow(t *testing.T) {
+	t.Parallel()
+	lead := []Gate{{Metric: "s", Compare: AboveProduction, Threshold: 0.1}}
+	measured := func(v float64, window string) Measured { return Measured{map[string]float64{"s": v}, window} }
+	held := measured(1, "2009/2014")
+	for name, c := range map[string]struct {
+		gates      []Gate
+		candidate  Measured
+		production *Measured
+		want       bool
+	}{
+		"better on the same window": {lead, measured(1.2, "2009/2014"), &held, true},
+		"too small a lead":          {lead, measured(1.05, "2009/2014"), &held, false},
+		"better on another window":  {lead, measured(9, "2015/2016"), &held, false},
+		"unknown window":            {lead, measured(9, ""), &held, false},
+		"nothing in Production":     {lead, measured(0, ""), nil, true},
+		"NaN against Production":    {lead, measured(math.NaN(), "2009/2014"), &held, false},
+		"the window asked for":      {[]Gate{{Metric: "s", Compare: AtLeast, Window: "w"}}, measured(1, "w"), nil, true},
+		"not the window asked for":  {[]Gate{{Metric: "s", Compare: AtLeast, Window: "w"}}, measured(1, "v"), nil, false},
+	} {
+		if results, got := EvaluateGates(c.gates, c.candidate, c.production); got != c.want || results[0].Reason == "" {
+			t.Errorf("%s: %+v", name, results)
+		}
+	}
+}
+
+func TestPolicyWantsChecksAndOtherPeople(t *testing.T) {
+	t.Parallel()
+	p := Policy{RequiredChecks: []string{"backtest", "review"}, Approvals: 1}
+	checks := []Check{{Name: "backtest", Passed: true}, {Name: "review", Detail: "too few trades"}}
+	results, passed := EvaluatePolicy(p, checks, []Approval{{Actor: "person/ann"}}, "person/ann")
+	if passed || !results[0].Passed || results[1].Passed || results[2].Passed {
+		t.Errorf("own approval and a failed check: %+v", results)
+	}
+	checks[1].Passed = true
+	if results, passed = EvaluatePolicy(p, checks, []Approval{{Actor: "person/ann"}, {Actor: "person/bob"}}, "person/ann"); !passed {
+		t.Errorf("everything met: %+v", results)
+	}
+	if _, passed = EvaluatePolicy(Policy{}, nil, nil, "person/ann"); !passed {
+		t.Error("an empty policy asks for nothing")
 	}
 }
 

@@ -18,6 +18,11 @@ const (
 	HistoryAliasSet   HistoryKind = "ALIAS_SET"
 	HistoryAliasGone  HistoryKind = "ALIAS_REMOVED"
 	HistoryDeleted    HistoryKind = "VERSION_DELETED"
+	// HistoryPolicy has version 0 and the policy's JSON in Gates.
+	HistoryPolicy HistoryKind = "POLICY_SET"
+	// HistoryCheck has the check's name in Alias and its outcome in Gates.
+	HistoryCheck    HistoryKind = "CHECK_RECORDED"
+	HistoryApproved HistoryKind = "APPROVED"
 )
 
 // HistoryEntry is one line of a model's append-only history. Sequence counts from 1 per
@@ -25,12 +30,13 @@ const (
 // dropped or reordered line shows.
 type HistoryEntry struct {
 	// ModelID is what the hash covers: a rename changes Model and no history.
-	ModelID   int64
-	Model     string
-	Sequence  int64
-	Version   int32
-	Kind      HistoryKind
-	From, To  Stage
+	ModelID  int64
+	Model    string
+	Sequence int64
+	Version  int32
+	Kind     HistoryKind
+	From, To Stage
+	// Alias is the alias of an alias entry, the name of a check.
 	Alias     string
 	Actor     string
 	Reason    string

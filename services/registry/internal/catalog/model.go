@@ -47,8 +47,10 @@ type Model struct {
 	Revision    int64
 	Tags        map[string]string
 	Aliases     map[string]int32
-	CreateTime  time.Time
-	UpdateTime  time.Time
+	// Policy is what a promotion into Production must meet, nil for nothing.
+	Policy     *Policy
+	CreateTime time.Time
+	UpdateTime time.Time
 }
 
 // Version is one version of a model. Its checkpoint and metrics never change; its stage does.
@@ -73,8 +75,12 @@ type Version struct {
 	CheckpointState CheckpointState
 	ManifestDigest  string
 	FeatureSchema   string
-	CreateTime      time.Time
-	UpdateTime      time.Time
+	// EvaluationWindow is that behind Metrics, "" when nobody said.
+	EvaluationWindow string
+	Checks           []Check
+	Approvals        []Approval
+	CreateTime       time.Time
+	UpdateTime       time.Time
 }
 
 // VersionSubject is the resource name used in errors.
@@ -129,58 +135,4 @@ func PlanTransition(stages map[int32]Stage, version int32, to Stage) (Transition
 		plan.SetAliases[a] = version
 	}
 	return plan, nil
-}
-
-// Comparison is the direction of a gate.
-type Comparison string
-
-// Comparisons.
-const (
-	AtLeast Comparison = "AT_LEAST"
-	AtMost  Comparison = "AT_MOST"
-)
-
-// Gate is a condition a version must meet to be promoted.
-type Gate struct {
-	Metric    string
-	Compare   Comparison
-	Threshold float64
-}
-
-// GateResult records how a gate was met; it goes into the history with the decision.
-type GateResult struct {
-	Metric    string     `json:"metric"`
-	Compare   Comparison `json:"compare"`
-	Threshold float64    `json:"threshold"`
-	Passed    bool       `json:"passed"`
-	// Observed is absent when the metric is missing or not finite: JSON has no NaN.
-	Observed *float64 `json:"observed,omitempty"`
-	Reason   string   `json:"reason"`
-}
-
-// EvaluateGates judges every gate, never stopping at the first failure, so that a
-// person sees all that is missing at once.
-func EvaluateGates(gates []Gate, metrics map[string]float64) (results []GateResult, passed bool) {
-	passed = true
-	for _, g := range gates {
-		r := GateResult{Metric: g.Metric, Compare: g.Compare, Threshold: g.Threshold}
-		v, ok := metrics[g.Metric]
-		text := strconv.FormatFloat(v, 'g', 6, 64)
-		limit := strconv.FormatFloat(g.Threshold, 'g', 6, 64)
-		switch {
-		case !ok:
-			r.Reason = g.Metric + " was never measured"
-		case !Finite(v):
-			r.Reason = g.Metric + " is " + text
-		case g.Compare == AtMost:
-			r.Observed, r.Passed = &v, v <= g.Threshold
-			r.Reason = g.Metric + " " + text + ", at most " + limit + " wanted"
-		default:
-			r.Observed, r.Passed = &v, v >= g.Threshold
-			r.Reason = g.Metric + " " + text + ", at least " + limit + " wanted"
-		}
-		passed = passed && r.Passed
-		results = append(results, r)
-	}
-	return results, passed
 }

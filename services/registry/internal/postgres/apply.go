@@ -41,10 +41,11 @@ func (s *Store) ApplyBatches(ctx context.Context, batches []catalog.Batch, now t
 func (s *Store) applyGroup(ctx context.Context, batches []catalog.Batch, now time.Time) ([]catalog.BatchResult, error) {
 	var (
 		results []catalog.BatchResult
-		fresh   map[seriesName]int64
+		out     *effects
 	)
 	err := s.inTx(ctx, func(tx pgx.Tx) error {
-		g := &group{store: s, tx: tx, now: now, points: pendingPoints{fresh: map[seriesName]int64{}}}
+		out = newEffects()
+		g := &group{store: s, tx: tx, now: now, points: pendingPoints{effects: out}}
 		if err := g.load(ctx, batches); err != nil {
 			return err
 		}
@@ -56,16 +57,12 @@ func (s *Store) applyGroup(ctx context.Context, batches []catalog.Batch, now tim
 			}
 			results[i] = r
 		}
-		if err := g.finish(ctx); err != nil {
-			return err
-		}
-		fresh = g.points.fresh
-		return nil
+		return g.finish(ctx)
 	})
 	if err != nil {
 		return nil, err
 	}
-	s.series.put(fresh)
+	s.settle(out)
 	return results, nil
 }
 
@@ -301,6 +298,10 @@ func supersede(ctx context.Context, tx pgx.Tx, runID string, attempt int32, chec
 	if err != nil {
 		return 0, fmt.Errorf("supersede: %w", err)
 	}
+	if _, err := tx.Exec(ctx, `DELETE FROM metric_rollups r USING metric_series s
+		WHERE s.series_id = r.series_id AND s.run_id = $1 AND r.last_step > $2`, runID, cut); err != nil {
+		return 0, fmt.Errorf("drop superseded rollups: %w", err)
+	}
 	rows, err := tx.Query(ctx, `DELETE FROM metric_latest l USING metric_series s
 		WHERE s.series_id = l.series_id AND s.run_id = $1 AND l.step > $2 RETURNING l.series_id`, runID, cut)
 	if err != nil {
@@ -343,6 +344,7 @@ func (g *group) close(ctx context.Context, k catalog.BatchKey, run *runRow, c ca
 	if g.store.mirrored {
 		g.told = append(g.told, outbox.Updated(outbox.RunLane(k.RunID), c.State, end, ""))
 	}
+	g.points.ended = append(g.points.ended, k.RunID)
 	if c.State != catalog.RunSucceeded || run.modelName == "" {
 		return catalog.BatchResult{}, nil
 	}

@@ -104,7 +104,7 @@ func (t *Tx) CommitImport(ctx context.Context, id string, by By) (catalog.Versio
 		FeatureSchema: in.FeatureSchema, DataVersion: in.DataVersion, EvaluationWindow: in.EvaluationWindow}); err != nil {
 		return catalog.Version{}, err
 	}
-	p := pendingPoints{fresh: t.fresh}
+	p := pendingPoints{effects: t.effects}
 	for _, k := range catalog.SortedKeys(in.Metrics) {
 		p.add(in.RunID, 1, []catalog.MetricPoint{{Key: k, Time: t.now, Value: in.Metrics[k]}})
 	}

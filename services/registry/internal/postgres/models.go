@@ -31,14 +31,14 @@ func (s *Store) GetModel(ctx context.Context, name string) (catalog.Model, error
 func readModels(ctx context.Context, q querier, where string, args ...any) ([]catalog.Model, error) {
 	rows, err := q.Query(ctx, `SELECT m.name, m.description, m.revision, m.create_time, m.update_time,
 		COALESCE((SELECT jsonb_object_agg(a.alias, a.version) FROM model_aliases a WHERE a.model_id = m.model_id), '{}'),
-		COALESCE((SELECT jsonb_object_agg(t.key, t.value) FROM model_tags t WHERE t.model_id = m.model_id), '{}')
+		COALESCE((SELECT jsonb_object_agg(t.key, t.value) FROM model_tags t WHERE t.model_id = m.model_id), '{}'), m.policy
 		FROM models m `+where, args...)
 	if err != nil {
 		return nil, err
 	}
 	return pgx.CollectRows(rows, func(row pgx.CollectableRow) (catalog.Model, error) {
 		var m catalog.Model
-		err := row.Scan(&m.Name, &m.Description, &m.Revision, &m.CreateTime, &m.UpdateTime, &m.Aliases, &m.Tags)
+		err := row.Scan(&m.Name, &m.Description, &m.Revision, &m.CreateTime, &m.UpdateTime, &m.Aliases, &m.Tags, &m.Policy)
 		return m, err
 	})
 }
@@ -86,7 +86,12 @@ func readVersions(ctx context.Context, q querier, where string, args ...any) ([]
 		v.description, v.trace_parent, v.revision, v.create_time, v.update_time, COALESCE(c.step, 0), COALESCE(c.metrics, '{}'),
 		COALESCE(c.state, ''), COALESCE(c.manifest_sha256, ''), COALESCE(c.feature_schema, ''), COALESCE(v.logged_model_id, ''),
 		ARRAY(SELECT a.alias FROM model_aliases a WHERE a.model_id = v.model_id AND a.version = v.version ORDER BY a.alias),
-		COALESCE((SELECT jsonb_object_agg(t.key, t.value) FROM model_version_tags t WHERE t.model_id = v.model_id AND t.version = v.version), '{}')
+		COALESCE((SELECT jsonb_object_agg(t.key, t.value) FROM model_version_tags t WHERE t.model_id = v.model_id AND t.version = v.version), '{}'),
+		COALESCE(c.evaluation_window, ''),
+		COALESCE((SELECT jsonb_agg(jsonb_build_object('Name', k.name, 'Passed', k.passed, 'Detail', k.detail, 'Actor', k.actor, 'At', k.create_time) ORDER BY k.name)
+			FROM model_version_checks k WHERE k.model_id = v.model_id AND k.version = v.version), '[]'),
+		COALESCE((SELECT jsonb_agg(jsonb_build_object('Actor', k.actor, 'Reason', k.reason, 'At', k.create_time) ORDER BY k.create_time, k.actor)
+			FROM model_version_approvals k WHERE k.model_id = v.model_id AND k.version = v.version), '[]')
 		FROM model_versions v JOIN models m USING (model_id) LEFT JOIN checkpoints c ON c.checkpoint_id = v.checkpoint_id `+where, args...)
 	if err != nil {
 		return nil, err
@@ -98,7 +103,7 @@ func readVersions(ctx context.Context, q querier, where string, args ...any) ([]
 		)
 		err := row.Scan(&v.Model, &v.Version, &v.Stage, &v.RunID, &v.CheckpointID, &v.Source, &v.Description, &v.TraceParent,
 			&v.Revision, &v.CreateTime, &v.UpdateTime, &v.Step, &raw, &v.CheckpointState, &v.ManifestDigest, &v.FeatureSchema, &v.LoggedModelID,
-			&v.Aliases, &v.Tags)
+			&v.Aliases, &v.Tags, &v.EvaluationWindow, &v.Checks, &v.Approvals)
 		if err != nil {
 			return v, err
 		}

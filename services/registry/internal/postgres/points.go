@@ -9,15 +9,42 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/ultrathink-pilot/trainyard/libs/pg"
 	"github.com/ultrathink-pilot/trainyard/services/registry/internal/catalog"
 	"github.com/ultrathink-pilot/trainyard/services/registry/internal/series"
 )
 
-// pendingPoints stages metric points of one transaction. fresh collects the series ids
-// that this transaction looked up or made; they are cached only after its commit.
-type pendingPoints struct {
-	rows  []pendingPoint
+// effects is what a transaction did that matters outside of it; it counts from its commit on.
+type effects struct {
+	// fresh holds the series ids that were looked up or made.
 	fresh map[seriesName]int64
+	// touched says what was added to which series.
+	touched map[seriesName]touch
+	// ended lists runs whose state changed.
+	ended []string
+}
+
+type touch struct {
+	id     int64
+	points int
+	lowest int64
+}
+
+func newEffects() *effects {
+	return &effects{fresh: map[seriesName]int64{}, touched: map[seriesName]touch{}}
+}
+
+// settle makes a committed transaction's effects known.
+func (s *Store) settle(e *effects) {
+	s.series.put(e.fresh)
+	s.tails.publish(e)
+	s.rolls.count(e.touched)
+}
+
+// pendingPoints stages metric points of one transaction.
+type pendingPoints struct {
+	rows []pendingPoint
+	*effects
 }
 
 type pendingPoint struct {
@@ -37,9 +64,11 @@ func (p *pendingPoints) add(runID string, attempt int32, points []catalog.Metric
 	}
 }
 
-// flush writes the staged points and raises the latest values. unnest into integer columns
-// beat COPY to a staging table for groups of up to some ten thousand rows, and it needs no
-// second statement for ON CONFLICT.
+// copyFrom is the number of rows from which a COPY is cheaper than an INSERT.
+const copyFrom = 64
+
+// flush writes the staged points, raises the latest values, and drops the rollups that the
+// points reach into.
 func (p *pendingPoints) flush(ctx context.Context, tx pgx.Tx, cache *seriesCache) error {
 	if len(p.rows) == 0 {
 		return nil
@@ -50,40 +79,94 @@ func (p *pendingPoints) flush(ctx context.Context, tx pgx.Tx, cache *seriesCache
 	slices.SortFunc(p.rows, func(a, b pendingPoint) int {
 		return cmp.Or(cmp.Compare(a.id, b.id), series.Compare(a.point, b.point))
 	})
-	n := len(p.rows)
-	ids, steps, times := make([]int64, n), make([]int64, n), make([]time.Time, n)
-	attempts, values := make([]int32, n), make([]float64, n)
-	// The rows are sorted by (series, step, time, value): a series' last row is its latest.
-	var last []int
-	for i, r := range p.rows {
-		ids[i], steps[i], times[i], attempts[i], values[i] = r.id, r.point.Step, r.point.Time, r.point.Attempt, r.point.Value
-		if i == n-1 || p.rows[i+1].id != r.id {
-			last = append(last, i)
-		}
-	}
-	_, err := tx.Exec(ctx, `INSERT INTO metric_points (series_id, step, time, attempt, value)
-		SELECT * FROM unnest($1::bigint[], $2::bigint[], $3::timestamptz[], $4::int[], $5::float8[])
-		ON CONFLICT DO NOTHING`, ids, steps, times, attempts, values)
-	if err != nil {
+	p.rows = slices.CompactFunc(p.rows, func(a, b pendingPoint) bool { return a.id == b.id && series.Compare(a.point, b.point) == 0 })
+	if err := p.write(ctx, tx); err != nil {
 		return fmt.Errorf("write points: %w", err)
 	}
-	for i, at := range last {
-		ids[i], steps[i], times[i], attempts[i], values[i] = ids[at], steps[at], times[at], attempts[at], values[at]
+	// The rows are sorted by (series, step, time, value): a series' first row has its lowest
+	// step, its last row is its latest.
+	var (
+		latest columns
+		lowest []int64
+		first  int
+	)
+	for i, r := range p.rows {
+		if i+1 < len(p.rows) && p.rows[i+1].id == r.id {
+			continue
+		}
+		latest.add(r)
+		low := p.rows[first].point.Step
+		lowest = append(lowest, low)
+		t, seen := p.touched[r.name]
+		if !seen || low < t.lowest {
+			t.lowest = low
+		}
+		t.id, t.points = r.id, t.points+i+1-first
+		p.touched[r.name] = t
+		first = i + 1
 	}
-	m := len(last)
+	var batch pgx.Batch
 	// NaN sorts above every number in Postgres and below in MLflow's rule, hence the
 	// extra boolean in the comparison.
-	_, err = tx.Exec(ctx, `INSERT INTO metric_latest AS l (series_id, step, time, attempt, value)
+	batch.Queue(`INSERT INTO metric_latest AS l (series_id, step, time, attempt, value)
 		SELECT * FROM unnest($1::bigint[], $2::bigint[], $3::timestamptz[], $4::int[], $5::float8[])
 		ON CONFLICT (series_id) DO UPDATE SET step = EXCLUDED.step, time = EXCLUDED.time, attempt = EXCLUDED.attempt, value = EXCLUDED.value
-		WHERE (EXCLUDED.step, EXCLUDED.time, EXCLUDED.value <> 'NaN', EXCLUDED.value) > (l.step, l.time, l.value <> 'NaN', l.value)`,
-		ids[:m], steps[:m], times[:m], attempts[:m], values[:m])
-	if err != nil {
+		WHERE (EXCLUDED.step, EXCLUDED.time, EXCLUDED.value <> 'NaN', EXCLUDED.value) > (l.step, l.time, l.value <> 'NaN', l.value)`, latest.arguments()...)
+	batch.Queue(`DELETE FROM metric_rollups r USING unnest($1::bigint[], $2::bigint[]) AS u(series_id, step)
+		WHERE r.series_id = u.series_id AND r.last_step >= u.step`, latest.ids, lowest)
+	if err := tx.SendBatch(ctx, &batch).Close(); err != nil {
 		return fmt.Errorf("raise latest values: %w", err)
 	}
 	p.rows = p.rows[:0]
 	return nil
 }
+
+// write adds the rows that are not there yet. COPY writes many rows at half the cost, but
+// cannot pass over one that exists: a writer that logs the very same point again is rare,
+// and gets the INSERT.
+func (p *pendingPoints) write(ctx context.Context, tx pgx.Tx) error {
+	if len(p.rows) >= copyFrom {
+		err := p.copy(ctx, tx)
+		if err == nil || !pg.IsUnique(err, "") {
+			return err
+		}
+	}
+	var all columns
+	for _, r := range p.rows {
+		all.add(r)
+	}
+	_, err := tx.Exec(ctx, `INSERT INTO metric_points (series_id, step, time, attempt, value)
+		SELECT * FROM unnest($1::bigint[], $2::bigint[], $3::timestamptz[], $4::int[], $5::float8[])
+		ON CONFLICT DO NOTHING`, all.arguments()...)
+	return err
+}
+
+// copy runs in a savepoint, so that a refusal leaves the transaction usable.
+func (p *pendingPoints) copy(ctx context.Context, tx pgx.Tx) error {
+	return pgx.BeginFunc(ctx, tx, func(inner pgx.Tx) error {
+		_, err := inner.CopyFrom(ctx, pgx.Identifier{"metric_points"}, []string{"series_id", "step", "time", "attempt", "value"},
+			pgx.CopyFromSlice(len(p.rows), func(i int) ([]any, error) {
+				r := p.rows[i]
+				return []any{r.id, r.point.Step, r.point.Time, r.point.Attempt, r.point.Value}, nil
+			}))
+		return err
+	})
+}
+
+// columns are rows turned for unnest.
+type columns struct {
+	ids, steps []int64
+	times      []time.Time
+	attempts   []int32
+	values     []float64
+}
+
+func (c *columns) add(r pendingPoint) {
+	c.ids, c.steps, c.times = append(c.ids, r.id), append(c.steps, r.point.Step), append(c.times, r.point.Time)
+	c.attempts, c.values = append(c.attempts, r.point.Attempt), append(c.values, r.point.Value)
+}
+
+func (c *columns) arguments() []any { return []any{c.ids, c.steps, c.times, c.attempts, c.values} }
 
 // resolve finds or makes the series id of every staged point.
 func (p *pendingPoints) resolve(ctx context.Context, tx pgx.Tx, cache *seriesCache) error {

@@ -182,40 +182,14 @@ func (s *Store) ListAttempts(ctx context.Context, runID string) ([]catalog.Attem
 // MetricHistory returns the visible points of one series in order. A run that does not
 // exist is an error; a key that was never logged is an empty series.
 func (s *Store) MetricHistory(ctx context.Context, runID, key string) ([]series.Point, error) {
-	attempts, err := s.ListAttempts(ctx, runID)
+	var id *int64
+	err := s.pool.QueryRow(ctx, `SELECT s.series_id FROM runs r LEFT JOIN metric_series s ON s.run_id = r.run_id AND s.key = $2
+		WHERE r.run_id = $1`, runID, key).Scan(&id)
 	if err != nil {
-		return nil, fmt.Errorf("read attempts: %w", err)
+		return nil, found(err, "runs/"+runID)
 	}
-	var cutoffs []series.Cutoff
-	for _, a := range attempts {
-		if a.HiddenAbove != nil {
-			cutoffs = append(cutoffs, series.Cutoff{Attempt: a.Attempt, HiddenAbove: *a.HiddenAbove})
-		}
+	if id == nil {
+		return nil, nil
 	}
-	if len(attempts) == 0 {
-		var one int
-		err := s.pool.QueryRow(ctx, `SELECT 1 FROM runs WHERE run_id = $1`, runID).Scan(&one)
-		if errors.Is(err, pgx.ErrNoRows) {
-			return nil, catalog.NotFound("runs/" + runID)
-		}
-		if err != nil {
-			return nil, err
-		}
-	}
-	rows, err := s.pool.Query(ctx, `SELECT p.step, p.time, p.attempt, p.value FROM metric_series s
-		JOIN metric_points p USING (series_id) WHERE s.run_id = $1 AND s.key = $2 ORDER BY p.step, p.time`, runID, key)
-	if err != nil {
-		return nil, err
-	}
-	var (
-		points []series.Point
-		p      series.Point
-	)
-	if _, err = pgx.ForEachRow(rows, []any{&p.Step, &p.Time, &p.Attempt, &p.Value}, func() error {
-		points = append(points, p)
-		return nil
-	}); err != nil {
-		return nil, fmt.Errorf("read points: %w", err)
-	}
-	return series.Visible(points, cutoffs), nil
+	return visiblePoints(ctx, s.pool, runID, *id, Everything, 0)
 }

@@ -108,7 +108,7 @@ func (t *Tx) LogBatch(ctx context.Context, runID string, g Guard, points []catal
 			}
 		}
 	}
-	p := pendingPoints{fresh: t.fresh}
+	p := pendingPoints{effects: t.effects}
 	p.add(runID, attempt, points)
 	if err := p.flush(ctx, t.tx, t.series); err != nil {
 		return err

@@ -119,9 +119,9 @@ func texts[S ~string](in []S) []string {
 	return out
 }
 
-// SearchRuns returns runs of the experiments that match, with params, tags and latest metrics.
-func (s *Store) SearchRuns(ctx context.Context, experiments []int64, clauses []filter.Clause, orders []filter.Order, lifecycles []catalog.Lifecycle, page Page) ([]catalog.Run, error) {
-	q := &query{
+// runQuery knows the columns of runs.
+func runQuery() *query {
+	return &query{
 		columns: map[string]string{
 			"run_id": "r.run_id", "run_name": "r.display_name", "status": "r.state", "user_id": "r.user_id",
 			"run_id_digits": "replace(r.run_id, '-', '')",
@@ -132,6 +132,11 @@ func (s *Store) SearchRuns(ctx context.Context, experiments []int64, clauses []f
 		param:  `(SELECT p.value FROM run_params p WHERE p.run_id = r.run_id AND p.key = %s)`,
 		metric: `(SELECT l.value FROM metric_series s JOIN metric_latest l USING (series_id) WHERE s.run_id = r.run_id AND s.key = %s)`,
 	}
+}
+
+// SearchRuns returns runs of the experiments that match, with params, tags and latest metrics.
+func (s *Store) SearchRuns(ctx context.Context, experiments []int64, clauses []filter.Clause, orders []filter.Order, lifecycles []catalog.Lifecycle, page Page) ([]catalog.Run, error) {
+	q := runQuery()
 	q.add("r.experiment_id = ANY(" + q.arg(experiments) + ")")
 	q.add("r.lifecycle = ANY(" + q.arg(texts(lifecycles)) + ")")
 	for _, c := range clauses {

@@ -37,6 +37,8 @@ type Store struct {
 	series seriesCache
 	// mirrored makes every change leave outbox rows; see FollowTarget.
 	mirrored bool
+	tails    tails
+	rolls    rolls
 }
 
 // New wraps a migrated pool.

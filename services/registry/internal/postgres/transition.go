@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"slices"
 	"strings"
 
 	"github.com/jackc/pgx/v5"
@@ -158,7 +159,10 @@ func (t *Tx) move(ctx context.Context, m lockedModel, stages map[int32]catalog.S
 			return version, none, err
 		}
 	}
-	results, passed := catalog.EvaluateGates(p.Gates, version.Metrics)
+	results, passed, err := t.judge(ctx, m, stages, p, version, rollback)
+	if err != nil {
+		return version, none, err
+	}
 	if !passed {
 		var missed []string
 		for _, r := range results {
@@ -225,6 +229,29 @@ func (t *Tx) move(ctx context.Context, m lockedModel, stages map[int32]catalog.S
 	}
 	version, err = readVersion(ctx, t.tx, p.Model, p.Version)
 	return version, mine, err
+}
+
+// judge evaluates the gates of the request and, into Production, the model's policy. A
+// rollback is made in a hurry, back to what met the policy before: it is not asked again.
+func (t *Tx) judge(ctx context.Context, m lockedModel, stages map[int32]catalog.Stage, p Promotion, v catalog.Version, rollback bool) (results []catalog.GateResult, passed bool, err error) {
+	var policy catalog.Policy
+	if p.To == catalog.StageProduction && !rollback {
+		if policy, err = t.policy(ctx, m); err != nil {
+			return nil, false, err
+		}
+	}
+	gates := append(slices.Clone(p.Gates), policy.Gates...)
+	var production *catalog.Measured
+	if live := holder(stages, catalog.StageProduction); live != 0 && live != v.Version && len(gates) > 0 {
+		held, err := readVersion(ctx, t.tx, p.Model, live)
+		if err != nil {
+			return nil, false, err
+		}
+		production = &catalog.Measured{Metrics: held.Metrics, Window: held.EvaluationWindow}
+	}
+	results, passed = catalog.EvaluateGates(gates, catalog.Measured{Metrics: v.Metrics, Window: v.EvaluationWindow}, production)
+	more, met := catalog.EvaluatePolicy(policy, v.Checks, v.Approvals, p.By.Actor)
+	return append(results, more...), passed && met, nil
 }
 
 // append seals the entry after the model's last one and writes it. The caller holds the

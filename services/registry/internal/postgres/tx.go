@@ -15,9 +15,9 @@ import (
 type Tx struct {
 	tx  pgx.Tx
 	now time.Time
-	// series is the store's cache; fresh is what this transaction adds to it at its commit.
-	series *seriesCache
-	fresh  map[seriesName]int64
+	// series is the store's cache; effects is what the commit adds to it, and more.
+	series  *seriesCache
+	effects *effects
 	// mirrored is the store's.
 	mirrored bool
 }
@@ -25,14 +25,13 @@ type Tx struct {
 // Do runs fn in one transaction. fn may run again after a deadlock, so it must keep no
 // result of an earlier run.
 func (s *Store) Do(ctx context.Context, now time.Time, fn func(*Tx) error) error {
-	var fresh map[seriesName]int64
+	var out *effects
 	err := s.inTx(ctx, func(tx pgx.Tx) error {
-		t := &Tx{tx: tx, now: now, series: &s.series, fresh: map[seriesName]int64{}, mirrored: s.mirrored}
-		fresh = t.fresh
-		return fn(t)
+		out = newEffects()
+		return fn(&Tx{tx: tx, now: now, series: &s.series, effects: out, mirrored: s.mirrored})
 	})
 	if err == nil {
-		s.series.put(fresh)
+		s.settle(out)
 	}
 	return err
 }
@@ -44,17 +43,18 @@ func (s *Store) Do(ctx context.Context, now time.Time, fn func(*Tx) error) error
 func Once[R proto.Message](ctx context.Context, s *Store, requestID, method string, payload proto.Message, now time.Time, fn func(*Tx) (R, error)) (R, error) {
 	var (
 		response R
-		fresh    map[seriesName]int64
+		out      *effects
 	)
 	err := s.inTx(ctx, func(tx pgx.Tx) error {
-		t := &Tx{tx: tx, now: now, series: &s.series, fresh: map[seriesName]int64{}, mirrored: s.mirrored}
-		fresh = t.fresh
+		out = newEffects()
 		var err error
-		response, _, err = idempotency.Run(ctx, tx, requestID, method, payload, now, func() (R, error) { return fn(t) })
+		response, _, err = idempotency.Run(ctx, tx, requestID, method, payload, now, func() (R, error) {
+			return fn(&Tx{tx: tx, now: now, series: &s.series, effects: out, mirrored: s.mirrored})
+		})
 		return err
 	})
 	if err == nil {
-		s.series.put(fresh)
+		s.settle(out)
 	}
 	return response, err
 }

@@ -152,6 +152,7 @@ func run(r catalog.Run) (*registryv1.Run, error) {
 		RunId: r.ID, DisplayName: r.DisplayName, Experiment: r.ExperimentName, State: runState(r.State), Attempt: uint32(r.Attempt),
 		Fence: r.Fence, Params: r.Params, Tags: r.Tags, Traceparent: r.TraceParent, CreateTime: stamp(r.StartTime),
 		EndTime: stamp(r.EndTime), FailureClass: jobv1.FailureClass(r.FailureClass), AgentName: r.AgentName,
+		ParentRunId: r.Tags[postgres.ParentTag], Notes: r.Tags[postgres.NotesTag], Deleted: r.Lifecycle == catalog.Deleted,
 	}
 	for _, m := range r.Latest {
 		out.LatestMetrics = append(out.LatestMetrics, &registryv1.Metric{Key: m.Key, Value: m.Value, Step: m.Step, Time: stamp(m.Time)})
@@ -197,15 +198,23 @@ func toStage(s registryv1.Stage) catalog.Stage {
 }
 
 func version(v catalog.Version) *registryv1.ModelVersion {
-	return &registryv1.ModelVersion{
+	out := &registryv1.ModelVersion{
 		ModelName: v.Model, Version: int64(v.Version), Stage: stage(v.Stage), CheckpointId: v.CheckpointID, RunId: v.RunID,
 		Metrics: v.Metrics, ManifestSha256: rawDigest(v.ManifestDigest), Aliases: v.Aliases, CreateTime: stamp(v.CreateTime),
 		Traceparent: v.TraceParent, Etag: strconv.FormatInt(v.Revision, 10), FeatureSchema: v.FeatureSchema,
+		EvaluationWindow: v.EvaluationWindow,
 	}
+	for _, c := range v.Checks {
+		out.Checks = append(out.Checks, &registryv1.Check{Name: c.Name, Passed: c.Passed, Detail: c.Detail, Actor: c.Actor, Time: stamp(c.At)})
+	}
+	for _, a := range v.Approvals {
+		out.Approvals = append(out.Approvals, &registryv1.Approval{Actor: a.Actor, Reason: a.Reason, Time: stamp(a.At)})
+	}
+	return out
 }
 
 func model(m catalog.Model, versions []catalog.Version) *registryv1.Model {
-	out := &registryv1.Model{Name: m.Name, Aliases: map[string]int64{}, CreateTime: stamp(m.CreateTime)}
+	out := &registryv1.Model{Name: m.Name, Aliases: map[string]int64{}, CreateTime: stamp(m.CreateTime), Policy: policy(m.Policy)}
 	for a, v := range m.Aliases {
 		out.Aliases[a] = int64(v)
 	}
@@ -218,9 +227,13 @@ func model(m catalog.Model, versions []catalog.Version) *registryv1.Model {
 func event(e catalog.HistoryEntry) (*registryv1.ModelEvent, error) {
 	out := &registryv1.ModelEvent{
 		Sequence: e.Sequence, ModelName: e.Model, Version: int64(e.Version), FromStage: stage(e.From), ToStage: stage(e.To),
-		Action: action(e), Actor: e.Actor, Reason: e.Reason, Time: stamp(e.At), Hash: e.Hash, PreviousHash: e.PreviousHash, TraceId: e.TraceID,
+		Action: action(e), Actor: e.Actor, Reason: e.Reason, Time: stamp(e.At), Hash: e.Hash, PreviousHash: e.PreviousHash, TraceId: e.TraceID, Subject: e.Alias,
 	}
 	if e.Gates == "" {
+		return out, nil
+	}
+	if e.Kind == catalog.HistoryPolicy {
+		out.Gates = []string{e.Gates} // a policy, not a judgement: shown as it was set
 		return out, nil
 	}
 	var gates []catalog.GateResult
@@ -243,6 +256,12 @@ func action(e catalog.HistoryEntry) string {
 		return "alias"
 	case e.Kind == catalog.HistoryAliasGone:
 		return "unalias"
+	case e.Kind == catalog.HistoryPolicy:
+		return "policy"
+	case e.Kind == catalog.HistoryCheck:
+		return "check"
+	case e.Kind == catalog.HistoryApproved:
+		return "approve"
 	case e.Rollback:
 		return "rollback"
 	case e.To == catalog.StageArchived || e.To == catalog.StageNone:

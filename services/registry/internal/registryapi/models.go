@@ -70,16 +70,17 @@ func (s *modelServer) CreateModelVersion(ctx context.Context, r *registryv1.Crea
 
 func (s *modelServer) PromoteModelVersion(ctx context.Context, r *registryv1.PromoteModelVersionRequest) (*registryv1.PromoteModelVersionResponse, error) {
 	start := time.Now()
-	p := postgres.Promotion{Model: r.GetModelName(), Version: int32(r.GetVersion()), To: toStage(r.GetStage()), By: by(ctx, r.GetReason(), r.GetRequestId())}
-	if int64(p.Version) != r.GetVersion() {
-		return nil, rpcerr.NotFound("models/%s/versions/%d does not exist", r.GetModelName(), r.GetVersion())
+	number, err := versionNumber(r.GetModelName(), r.GetVersion())
+	if err != nil {
+		return nil, err
 	}
+	p := postgres.Promotion{Model: r.GetModelName(), Version: number, To: toStage(r.GetStage()), By: by(ctx, r.GetReason(), r.GetRequestId())}
 	if r.ExpectedProductionVersion != nil {
 		expected := int32(r.GetExpectedProductionVersion())
 		p.ExpectedProduction = &expected
 	}
-	for _, g := range r.GetGates() {
-		p.Gates = append(p.Gates, catalog.Gate{Metric: g.GetMetric(), Compare: catalog.AtLeast, Threshold: g.GetMinimum()})
+	if p.Gates, err = gates(r.GetGates(), "gates"); err != nil {
+		return nil, err
 	}
 	out, err := postgres.Once(ctx, s.Store, r.GetRequestId(), registryv1.ModelService_PromoteModelVersion_FullMethodName, r, start,
 		func(t *postgres.Tx) (*registryv1.PromoteModelVersionResponse, error) {

@@ -2,31 +2,22 @@ package registryapi
 
 import (
 	"context"
-	"errors"
-	"io"
 	"slices"
 	"strconv"
 	"strings"
 	"time"
 
-	"google.golang.org/grpc"
-	"google.golang.org/grpc/codes"
-
 	"github.com/ultrathink-pilot/trainyard/libs/identity"
-	"github.com/ultrathink-pilot/trainyard/libs/objectstore"
 	"github.com/ultrathink-pilot/trainyard/libs/pagetoken"
 	"github.com/ultrathink-pilot/trainyard/libs/rpcerr"
-	errorv1 "github.com/ultrathink-pilot/trainyard/proto/gen/go/trainyard/error/v1"
 	registryv1 "github.com/ultrathink-pilot/trainyard/proto/gen/go/trainyard/registry/v1"
 	"github.com/ultrathink-pilot/trainyard/services/registry/internal/catalog"
 	"github.com/ultrathink-pilot/trainyard/services/registry/internal/postgres"
-	"github.com/ultrathink-pilot/trainyard/services/registry/internal/series"
 )
 
 const (
-	listPage  = 100
-	listMost  = 1000
-	chunkSize = 256 << 10
+	listPage = 100
+	listMost = 1000
 	// pointBytes bounds one encoded metric point without its key.
 	pointBytes = 48
 )
@@ -74,7 +65,14 @@ func (s *runServer) GetRun(ctx context.Context, r *registryv1.GetRunRequest) (*r
 		return nil, wire(err)
 	}
 	out, err := run(found)
-	return &registryv1.GetRunResponse{Run: out}, err
+	if err != nil {
+		return nil, err
+	}
+	datasets, err := s.Store.RunDatasets(ctx, r.GetRunId())
+	for _, d := range datasets {
+		out.Datasets = append(out.Datasets, &registryv1.Dataset{Name: d.Name, Digest: d.Digest, Context: d.Context})
+	}
+	return &registryv1.GetRunResponse{Run: out}, wire(err)
 }
 
 func (s *runServer) ListRuns(ctx context.Context, r *registryv1.ListRunsRequest) (*registryv1.ListRunsResponse, error) {
@@ -107,21 +105,28 @@ func (s *runServer) ListRuns(ctx context.Context, r *registryv1.ListRunsRequest)
 }
 
 func (s *runServer) GetMetricHistory(ctx context.Context, r *registryv1.GetMetricHistoryRequest) (*registryv1.GetMetricHistoryResponse, error) {
-	points, err := s.Store.MetricHistory(ctx, r.GetRunId(), r.GetKey())
-	if err != nil {
-		return nil, wire(err)
-	}
-	out := &registryv1.GetMetricHistoryResponse{TotalPoints: int64(len(points))}
 	// What does not fit into one answer is thinned too, and total_points says so: a client
 	// that asked for everything gets the whole shape instead of a refused message.
 	limit := pageBytes / (len(r.GetKey()) + pointBytes)
 	if asked := int(r.GetMaxPoints()); asked > 0 {
 		limit = min(limit, asked)
 	}
-	points = series.MinMax(points, limit)
+	in := postgres.Everything
+	if r.MinStep != nil {
+		in.From = r.GetMinStep()
+	}
+	if r.MaxStep != nil {
+		in.To = r.GetMaxStep()
+	}
+	view, err := s.Store.MetricView(ctx, r.GetRunId(), r.GetKey(), in, limit)
+	if err != nil {
+		return nil, wire(err)
+	}
+	points := view.Points
+	out := &registryv1.GetMetricHistoryResponse{TotalPoints: view.Total}
 	out.Metrics = make([]*registryv1.Metric, 0, len(points))
 	for _, p := range points {
-		out.Metrics = append(out.Metrics, &registryv1.Metric{Key: r.GetKey(), Value: p.Value, Step: p.Step, Time: stamp(p.Time)})
+		out.Metrics = append(out.Metrics, &registryv1.Metric{Key: r.GetKey(), Value: p.Value, Step: p.Step, Time: stamp(p.Time), Attempt: uint32(p.Attempt)})
 	}
 	return out, nil
 }
@@ -181,46 +186,4 @@ func (s *runServer) ListArtifacts(ctx context.Context, r *registryv1.ListArtifac
 		out.Artifacts = append(out.Artifacts, artifact(a))
 	}
 	return out, nil
-}
-
-// DownloadArtifact streams the content and verifies it on the way: the last chunk of bytes
-// that are not what was committed is followed by DATA_LOSS, never by a clean end.
-func (s *runServer) DownloadArtifact(r *registryv1.DownloadArtifactRequest, stream grpc.ServerStreamingServer[registryv1.DownloadArtifactResponse]) (err error) {
-	ctx := stream.Context()
-	a, err := s.Store.GetArtifact(ctx, r.GetRunId(), r.GetPath())
-	if err != nil {
-		return wire(err)
-	}
-	body, err := s.Objects.Get(ctx, a.ObjectKey, a.SHA256)
-	if err != nil {
-		return dataLoss(err)
-	}
-	defer func() {
-		if cerr := body.Close(); err == nil && cerr != nil {
-			err = dataLoss(cerr)
-		}
-	}()
-	buffer := make([]byte, chunkSize)
-	for {
-		// Not io.ReadFull: it makes a connection that broke look like a short last chunk.
-		n, err := body.Read(buffer)
-		if n > 0 {
-			if err := stream.Send(&registryv1.DownloadArtifactResponse{Chunk: buffer[:n]}); err != nil {
-				return err
-			}
-		}
-		if err == io.EOF {
-			return nil
-		}
-		if err != nil {
-			return dataLoss(err)
-		}
-	}
-}
-
-func dataLoss(err error) error {
-	if errors.Is(err, objectstore.ErrDigestMismatch) || errors.Is(err, objectstore.ErrNotFound) {
-		return rpcerr.New(codes.DataLoss, errorv1.Reason_REASON_DIGEST_MISMATCH, "the stored bytes are not what was committed").WithCause(err)
-	}
-	return wire(err)
 }

@@ -94,7 +94,9 @@ type Model struct {
 	// Version number by alias.
 	Aliases map[string]int64 `protobuf:"bytes,3,rep,name=aliases,proto3" json:"aliases,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
 	// When it was made.
-	CreateTime    *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=create_time,json=createTime,proto3" json:"create_time,omitempty"`
+	CreateTime *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=create_time,json=createTime,proto3" json:"create_time,omitempty"`
+	// What a promotion into PRODUCTION must meet; unset means nothing.
+	Policy        *PromotionPolicy `protobuf:"bytes,5,opt,name=policy,proto3" json:"policy,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -157,6 +159,223 @@ func (x *Model) GetCreateTime() *timestamppb.Timestamp {
 	return nil
 }
 
+func (x *Model) GetPolicy() *PromotionPolicy {
+	if x != nil {
+		return x.Policy
+	}
+	return nil
+}
+
+// PromotionPolicy is what every promotion into PRODUCTION must meet.
+type PromotionPolicy struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Conditions on metrics; all must hold.
+	Gates []*PromotionGate `protobuf:"bytes,1,rep,name=gates,proto3" json:"gates,omitempty"`
+	// Names of checks whose newest outcome must be passed.
+	RequiredChecks []string `protobuf:"bytes,2,rep,name=required_checks,json=requiredChecks,proto3" json:"required_checks,omitempty"`
+	// How many people other than the one who promotes must have approved the version.
+	Approvals     uint32 `protobuf:"varint,3,opt,name=approvals,proto3" json:"approvals,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PromotionPolicy) Reset() {
+	*x = PromotionPolicy{}
+	mi := &file_trainyard_registry_v1_model_service_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PromotionPolicy) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PromotionPolicy) ProtoMessage() {}
+
+func (x *PromotionPolicy) ProtoReflect() protoreflect.Message {
+	mi := &file_trainyard_registry_v1_model_service_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PromotionPolicy.ProtoReflect.Descriptor instead.
+func (*PromotionPolicy) Descriptor() ([]byte, []int) {
+	return file_trainyard_registry_v1_model_service_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *PromotionPolicy) GetGates() []*PromotionGate {
+	if x != nil {
+		return x.Gates
+	}
+	return nil
+}
+
+func (x *PromotionPolicy) GetRequiredChecks() []string {
+	if x != nil {
+		return x.RequiredChecks
+	}
+	return nil
+}
+
+func (x *PromotionPolicy) GetApprovals() uint32 {
+	if x != nil {
+		return x.Approvals
+	}
+	return 0
+}
+
+// Check is the outcome of a named check of a version.
+type Check struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Name.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// Outcome.
+	Passed bool `protobuf:"varint,2,opt,name=passed,proto3" json:"passed,omitempty"`
+	// What was found, for people.
+	Detail string `protobuf:"bytes,3,opt,name=detail,proto3" json:"detail,omitempty"`
+	// Who recorded it.
+	Actor string `protobuf:"bytes,4,opt,name=actor,proto3" json:"actor,omitempty"`
+	// When, by the registry's clock.
+	Time          *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=time,proto3" json:"time,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Check) Reset() {
+	*x = Check{}
+	mi := &file_trainyard_registry_v1_model_service_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Check) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Check) ProtoMessage() {}
+
+func (x *Check) ProtoReflect() protoreflect.Message {
+	mi := &file_trainyard_registry_v1_model_service_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Check.ProtoReflect.Descriptor instead.
+func (*Check) Descriptor() ([]byte, []int) {
+	return file_trainyard_registry_v1_model_service_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *Check) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Check) GetPassed() bool {
+	if x != nil {
+		return x.Passed
+	}
+	return false
+}
+
+func (x *Check) GetDetail() string {
+	if x != nil {
+		return x.Detail
+	}
+	return ""
+}
+
+func (x *Check) GetActor() string {
+	if x != nil {
+		return x.Actor
+	}
+	return ""
+}
+
+func (x *Check) GetTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Time
+	}
+	return nil
+}
+
+// Approval is a person's approval of a version.
+type Approval struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Who.
+	Actor string `protobuf:"bytes,1,opt,name=actor,proto3" json:"actor,omitempty"`
+	// Why.
+	Reason string `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
+	// When, by the registry's clock.
+	Time          *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=time,proto3" json:"time,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Approval) Reset() {
+	*x = Approval{}
+	mi := &file_trainyard_registry_v1_model_service_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Approval) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Approval) ProtoMessage() {}
+
+func (x *Approval) ProtoReflect() protoreflect.Message {
+	mi := &file_trainyard_registry_v1_model_service_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Approval.ProtoReflect.Descriptor instead.
+func (*Approval) Descriptor() ([]byte, []int) {
+	return file_trainyard_registry_v1_model_service_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *Approval) GetActor() string {
+	if x != nil {
+		return x.Actor
+	}
+	return ""
+}
+
+func (x *Approval) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *Approval) GetTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Time
+	}
+	return nil
+}
+
 // ModelVersion is a checkpoint under a model's name. Its checkpoint never changes.
 type ModelVersion struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -184,13 +403,19 @@ type ModelVersion struct {
 	Etag string `protobuf:"bytes,11,opt,name=etag,proto3" json:"etag,omitempty"`
 	// Feature schema of the weights.
 	FeatureSchema string `protobuf:"bytes,12,opt,name=feature_schema,json=featureSchema,proto3" json:"feature_schema,omitempty"`
+	// Evaluation window behind the metrics; empty means unknown.
+	EvaluationWindow string `protobuf:"bytes,13,opt,name=evaluation_window,json=evaluationWindow,proto3" json:"evaluation_window,omitempty"`
+	// Checks that were recorded, by name.
+	Checks []*Check `protobuf:"bytes,14,rep,name=checks,proto3" json:"checks,omitempty"`
+	// Approvals, oldest first.
+	Approvals     []*Approval `protobuf:"bytes,15,rep,name=approvals,proto3" json:"approvals,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ModelVersion) Reset() {
 	*x = ModelVersion{}
-	mi := &file_trainyard_registry_v1_model_service_proto_msgTypes[1]
+	mi := &file_trainyard_registry_v1_model_service_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -202,7 +427,7 @@ func (x *ModelVersion) String() string {
 func (*ModelVersion) ProtoMessage() {}
 
 func (x *ModelVersion) ProtoReflect() protoreflect.Message {
-	mi := &file_trainyard_registry_v1_model_service_proto_msgTypes[1]
+	mi := &file_trainyard_registry_v1_model_service_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -215,7 +440,7 @@ func (x *ModelVersion) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ModelVersion.ProtoReflect.Descriptor instead.
 func (*ModelVersion) Descriptor() ([]byte, []int) {
-	return file_trainyard_registry_v1_model_service_proto_rawDescGZIP(), []int{1}
+	return file_trainyard_registry_v1_model_service_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *ModelVersion) GetModelName() string {
@@ -302,20 +527,48 @@ func (x *ModelVersion) GetFeatureSchema() string {
 	return ""
 }
 
+func (x *ModelVersion) GetEvaluationWindow() string {
+	if x != nil {
+		return x.EvaluationWindow
+	}
+	return ""
+}
+
+func (x *ModelVersion) GetChecks() []*Check {
+	if x != nil {
+		return x.Checks
+	}
+	return nil
+}
+
+func (x *ModelVersion) GetApprovals() []*Approval {
+	if x != nil {
+		return x.Approvals
+	}
+	return nil
+}
+
 // PromotionGate is a condition on the version's metrics.
 type PromotionGate struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Metric of the checkpoint, such as "validation/sharpe".
 	Metric string `protobuf:"bytes,1,opt,name=metric,proto3" json:"metric,omitempty"`
-	// Least value that passes; NaN and infinities never pass.
-	Minimum       float64 `protobuf:"fixed64,2,opt,name=minimum,proto3" json:"minimum,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	// Least value that passes; NaN and infinities never pass. Not looked at when maximum or production_margin is set.
+	Minimum float64 `protobuf:"fixed64,2,opt,name=minimum,proto3" json:"minimum,omitempty"`
+	// Greatest value that passes.
+	Maximum *float64 `protobuf:"fixed64,3,opt,name=maximum,proto3,oneof" json:"maximum,omitempty"`
+	// The value must exceed that of the version in PRODUCTION by at least this (0: be no worse), both measured on the same
+	// evaluation window. With nothing in PRODUCTION it passes.
+	ProductionMargin *float64 `protobuf:"fixed64,4,opt,name=production_margin,json=productionMargin,proto3,oneof" json:"production_margin,omitempty"`
+	// Evaluation window that the metric must come from; empty means any.
+	EvaluationWindow string `protobuf:"bytes,5,opt,name=evaluation_window,json=evaluationWindow,proto3" json:"evaluation_window,omitempty"`
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
 }
 
 func (x *PromotionGate) Reset() {
 	*x = PromotionGate{}
-	mi := &file_trainyard_registry_v1_model_service_proto_msgTypes[2]
+	mi := &file_trainyard_registry_v1_model_service_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -327,7 +580,7 @@ func (x *PromotionGate) String() string {
 func (*PromotionGate) ProtoMessage() {}
 
 func (x *PromotionGate) ProtoReflect() protoreflect.Message {
-	mi := &file_trainyard_registry_v1_model_service_proto_msgTypes[2]
+	mi := &file_trainyard_registry_v1_model_service_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -340,7 +593,7 @@ func (x *PromotionGate) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PromotionGate.ProtoReflect.Descriptor instead.
 func (*PromotionGate) Descriptor() ([]byte, []int) {
-	return file_trainyard_registry_v1_model_service_proto_rawDescGZIP(), []int{2}
+	return file_trainyard_registry_v1_model_service_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *PromotionGate) GetMetric() string {
@@ -357,6 +610,27 @@ func (x *PromotionGate) GetMinimum() float64 {
 	return 0
 }
 
+func (x *PromotionGate) GetMaximum() float64 {
+	if x != nil && x.Maximum != nil {
+		return *x.Maximum
+	}
+	return 0
+}
+
+func (x *PromotionGate) GetProductionMargin() float64 {
+	if x != nil && x.ProductionMargin != nil {
+		return *x.ProductionMargin
+	}
+	return 0
+}
+
+func (x *PromotionGate) GetEvaluationWindow() string {
+	if x != nil {
+		return x.EvaluationWindow
+	}
+	return ""
+}
+
 // ModelEvent is one line of a model's history. Lines are never changed; each carries the hash of the one before.
 type ModelEvent struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -370,7 +644,7 @@ type ModelEvent struct {
 	FromStage Stage `protobuf:"varint,4,opt,name=from_stage,json=fromStage,proto3,enum=trainyard.registry.v1.Stage" json:"from_stage,omitempty"`
 	// Stage after.
 	ToStage Stage `protobuf:"varint,5,opt,name=to_stage,json=toStage,proto3,enum=trainyard.registry.v1.Stage" json:"to_stage,omitempty"`
-	// "register", "promote", "archive" or "rollback".
+	// "register", "promote", "archive", "rollback", "alias", "unalias", "delete", "policy", "check" or "approve".
 	Action string `protobuf:"bytes,6,opt,name=action,proto3" json:"action,omitempty"`
 	// Identity of the caller.
 	Actor string `protobuf:"bytes,7,opt,name=actor,proto3" json:"actor,omitempty"`
@@ -385,14 +659,16 @@ type ModelEvent struct {
 	// Hash of the line before; empty for the first.
 	PreviousHash []byte `protobuf:"bytes,12,opt,name=previous_hash,json=previousHash,proto3" json:"previous_hash,omitempty"`
 	// Trace in which it happened.
-	TraceId       string `protobuf:"bytes,13,opt,name=trace_id,json=traceId,proto3" json:"trace_id,omitempty"`
+	TraceId string `protobuf:"bytes,13,opt,name=trace_id,json=traceId,proto3" json:"trace_id,omitempty"`
+	// Alias of "alias" and "unalias", name of a "check".
+	Subject       string `protobuf:"bytes,14,opt,name=subject,proto3" json:"subject,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ModelEvent) Reset() {
 	*x = ModelEvent{}
-	mi := &file_trainyard_registry_v1_model_service_proto_msgTypes[3]
+	mi := &file_trainyard_registry_v1_model_service_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -404,7 +680,7 @@ func (x *ModelEvent) String() string {
 func (*ModelEvent) ProtoMessage() {}
 
 func (x *ModelEvent) ProtoReflect() protoreflect.Message {
-	mi := &file_trainyard_registry_v1_model_service_proto_msgTypes[3]
+	mi := &file_trainyard_registry_v1_model_service_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -417,7 +693,7 @@ func (x *ModelEvent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ModelEvent.ProtoReflect.Descriptor instead.
 func (*ModelEvent) Descriptor() ([]byte, []int) {
-	return file_trainyard_registry_v1_model_service_proto_rawDescGZIP(), []int{3}
+	return file_trainyard_registry_v1_model_service_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *ModelEvent) GetSequence() int64 {
@@ -511,6 +787,13 @@ func (x *ModelEvent) GetTraceId() string {
 	return ""
 }
 
+func (x *ModelEvent) GetSubject() string {
+	if x != nil {
+		return x.Subject
+	}
+	return ""
+}
+
 // ListModelsRequest filters models.
 type ListModelsRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -522,7 +805,7 @@ type ListModelsRequest struct {
 
 func (x *ListModelsRequest) Reset() {
 	*x = ListModelsRequest{}
-	mi := &file_trainyard_registry_v1_model_service_proto_msgTypes[4]
+	mi := &file_trainyard_registry_v1_model_service_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -534,7 +817,7 @@ func (x *ListModelsRequest) String() string {
 func (*ListModelsRequest) ProtoMessage() {}
 
 func (x *ListModelsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_trainyard_registry_v1_model_service_proto_msgTypes[4]
+	mi := &file_trainyard_registry_v1_model_service_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -547,7 +830,7 @@ func (x *ListModelsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListModelsRequest.ProtoReflect.Descriptor instead.
 func (*ListModelsRequest) Descriptor() ([]byte, []int) {
-	return file_trainyard_registry_v1_model_service_proto_rawDescGZIP(), []int{4}
+	return file_trainyard_registry_v1_model_service_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *ListModelsRequest) GetNamePrefix() string {
@@ -568,7 +851,7 @@ type ListModelsResponse struct {
 
 func (x *ListModelsResponse) Reset() {
 	*x = ListModelsResponse{}
-	mi := &file_trainyard_registry_v1_model_service_proto_msgTypes[5]
+	mi := &file_trainyard_registry_v1_model_service_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -580,7 +863,7 @@ func (x *ListModelsResponse) String() string {
 func (*ListModelsResponse) ProtoMessage() {}
 
 func (x *ListModelsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_trainyard_registry_v1_model_service_proto_msgTypes[5]
+	mi := &file_trainyard_registry_v1_model_service_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -593,7 +876,7 @@ func (x *ListModelsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListModelsResponse.ProtoReflect.Descriptor instead.
 func (*ListModelsResponse) Descriptor() ([]byte, []int) {
-	return file_trainyard_registry_v1_model_service_proto_rawDescGZIP(), []int{5}
+	return file_trainyard_registry_v1_model_service_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *ListModelsResponse) GetModels() []*Model {
@@ -614,7 +897,7 @@ type GetModelRequest struct {
 
 func (x *GetModelRequest) Reset() {
 	*x = GetModelRequest{}
-	mi := &file_trainyard_registry_v1_model_service_proto_msgTypes[6]
+	mi := &file_trainyard_registry_v1_model_service_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -626,7 +909,7 @@ func (x *GetModelRequest) String() string {
 func (*GetModelRequest) ProtoMessage() {}
 
 func (x *GetModelRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_trainyard_registry_v1_model_service_proto_msgTypes[6]
+	mi := &file_trainyard_registry_v1_model_service_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -639,7 +922,7 @@ func (x *GetModelRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetModelRequest.ProtoReflect.Descriptor instead.
 func (*GetModelRequest) Descriptor() ([]byte, []int) {
-	return file_trainyard_registry_v1_model_service_proto_rawDescGZIP(), []int{6}
+	return file_trainyard_registry_v1_model_service_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *GetModelRequest) GetModelName() string {
@@ -660,7 +943,7 @@ type GetModelResponse struct {
 
 func (x *GetModelResponse) Reset() {
 	*x = GetModelResponse{}
-	mi := &file_trainyard_registry_v1_model_service_proto_msgTypes[7]
+	mi := &file_trainyard_registry_v1_model_service_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -672,7 +955,7 @@ func (x *GetModelResponse) String() string {
 func (*GetModelResponse) ProtoMessage() {}
 
 func (x *GetModelResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_trainyard_registry_v1_model_service_proto_msgTypes[7]
+	mi := &file_trainyard_registry_v1_model_service_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -685,7 +968,7 @@ func (x *GetModelResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetModelResponse.ProtoReflect.Descriptor instead.
 func (*GetModelResponse) Descriptor() ([]byte, []int) {
-	return file_trainyard_registry_v1_model_service_proto_rawDescGZIP(), []int{7}
+	return file_trainyard_registry_v1_model_service_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *GetModelResponse) GetModel() *Model {
@@ -710,7 +993,7 @@ type CreateModelVersionRequest struct {
 
 func (x *CreateModelVersionRequest) Reset() {
 	*x = CreateModelVersionRequest{}
-	mi := &file_trainyard_registry_v1_model_service_proto_msgTypes[8]
+	mi := &file_trainyard_registry_v1_model_service_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -722,7 +1005,7 @@ func (x *CreateModelVersionRequest) String() string {
 func (*CreateModelVersionRequest) ProtoMessage() {}
 
 func (x *CreateModelVersionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_trainyard_registry_v1_model_service_proto_msgTypes[8]
+	mi := &file_trainyard_registry_v1_model_service_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -735,7 +1018,7 @@ func (x *CreateModelVersionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateModelVersionRequest.ProtoReflect.Descriptor instead.
 func (*CreateModelVersionRequest) Descriptor() ([]byte, []int) {
-	return file_trainyard_registry_v1_model_service_proto_rawDescGZIP(), []int{8}
+	return file_trainyard_registry_v1_model_service_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *CreateModelVersionRequest) GetRequestId() string {
@@ -770,7 +1053,7 @@ type CreateModelVersionResponse struct {
 
 func (x *CreateModelVersionResponse) Reset() {
 	*x = CreateModelVersionResponse{}
-	mi := &file_trainyard_registry_v1_model_service_proto_msgTypes[9]
+	mi := &file_trainyard_registry_v1_model_service_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -782,7 +1065,7 @@ func (x *CreateModelVersionResponse) String() string {
 func (*CreateModelVersionResponse) ProtoMessage() {}
 
 func (x *CreateModelVersionResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_trainyard_registry_v1_model_service_proto_msgTypes[9]
+	mi := &file_trainyard_registry_v1_model_service_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -795,7 +1078,7 @@ func (x *CreateModelVersionResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateModelVersionResponse.ProtoReflect.Descriptor instead.
 func (*CreateModelVersionResponse) Descriptor() ([]byte, []int) {
-	return file_trainyard_registry_v1_model_service_proto_rawDescGZIP(), []int{9}
+	return file_trainyard_registry_v1_model_service_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *CreateModelVersionResponse) GetVersion() *ModelVersion {
@@ -828,7 +1111,7 @@ type PromoteModelVersionRequest struct {
 
 func (x *PromoteModelVersionRequest) Reset() {
 	*x = PromoteModelVersionRequest{}
-	mi := &file_trainyard_registry_v1_model_service_proto_msgTypes[10]
+	mi := &file_trainyard_registry_v1_model_service_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -840,7 +1123,7 @@ func (x *PromoteModelVersionRequest) String() string {
 func (*PromoteModelVersionRequest) ProtoMessage() {}
 
 func (x *PromoteModelVersionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_trainyard_registry_v1_model_service_proto_msgTypes[10]
+	mi := &file_trainyard_registry_v1_model_service_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -853,7 +1136,7 @@ func (x *PromoteModelVersionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PromoteModelVersionRequest.ProtoReflect.Descriptor instead.
 func (*PromoteModelVersionRequest) Descriptor() ([]byte, []int) {
-	return file_trainyard_registry_v1_model_service_proto_rawDescGZIP(), []int{10}
+	return file_trainyard_registry_v1_model_service_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *PromoteModelVersionRequest) GetRequestId() string {
@@ -918,7 +1201,7 @@ type PromoteModelVersionResponse struct {
 
 func (x *PromoteModelVersionResponse) Reset() {
 	*x = PromoteModelVersionResponse{}
-	mi := &file_trainyard_registry_v1_model_service_proto_msgTypes[11]
+	mi := &file_trainyard_registry_v1_model_service_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -930,7 +1213,7 @@ func (x *PromoteModelVersionResponse) String() string {
 func (*PromoteModelVersionResponse) ProtoMessage() {}
 
 func (x *PromoteModelVersionResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_trainyard_registry_v1_model_service_proto_msgTypes[11]
+	mi := &file_trainyard_registry_v1_model_service_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -943,7 +1226,7 @@ func (x *PromoteModelVersionResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PromoteModelVersionResponse.ProtoReflect.Descriptor instead.
 func (*PromoteModelVersionResponse) Descriptor() ([]byte, []int) {
-	return file_trainyard_registry_v1_model_service_proto_rawDescGZIP(), []int{11}
+	return file_trainyard_registry_v1_model_service_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *PromoteModelVersionResponse) GetVersion() *ModelVersion {
@@ -975,7 +1258,7 @@ type RollbackModelRequest struct {
 
 func (x *RollbackModelRequest) Reset() {
 	*x = RollbackModelRequest{}
-	mi := &file_trainyard_registry_v1_model_service_proto_msgTypes[12]
+	mi := &file_trainyard_registry_v1_model_service_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -987,7 +1270,7 @@ func (x *RollbackModelRequest) String() string {
 func (*RollbackModelRequest) ProtoMessage() {}
 
 func (x *RollbackModelRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_trainyard_registry_v1_model_service_proto_msgTypes[12]
+	mi := &file_trainyard_registry_v1_model_service_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1000,7 +1283,7 @@ func (x *RollbackModelRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RollbackModelRequest.ProtoReflect.Descriptor instead.
 func (*RollbackModelRequest) Descriptor() ([]byte, []int) {
-	return file_trainyard_registry_v1_model_service_proto_rawDescGZIP(), []int{12}
+	return file_trainyard_registry_v1_model_service_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *RollbackModelRequest) GetRequestId() string {
@@ -1037,7 +1320,7 @@ type RollbackModelResponse struct {
 
 func (x *RollbackModelResponse) Reset() {
 	*x = RollbackModelResponse{}
-	mi := &file_trainyard_registry_v1_model_service_proto_msgTypes[13]
+	mi := &file_trainyard_registry_v1_model_service_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1049,7 +1332,7 @@ func (x *RollbackModelResponse) String() string {
 func (*RollbackModelResponse) ProtoMessage() {}
 
 func (x *RollbackModelResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_trainyard_registry_v1_model_service_proto_msgTypes[13]
+	mi := &file_trainyard_registry_v1_model_service_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1062,7 +1345,7 @@ func (x *RollbackModelResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RollbackModelResponse.ProtoReflect.Descriptor instead.
 func (*RollbackModelResponse) Descriptor() ([]byte, []int) {
-	return file_trainyard_registry_v1_model_service_proto_rawDescGZIP(), []int{13}
+	return file_trainyard_registry_v1_model_service_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *RollbackModelResponse) GetVersion() *ModelVersion {
@@ -1098,7 +1381,7 @@ type ResolveModelRequest struct {
 
 func (x *ResolveModelRequest) Reset() {
 	*x = ResolveModelRequest{}
-	mi := &file_trainyard_registry_v1_model_service_proto_msgTypes[14]
+	mi := &file_trainyard_registry_v1_model_service_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1110,7 +1393,7 @@ func (x *ResolveModelRequest) String() string {
 func (*ResolveModelRequest) ProtoMessage() {}
 
 func (x *ResolveModelRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_trainyard_registry_v1_model_service_proto_msgTypes[14]
+	mi := &file_trainyard_registry_v1_model_service_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1123,7 +1406,7 @@ func (x *ResolveModelRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResolveModelRequest.ProtoReflect.Descriptor instead.
 func (*ResolveModelRequest) Descriptor() ([]byte, []int) {
-	return file_trainyard_registry_v1_model_service_proto_rawDescGZIP(), []int{14}
+	return file_trainyard_registry_v1_model_service_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *ResolveModelRequest) GetModelName() string {
@@ -1207,7 +1490,7 @@ type ResolveModelResponse struct {
 
 func (x *ResolveModelResponse) Reset() {
 	*x = ResolveModelResponse{}
-	mi := &file_trainyard_registry_v1_model_service_proto_msgTypes[15]
+	mi := &file_trainyard_registry_v1_model_service_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1219,7 +1502,7 @@ func (x *ResolveModelResponse) String() string {
 func (*ResolveModelResponse) ProtoMessage() {}
 
 func (x *ResolveModelResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_trainyard_registry_v1_model_service_proto_msgTypes[15]
+	mi := &file_trainyard_registry_v1_model_service_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1232,7 +1515,7 @@ func (x *ResolveModelResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResolveModelResponse.ProtoReflect.Descriptor instead.
 func (*ResolveModelResponse) Descriptor() ([]byte, []int) {
-	return file_trainyard_registry_v1_model_service_proto_rawDescGZIP(), []int{15}
+	return file_trainyard_registry_v1_model_service_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *ResolveModelResponse) GetVersion() *ModelVersion {
@@ -1267,7 +1550,7 @@ type WatchModelRequest struct {
 
 func (x *WatchModelRequest) Reset() {
 	*x = WatchModelRequest{}
-	mi := &file_trainyard_registry_v1_model_service_proto_msgTypes[16]
+	mi := &file_trainyard_registry_v1_model_service_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1279,7 +1562,7 @@ func (x *WatchModelRequest) String() string {
 func (*WatchModelRequest) ProtoMessage() {}
 
 func (x *WatchModelRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_trainyard_registry_v1_model_service_proto_msgTypes[16]
+	mi := &file_trainyard_registry_v1_model_service_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1292,7 +1575,7 @@ func (x *WatchModelRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchModelRequest.ProtoReflect.Descriptor instead.
 func (*WatchModelRequest) Descriptor() ([]byte, []int) {
-	return file_trainyard_registry_v1_model_service_proto_rawDescGZIP(), []int{16}
+	return file_trainyard_registry_v1_model_service_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *WatchModelRequest) GetModelName() string {
@@ -1313,7 +1596,7 @@ type WatchModelResponse struct {
 
 func (x *WatchModelResponse) Reset() {
 	*x = WatchModelResponse{}
-	mi := &file_trainyard_registry_v1_model_service_proto_msgTypes[17]
+	mi := &file_trainyard_registry_v1_model_service_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1325,7 +1608,7 @@ func (x *WatchModelResponse) String() string {
 func (*WatchModelResponse) ProtoMessage() {}
 
 func (x *WatchModelResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_trainyard_registry_v1_model_service_proto_msgTypes[17]
+	mi := &file_trainyard_registry_v1_model_service_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1338,7 +1621,7 @@ func (x *WatchModelResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchModelResponse.ProtoReflect.Descriptor instead.
 func (*WatchModelResponse) Descriptor() ([]byte, []int) {
-	return file_trainyard_registry_v1_model_service_proto_rawDescGZIP(), []int{17}
+	return file_trainyard_registry_v1_model_service_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *WatchModelResponse) GetVersion() *ModelVersion {
@@ -1365,7 +1648,7 @@ type ListModelHistoryRequest struct {
 
 func (x *ListModelHistoryRequest) Reset() {
 	*x = ListModelHistoryRequest{}
-	mi := &file_trainyard_registry_v1_model_service_proto_msgTypes[18]
+	mi := &file_trainyard_registry_v1_model_service_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1377,7 +1660,7 @@ func (x *ListModelHistoryRequest) String() string {
 func (*ListModelHistoryRequest) ProtoMessage() {}
 
 func (x *ListModelHistoryRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_trainyard_registry_v1_model_service_proto_msgTypes[18]
+	mi := &file_trainyard_registry_v1_model_service_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1390,7 +1673,7 @@ func (x *ListModelHistoryRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListModelHistoryRequest.ProtoReflect.Descriptor instead.
 func (*ListModelHistoryRequest) Descriptor() ([]byte, []int) {
-	return file_trainyard_registry_v1_model_service_proto_rawDescGZIP(), []int{18}
+	return file_trainyard_registry_v1_model_service_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *ListModelHistoryRequest) GetModelName() string {
@@ -1436,7 +1719,7 @@ type ListModelHistoryResponse struct {
 
 func (x *ListModelHistoryResponse) Reset() {
 	*x = ListModelHistoryResponse{}
-	mi := &file_trainyard_registry_v1_model_service_proto_msgTypes[19]
+	mi := &file_trainyard_registry_v1_model_service_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1448,7 +1731,7 @@ func (x *ListModelHistoryResponse) String() string {
 func (*ListModelHistoryResponse) ProtoMessage() {}
 
 func (x *ListModelHistoryResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_trainyard_registry_v1_model_service_proto_msgTypes[19]
+	mi := &file_trainyard_registry_v1_model_service_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1461,7 +1744,7 @@ func (x *ListModelHistoryResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListModelHistoryResponse.ProtoReflect.Descriptor instead.
 func (*ListModelHistoryResponse) Descriptor() ([]byte, []int) {
-	return file_trainyard_registry_v1_model_service_proto_rawDescGZIP(), []int{19}
+	return file_trainyard_registry_v1_model_service_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *ListModelHistoryResponse) GetEvents() []*ModelEvent {
@@ -1485,20 +1768,529 @@ func (x *ListModelHistoryResponse) GetNextPageToken() string {
 	return ""
 }
 
+// SetPromotionPolicyRequest sets a policy.
+type SetPromotionPolicyRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// UUID that makes the call idempotent.
+	RequestId string `protobuf:"bytes,1,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	// Name of the model.
+	ModelName string `protobuf:"bytes,2,opt,name=model_name,json=modelName,proto3" json:"model_name,omitempty"`
+	// The policy; an empty one asks for nothing.
+	Policy *PromotionPolicy `protobuf:"bytes,3,opt,name=policy,proto3" json:"policy,omitempty"`
+	// Why, for the record.
+	Reason        string `protobuf:"bytes,4,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SetPromotionPolicyRequest) Reset() {
+	*x = SetPromotionPolicyRequest{}
+	mi := &file_trainyard_registry_v1_model_service_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetPromotionPolicyRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetPromotionPolicyRequest) ProtoMessage() {}
+
+func (x *SetPromotionPolicyRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_trainyard_registry_v1_model_service_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetPromotionPolicyRequest.ProtoReflect.Descriptor instead.
+func (*SetPromotionPolicyRequest) Descriptor() ([]byte, []int) {
+	return file_trainyard_registry_v1_model_service_proto_rawDescGZIP(), []int{23}
+}
+
+func (x *SetPromotionPolicyRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
+func (x *SetPromotionPolicyRequest) GetModelName() string {
+	if x != nil {
+		return x.ModelName
+	}
+	return ""
+}
+
+func (x *SetPromotionPolicyRequest) GetPolicy() *PromotionPolicy {
+	if x != nil {
+		return x.Policy
+	}
+	return nil
+}
+
+func (x *SetPromotionPolicyRequest) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+// SetPromotionPolicyResponse has the model.
+type SetPromotionPolicyResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The model after the call.
+	Model         *Model `protobuf:"bytes,1,opt,name=model,proto3" json:"model,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SetPromotionPolicyResponse) Reset() {
+	*x = SetPromotionPolicyResponse{}
+	mi := &file_trainyard_registry_v1_model_service_proto_msgTypes[24]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetPromotionPolicyResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetPromotionPolicyResponse) ProtoMessage() {}
+
+func (x *SetPromotionPolicyResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_trainyard_registry_v1_model_service_proto_msgTypes[24]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetPromotionPolicyResponse.ProtoReflect.Descriptor instead.
+func (*SetPromotionPolicyResponse) Descriptor() ([]byte, []int) {
+	return file_trainyard_registry_v1_model_service_proto_rawDescGZIP(), []int{24}
+}
+
+func (x *SetPromotionPolicyResponse) GetModel() *Model {
+	if x != nil {
+		return x.Model
+	}
+	return nil
+}
+
+// RecordCheckRequest records a check.
+type RecordCheckRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// UUID that makes the call idempotent.
+	RequestId string `protobuf:"bytes,1,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	// Name of the model.
+	ModelName string `protobuf:"bytes,2,opt,name=model_name,json=modelName,proto3" json:"model_name,omitempty"`
+	// Version.
+	Version int64 `protobuf:"varint,3,opt,name=version,proto3" json:"version,omitempty"`
+	// Name of the check.
+	Name string `protobuf:"bytes,4,opt,name=name,proto3" json:"name,omitempty"`
+	// Outcome.
+	Passed bool `protobuf:"varint,5,opt,name=passed,proto3" json:"passed,omitempty"`
+	// What was found, for people.
+	Detail        string `protobuf:"bytes,6,opt,name=detail,proto3" json:"detail,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RecordCheckRequest) Reset() {
+	*x = RecordCheckRequest{}
+	mi := &file_trainyard_registry_v1_model_service_proto_msgTypes[25]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RecordCheckRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RecordCheckRequest) ProtoMessage() {}
+
+func (x *RecordCheckRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_trainyard_registry_v1_model_service_proto_msgTypes[25]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RecordCheckRequest.ProtoReflect.Descriptor instead.
+func (*RecordCheckRequest) Descriptor() ([]byte, []int) {
+	return file_trainyard_registry_v1_model_service_proto_rawDescGZIP(), []int{25}
+}
+
+func (x *RecordCheckRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
+func (x *RecordCheckRequest) GetModelName() string {
+	if x != nil {
+		return x.ModelName
+	}
+	return ""
+}
+
+func (x *RecordCheckRequest) GetVersion() int64 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
+}
+
+func (x *RecordCheckRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *RecordCheckRequest) GetPassed() bool {
+	if x != nil {
+		return x.Passed
+	}
+	return false
+}
+
+func (x *RecordCheckRequest) GetDetail() string {
+	if x != nil {
+		return x.Detail
+	}
+	return ""
+}
+
+// RecordCheckResponse has the version.
+type RecordCheckResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The version after the call.
+	Version       *ModelVersion `protobuf:"bytes,1,opt,name=version,proto3" json:"version,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RecordCheckResponse) Reset() {
+	*x = RecordCheckResponse{}
+	mi := &file_trainyard_registry_v1_model_service_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RecordCheckResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RecordCheckResponse) ProtoMessage() {}
+
+func (x *RecordCheckResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_trainyard_registry_v1_model_service_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RecordCheckResponse.ProtoReflect.Descriptor instead.
+func (*RecordCheckResponse) Descriptor() ([]byte, []int) {
+	return file_trainyard_registry_v1_model_service_proto_rawDescGZIP(), []int{26}
+}
+
+func (x *RecordCheckResponse) GetVersion() *ModelVersion {
+	if x != nil {
+		return x.Version
+	}
+	return nil
+}
+
+// ApproveModelVersionRequest approves a version.
+type ApproveModelVersionRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// UUID that makes the call idempotent.
+	RequestId string `protobuf:"bytes,1,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	// Name of the model.
+	ModelName string `protobuf:"bytes,2,opt,name=model_name,json=modelName,proto3" json:"model_name,omitempty"`
+	// Version.
+	Version int64 `protobuf:"varint,3,opt,name=version,proto3" json:"version,omitempty"`
+	// Why, for the record.
+	Reason        string `protobuf:"bytes,4,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ApproveModelVersionRequest) Reset() {
+	*x = ApproveModelVersionRequest{}
+	mi := &file_trainyard_registry_v1_model_service_proto_msgTypes[27]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ApproveModelVersionRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ApproveModelVersionRequest) ProtoMessage() {}
+
+func (x *ApproveModelVersionRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_trainyard_registry_v1_model_service_proto_msgTypes[27]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ApproveModelVersionRequest.ProtoReflect.Descriptor instead.
+func (*ApproveModelVersionRequest) Descriptor() ([]byte, []int) {
+	return file_trainyard_registry_v1_model_service_proto_rawDescGZIP(), []int{27}
+}
+
+func (x *ApproveModelVersionRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
+func (x *ApproveModelVersionRequest) GetModelName() string {
+	if x != nil {
+		return x.ModelName
+	}
+	return ""
+}
+
+func (x *ApproveModelVersionRequest) GetVersion() int64 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
+}
+
+func (x *ApproveModelVersionRequest) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+// ApproveModelVersionResponse has the version.
+type ApproveModelVersionResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The version after the call.
+	Version       *ModelVersion `protobuf:"bytes,1,opt,name=version,proto3" json:"version,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ApproveModelVersionResponse) Reset() {
+	*x = ApproveModelVersionResponse{}
+	mi := &file_trainyard_registry_v1_model_service_proto_msgTypes[28]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ApproveModelVersionResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ApproveModelVersionResponse) ProtoMessage() {}
+
+func (x *ApproveModelVersionResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_trainyard_registry_v1_model_service_proto_msgTypes[28]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ApproveModelVersionResponse.ProtoReflect.Descriptor instead.
+func (*ApproveModelVersionResponse) Descriptor() ([]byte, []int) {
+	return file_trainyard_registry_v1_model_service_proto_rawDescGZIP(), []int{28}
+}
+
+func (x *ApproveModelVersionResponse) GetVersion() *ModelVersion {
+	if x != nil {
+		return x.Version
+	}
+	return nil
+}
+
+// VerifyModelHistoryRequest names a model.
+type VerifyModelHistoryRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Name of the model.
+	ModelName     string `protobuf:"bytes,1,opt,name=model_name,json=modelName,proto3" json:"model_name,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *VerifyModelHistoryRequest) Reset() {
+	*x = VerifyModelHistoryRequest{}
+	mi := &file_trainyard_registry_v1_model_service_proto_msgTypes[29]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *VerifyModelHistoryRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*VerifyModelHistoryRequest) ProtoMessage() {}
+
+func (x *VerifyModelHistoryRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_trainyard_registry_v1_model_service_proto_msgTypes[29]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use VerifyModelHistoryRequest.ProtoReflect.Descriptor instead.
+func (*VerifyModelHistoryRequest) Descriptor() ([]byte, []int) {
+	return file_trainyard_registry_v1_model_service_proto_rawDescGZIP(), []int{29}
+}
+
+func (x *VerifyModelHistoryRequest) GetModelName() string {
+	if x != nil {
+		return x.ModelName
+	}
+	return ""
+}
+
+// VerifyModelHistoryResponse is what was found.
+type VerifyModelHistoryResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// True when every line holds.
+	Intact bool `protobuf:"varint,1,opt,name=intact,proto3" json:"intact,omitempty"`
+	// Lines that were checked.
+	Events int64 `protobuf:"varint,2,opt,name=events,proto3" json:"events,omitempty"`
+	// Hash of the newest line: note it elsewhere, and a history that was cut or written anew shows, too.
+	HeadHash []byte `protobuf:"bytes,3,opt,name=head_hash,json=headHash,proto3" json:"head_hash,omitempty"`
+	// The first line that does not hold, for people; empty when all do.
+	Problem       string `protobuf:"bytes,4,opt,name=problem,proto3" json:"problem,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *VerifyModelHistoryResponse) Reset() {
+	*x = VerifyModelHistoryResponse{}
+	mi := &file_trainyard_registry_v1_model_service_proto_msgTypes[30]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *VerifyModelHistoryResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*VerifyModelHistoryResponse) ProtoMessage() {}
+
+func (x *VerifyModelHistoryResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_trainyard_registry_v1_model_service_proto_msgTypes[30]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use VerifyModelHistoryResponse.ProtoReflect.Descriptor instead.
+func (*VerifyModelHistoryResponse) Descriptor() ([]byte, []int) {
+	return file_trainyard_registry_v1_model_service_proto_rawDescGZIP(), []int{30}
+}
+
+func (x *VerifyModelHistoryResponse) GetIntact() bool {
+	if x != nil {
+		return x.Intact
+	}
+	return false
+}
+
+func (x *VerifyModelHistoryResponse) GetEvents() int64 {
+	if x != nil {
+		return x.Events
+	}
+	return 0
+}
+
+func (x *VerifyModelHistoryResponse) GetHeadHash() []byte {
+	if x != nil {
+		return x.HeadHash
+	}
+	return nil
+}
+
+func (x *VerifyModelHistoryResponse) GetProblem() string {
+	if x != nil {
+		return x.Problem
+	}
+	return ""
+}
+
 var File_trainyard_registry_v1_model_service_proto protoreflect.FileDescriptor
 
 const file_trainyard_registry_v1_model_service_proto_rawDesc = "" +
 	"\n" +
-	")trainyard/registry/v1/model_service.proto\x12\x15trainyard.registry.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a&trainyard/registry/v1/checkpoint.proto\"\x9a\x02\n" +
+	")trainyard/registry/v1/model_service.proto\x12\x15trainyard.registry.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a&trainyard/registry/v1/checkpoint.proto\"\xda\x02\n" +
 	"\x05Model\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12?\n" +
 	"\bversions\x18\x02 \x03(\v2#.trainyard.registry.v1.ModelVersionR\bversions\x12C\n" +
 	"\aaliases\x18\x03 \x03(\v2).trainyard.registry.v1.Model.AliasesEntryR\aaliases\x12;\n" +
 	"\vcreate_time\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
-	"createTime\x1a:\n" +
+	"createTime\x12>\n" +
+	"\x06policy\x18\x05 \x01(\v2&.trainyard.registry.v1.PromotionPolicyR\x06policy\x1a:\n" +
 	"\fAliasesEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\x03R\x05value:\x028\x01\"\x9c\x04\n" +
+	"\x05value\x18\x02 \x01(\x03R\x05value:\x028\x01\"\xbb\x01\n" +
+	"\x0fPromotionPolicy\x12D\n" +
+	"\x05gates\x18\x01 \x03(\v2$.trainyard.registry.v1.PromotionGateB\b\xbaH\x05\x92\x01\x02\x10@R\x05gates\x12;\n" +
+	"\x0frequired_checks\x18\x02 \x03(\tB\x12\xbaH\x0f\x92\x01\f\x10@\x18\x01\"\x06r\x04\x10\x01\x18dR\x0erequiredChecks\x12%\n" +
+	"\tapprovals\x18\x03 \x01(\rB\a\xbaH\x04*\x02\x18\x14R\tapprovals\"\x91\x01\n" +
+	"\x05Check\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
+	"\x06passed\x18\x02 \x01(\bR\x06passed\x12\x16\n" +
+	"\x06detail\x18\x03 \x01(\tR\x06detail\x12\x14\n" +
+	"\x05actor\x18\x04 \x01(\tR\x05actor\x12.\n" +
+	"\x04time\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\x04time\"h\n" +
+	"\bApproval\x12\x14\n" +
+	"\x05actor\x18\x01 \x01(\tR\x05actor\x12\x16\n" +
+	"\x06reason\x18\x02 \x01(\tR\x06reason\x12.\n" +
+	"\x04time\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\x04time\"\xbe\x05\n" +
 	"\fModelVersion\x12\x1d\n" +
 	"\n" +
 	"model_name\x18\x01 \x01(\tR\tmodelName\x12\x18\n" +
@@ -1514,14 +2306,23 @@ const file_trainyard_registry_v1_model_service_proto_rawDesc = "" +
 	"\vtraceparent\x18\n" +
 	" \x01(\tR\vtraceparent\x12\x12\n" +
 	"\x04etag\x18\v \x01(\tR\x04etag\x12%\n" +
-	"\x0efeature_schema\x18\f \x01(\tR\rfeatureSchema\x1a:\n" +
+	"\x0efeature_schema\x18\f \x01(\tR\rfeatureSchema\x12+\n" +
+	"\x11evaluation_window\x18\r \x01(\tR\x10evaluationWindow\x124\n" +
+	"\x06checks\x18\x0e \x03(\v2\x1c.trainyard.registry.v1.CheckR\x06checks\x12=\n" +
+	"\tapprovals\x18\x0f \x03(\v2\x1f.trainyard.registry.v1.ApprovalR\tapprovals\x1a:\n" +
 	"\fMetricsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\x01R\x05value:\x028\x01\"V\n" +
+	"\x05value\x18\x02 \x01(\x01R\x05value:\x028\x01\"\x92\x02\n" +
 	"\rPromotionGate\x12\"\n" +
 	"\x06metric\x18\x01 \x01(\tB\n" +
 	"\xbaH\ar\x05\x10\x01\x18\xfa\x01R\x06metric\x12!\n" +
-	"\aminimum\x18\x02 \x01(\x01B\a\xbaH\x04\x12\x02@\x01R\aminimum\"\xb7\x03\n" +
+	"\aminimum\x18\x02 \x01(\x01B\a\xbaH\x04\x12\x02@\x01R\aminimum\x12&\n" +
+	"\amaximum\x18\x03 \x01(\x01B\a\xbaH\x04\x12\x02@\x01H\x00R\amaximum\x88\x01\x01\x129\n" +
+	"\x11production_margin\x18\x04 \x01(\x01B\a\xbaH\x04\x12\x02@\x01H\x01R\x10productionMargin\x88\x01\x01\x125\n" +
+	"\x11evaluation_window\x18\x05 \x01(\tB\b\xbaH\x05r\x03\x18\xc8\x01R\x10evaluationWindowB\n" +
+	"\n" +
+	"\b_maximumB\x14\n" +
+	"\x12_production_margin\"\xd1\x03\n" +
 	"\n" +
 	"ModelEvent\x12\x1a\n" +
 	"\bsequence\x18\x01 \x01(\x03R\bsequence\x12\x1d\n" +
@@ -1539,7 +2340,8 @@ const file_trainyard_registry_v1_model_service_proto_rawDesc = "" +
 	" \x01(\v2\x1a.google.protobuf.TimestampR\x04time\x12\x12\n" +
 	"\x04hash\x18\v \x01(\fR\x04hash\x12#\n" +
 	"\rprevious_hash\x18\f \x01(\fR\fpreviousHash\x12\x19\n" +
-	"\btrace_id\x18\r \x01(\tR\atraceId\"=\n" +
+	"\btrace_id\x18\r \x01(\tR\atraceId\x12\x18\n" +
+	"\asubject\x18\x0e \x01(\tR\asubject\"=\n" +
 	"\x11ListModelsRequest\x12(\n" +
 	"\vname_prefix\x18\x01 \x01(\tB\a\xbaH\x04r\x02\x18dR\n" +
 	"namePrefix\"J\n" +
@@ -1610,25 +2412,67 @@ const file_trainyard_registry_v1_model_service_proto_rawDesc = "" +
 	"\x18ListModelHistoryResponse\x129\n" +
 	"\x06events\x18\x01 \x03(\v2!.trainyard.registry.v1.ModelEventR\x06events\x12;\n" +
 	"\x1aproduction_version_at_time\x18\x02 \x01(\x03R\x17productionVersionAtTime\x12&\n" +
-	"\x0fnext_page_token\x18\x03 \x01(\tR\rnextPageToken*k\n" +
+	"\x0fnext_page_token\x18\x03 \x01(\tR\rnextPageToken\"\xd8\x01\n" +
+	"\x19SetPromotionPolicyRequest\x12'\n" +
+	"\n" +
+	"request_id\x18\x01 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\trequestId\x12(\n" +
+	"\n" +
+	"model_name\x18\x02 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18dR\tmodelName\x12F\n" +
+	"\x06policy\x18\x03 \x01(\v2&.trainyard.registry.v1.PromotionPolicyB\x06\xbaH\x03\xc8\x01\x01R\x06policy\x12 \n" +
+	"\x06reason\x18\x04 \x01(\tB\b\xbaH\x05r\x03\x18\xe8\aR\x06reason\"P\n" +
+	"\x1aSetPromotionPolicyResponse\x122\n" +
+	"\x05model\x18\x01 \x01(\v2\x1c.trainyard.registry.v1.ModelR\x05model\"\xe3\x01\n" +
+	"\x12RecordCheckRequest\x12'\n" +
+	"\n" +
+	"request_id\x18\x01 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\trequestId\x12(\n" +
+	"\n" +
+	"model_name\x18\x02 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18dR\tmodelName\x12!\n" +
+	"\aversion\x18\x03 \x01(\x03B\a\xbaH\x04\"\x02(\x01R\aversion\x12\x1d\n" +
+	"\x04name\x18\x04 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18dR\x04name\x12\x16\n" +
+	"\x06passed\x18\x05 \x01(\bR\x06passed\x12 \n" +
+	"\x06detail\x18\x06 \x01(\tB\b\xbaH\x05r\x03\x18\xe8\aR\x06detail\"T\n" +
+	"\x13RecordCheckResponse\x12=\n" +
+	"\aversion\x18\x01 \x01(\v2#.trainyard.registry.v1.ModelVersionR\aversion\"\xb4\x01\n" +
+	"\x1aApproveModelVersionRequest\x12'\n" +
+	"\n" +
+	"request_id\x18\x01 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\trequestId\x12(\n" +
+	"\n" +
+	"model_name\x18\x02 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18dR\tmodelName\x12!\n" +
+	"\aversion\x18\x03 \x01(\x03B\a\xbaH\x04\"\x02(\x01R\aversion\x12 \n" +
+	"\x06reason\x18\x04 \x01(\tB\b\xbaH\x05r\x03\x18\xe8\aR\x06reason\"\\\n" +
+	"\x1bApproveModelVersionResponse\x12=\n" +
+	"\aversion\x18\x01 \x01(\v2#.trainyard.registry.v1.ModelVersionR\aversion\"E\n" +
+	"\x19VerifyModelHistoryRequest\x12(\n" +
+	"\n" +
+	"model_name\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18dR\tmodelName\"\x83\x01\n" +
+	"\x1aVerifyModelHistoryResponse\x12\x16\n" +
+	"\x06intact\x18\x01 \x01(\bR\x06intact\x12\x16\n" +
+	"\x06events\x18\x02 \x01(\x03R\x06events\x12\x1b\n" +
+	"\thead_hash\x18\x03 \x01(\fR\bheadHash\x12\x18\n" +
+	"\aproblem\x18\x04 \x01(\tR\aproblem*k\n" +
 	"\x05Stage\x12\x15\n" +
 	"\x11STAGE_UNSPECIFIED\x10\x00\x12\x0e\n" +
 	"\n" +
 	"STAGE_NONE\x10\x01\x12\x11\n" +
 	"\rSTAGE_STAGING\x10\x02\x12\x14\n" +
 	"\x10STAGE_PRODUCTION\x10\x03\x12\x12\n" +
-	"\x0eSTAGE_ARCHIVED\x10\x042\xf6\x06\n" +
+	"\x0eSTAGE_ARCHIVED\x10\x042\xd0\n" +
+	"\n" +
 	"\fModelService\x12a\n" +
 	"\n" +
 	"ListModels\x12(.trainyard.registry.v1.ListModelsRequest\x1a).trainyard.registry.v1.ListModelsResponse\x12[\n" +
 	"\bGetModel\x12&.trainyard.registry.v1.GetModelRequest\x1a'.trainyard.registry.v1.GetModelResponse\x12y\n" +
 	"\x12CreateModelVersion\x120.trainyard.registry.v1.CreateModelVersionRequest\x1a1.trainyard.registry.v1.CreateModelVersionResponse\x12|\n" +
-	"\x13PromoteModelVersion\x121.trainyard.registry.v1.PromoteModelVersionRequest\x1a2.trainyard.registry.v1.PromoteModelVersionResponse\x12j\n" +
+	"\x13PromoteModelVersion\x121.trainyard.registry.v1.PromoteModelVersionRequest\x1a2.trainyard.registry.v1.PromoteModelVersionResponse\x12y\n" +
+	"\x12SetPromotionPolicy\x120.trainyard.registry.v1.SetPromotionPolicyRequest\x1a1.trainyard.registry.v1.SetPromotionPolicyResponse\x12d\n" +
+	"\vRecordCheck\x12).trainyard.registry.v1.RecordCheckRequest\x1a*.trainyard.registry.v1.RecordCheckResponse\x12|\n" +
+	"\x13ApproveModelVersion\x121.trainyard.registry.v1.ApproveModelVersionRequest\x1a2.trainyard.registry.v1.ApproveModelVersionResponse\x12j\n" +
 	"\rRollbackModel\x12+.trainyard.registry.v1.RollbackModelRequest\x1a,.trainyard.registry.v1.RollbackModelResponse\x12g\n" +
 	"\fResolveModel\x12*.trainyard.registry.v1.ResolveModelRequest\x1a+.trainyard.registry.v1.ResolveModelResponse\x12c\n" +
 	"\n" +
 	"WatchModel\x12(.trainyard.registry.v1.WatchModelRequest\x1a).trainyard.registry.v1.WatchModelResponse0\x01\x12s\n" +
-	"\x10ListModelHistory\x12..trainyard.registry.v1.ListModelHistoryRequest\x1a/.trainyard.registry.v1.ListModelHistoryResponseB\xf9\x01\n" +
+	"\x10ListModelHistory\x12..trainyard.registry.v1.ListModelHistoryRequest\x1a/.trainyard.registry.v1.ListModelHistoryResponse\x12y\n" +
+	"\x12VerifyModelHistory\x120.trainyard.registry.v1.VerifyModelHistoryRequest\x1a1.trainyard.registry.v1.VerifyModelHistoryResponseB\xf9\x01\n" +
 	"\x19com.trainyard.registry.v1B\x11ModelServiceProtoP\x01ZSgithub.com/ultrathink-pilot/trainyard/proto/gen/go/trainyard/registry/v1;registryv1\xa2\x02\x03TRX\xaa\x02\x15Trainyard.Registry.V1\xca\x02\x15Trainyard\\Registry\\V1\xe2\x02!Trainyard\\Registry\\V1\\GPBMetadata\xea\x02\x17Trainyard::Registry::V1b\x06proto3"
 
 var (
@@ -1644,82 +2488,111 @@ func file_trainyard_registry_v1_model_service_proto_rawDescGZIP() []byte {
 }
 
 var file_trainyard_registry_v1_model_service_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_trainyard_registry_v1_model_service_proto_msgTypes = make([]protoimpl.MessageInfo, 22)
+var file_trainyard_registry_v1_model_service_proto_msgTypes = make([]protoimpl.MessageInfo, 33)
 var file_trainyard_registry_v1_model_service_proto_goTypes = []any{
 	(Stage)(0),                          // 0: trainyard.registry.v1.Stage
 	(*Model)(nil),                       // 1: trainyard.registry.v1.Model
-	(*ModelVersion)(nil),                // 2: trainyard.registry.v1.ModelVersion
-	(*PromotionGate)(nil),               // 3: trainyard.registry.v1.PromotionGate
-	(*ModelEvent)(nil),                  // 4: trainyard.registry.v1.ModelEvent
-	(*ListModelsRequest)(nil),           // 5: trainyard.registry.v1.ListModelsRequest
-	(*ListModelsResponse)(nil),          // 6: trainyard.registry.v1.ListModelsResponse
-	(*GetModelRequest)(nil),             // 7: trainyard.registry.v1.GetModelRequest
-	(*GetModelResponse)(nil),            // 8: trainyard.registry.v1.GetModelResponse
-	(*CreateModelVersionRequest)(nil),   // 9: trainyard.registry.v1.CreateModelVersionRequest
-	(*CreateModelVersionResponse)(nil),  // 10: trainyard.registry.v1.CreateModelVersionResponse
-	(*PromoteModelVersionRequest)(nil),  // 11: trainyard.registry.v1.PromoteModelVersionRequest
-	(*PromoteModelVersionResponse)(nil), // 12: trainyard.registry.v1.PromoteModelVersionResponse
-	(*RollbackModelRequest)(nil),        // 13: trainyard.registry.v1.RollbackModelRequest
-	(*RollbackModelResponse)(nil),       // 14: trainyard.registry.v1.RollbackModelResponse
-	(*ResolveModelRequest)(nil),         // 15: trainyard.registry.v1.ResolveModelRequest
-	(*ResolveModelResponse)(nil),        // 16: trainyard.registry.v1.ResolveModelResponse
-	(*WatchModelRequest)(nil),           // 17: trainyard.registry.v1.WatchModelRequest
-	(*WatchModelResponse)(nil),          // 18: trainyard.registry.v1.WatchModelResponse
-	(*ListModelHistoryRequest)(nil),     // 19: trainyard.registry.v1.ListModelHistoryRequest
-	(*ListModelHistoryResponse)(nil),    // 20: trainyard.registry.v1.ListModelHistoryResponse
-	nil,                                 // 21: trainyard.registry.v1.Model.AliasesEntry
-	nil,                                 // 22: trainyard.registry.v1.ModelVersion.MetricsEntry
-	(*timestamppb.Timestamp)(nil),       // 23: google.protobuf.Timestamp
-	(*Checkpoint)(nil),                  // 24: trainyard.registry.v1.Checkpoint
-	(*TransferURL)(nil),                 // 25: trainyard.registry.v1.TransferURL
+	(*PromotionPolicy)(nil),             // 2: trainyard.registry.v1.PromotionPolicy
+	(*Check)(nil),                       // 3: trainyard.registry.v1.Check
+	(*Approval)(nil),                    // 4: trainyard.registry.v1.Approval
+	(*ModelVersion)(nil),                // 5: trainyard.registry.v1.ModelVersion
+	(*PromotionGate)(nil),               // 6: trainyard.registry.v1.PromotionGate
+	(*ModelEvent)(nil),                  // 7: trainyard.registry.v1.ModelEvent
+	(*ListModelsRequest)(nil),           // 8: trainyard.registry.v1.ListModelsRequest
+	(*ListModelsResponse)(nil),          // 9: trainyard.registry.v1.ListModelsResponse
+	(*GetModelRequest)(nil),             // 10: trainyard.registry.v1.GetModelRequest
+	(*GetModelResponse)(nil),            // 11: trainyard.registry.v1.GetModelResponse
+	(*CreateModelVersionRequest)(nil),   // 12: trainyard.registry.v1.CreateModelVersionRequest
+	(*CreateModelVersionResponse)(nil),  // 13: trainyard.registry.v1.CreateModelVersionResponse
+	(*PromoteModelVersionRequest)(nil),  // 14: trainyard.registry.v1.PromoteModelVersionRequest
+	(*PromoteModelVersionResponse)(nil), // 15: trainyard.registry.v1.PromoteModelVersionResponse
+	(*RollbackModelRequest)(nil),        // 16: trainyard.registry.v1.RollbackModelRequest
+	(*RollbackModelResponse)(nil),       // 17: trainyard.registry.v1.RollbackModelResponse
+	(*ResolveModelRequest)(nil),         // 18: trainyard.registry.v1.ResolveModelRequest
+	(*ResolveModelResponse)(nil),        // 19: trainyard.registry.v1.ResolveModelResponse
+	(*WatchModelRequest)(nil),           // 20: trainyard.registry.v1.WatchModelRequest
+	(*WatchModelResponse)(nil),          // 21: trainyard.registry.v1.WatchModelResponse
+	(*ListModelHistoryRequest)(nil),     // 22: trainyard.registry.v1.ListModelHistoryRequest
+	(*ListModelHistoryResponse)(nil),    // 23: trainyard.registry.v1.ListModelHistoryResponse
+	(*SetPromotionPolicyRequest)(nil),   // 24: trainyard.registry.v1.SetPromotionPolicyRequest
+	(*SetPromotionPolicyResponse)(nil),  // 25: trainyard.registry.v1.SetPromotionPolicyResponse
+	(*RecordCheckRequest)(nil),          // 26: trainyard.registry.v1.RecordCheckRequest
+	(*RecordCheckResponse)(nil),         // 27: trainyard.registry.v1.RecordCheckResponse
+	(*ApproveModelVersionRequest)(nil),  // 28: trainyard.registry.v1.ApproveModelVersionRequest
+	(*ApproveModelVersionResponse)(nil), // 29: trainyard.registry.v1.ApproveModelVersionResponse
+	(*VerifyModelHistoryRequest)(nil),   // 30: trainyard.registry.v1.VerifyModelHistoryRequest
+	(*VerifyModelHistoryResponse)(nil),  // 31: trainyard.registry.v1.VerifyModelHistoryResponse
+	nil,                                 // 32: trainyard.registry.v1.Model.AliasesEntry
+	nil,                                 // 33: trainyard.registry.v1.ModelVersion.MetricsEntry
+	(*timestamppb.Timestamp)(nil),       // 34: google.protobuf.Timestamp
+	(*Checkpoint)(nil),                  // 35: trainyard.registry.v1.Checkpoint
+	(*TransferURL)(nil),                 // 36: trainyard.registry.v1.TransferURL
 }
 var file_trainyard_registry_v1_model_service_proto_depIdxs = []int32{
-	2,  // 0: trainyard.registry.v1.Model.versions:type_name -> trainyard.registry.v1.ModelVersion
-	21, // 1: trainyard.registry.v1.Model.aliases:type_name -> trainyard.registry.v1.Model.AliasesEntry
-	23, // 2: trainyard.registry.v1.Model.create_time:type_name -> google.protobuf.Timestamp
-	0,  // 3: trainyard.registry.v1.ModelVersion.stage:type_name -> trainyard.registry.v1.Stage
-	22, // 4: trainyard.registry.v1.ModelVersion.metrics:type_name -> trainyard.registry.v1.ModelVersion.MetricsEntry
-	23, // 5: trainyard.registry.v1.ModelVersion.create_time:type_name -> google.protobuf.Timestamp
-	0,  // 6: trainyard.registry.v1.ModelEvent.from_stage:type_name -> trainyard.registry.v1.Stage
-	0,  // 7: trainyard.registry.v1.ModelEvent.to_stage:type_name -> trainyard.registry.v1.Stage
-	23, // 8: trainyard.registry.v1.ModelEvent.time:type_name -> google.protobuf.Timestamp
-	1,  // 9: trainyard.registry.v1.ListModelsResponse.models:type_name -> trainyard.registry.v1.Model
-	1,  // 10: trainyard.registry.v1.GetModelResponse.model:type_name -> trainyard.registry.v1.Model
-	2,  // 11: trainyard.registry.v1.CreateModelVersionResponse.version:type_name -> trainyard.registry.v1.ModelVersion
-	0,  // 12: trainyard.registry.v1.PromoteModelVersionRequest.stage:type_name -> trainyard.registry.v1.Stage
-	3,  // 13: trainyard.registry.v1.PromoteModelVersionRequest.gates:type_name -> trainyard.registry.v1.PromotionGate
-	2,  // 14: trainyard.registry.v1.PromoteModelVersionResponse.version:type_name -> trainyard.registry.v1.ModelVersion
-	4,  // 15: trainyard.registry.v1.PromoteModelVersionResponse.event:type_name -> trainyard.registry.v1.ModelEvent
-	2,  // 16: trainyard.registry.v1.RollbackModelResponse.version:type_name -> trainyard.registry.v1.ModelVersion
-	4,  // 17: trainyard.registry.v1.RollbackModelResponse.event:type_name -> trainyard.registry.v1.ModelEvent
-	0,  // 18: trainyard.registry.v1.ResolveModelRequest.stage:type_name -> trainyard.registry.v1.Stage
-	2,  // 19: trainyard.registry.v1.ResolveModelResponse.version:type_name -> trainyard.registry.v1.ModelVersion
-	24, // 20: trainyard.registry.v1.ResolveModelResponse.checkpoint:type_name -> trainyard.registry.v1.Checkpoint
-	25, // 21: trainyard.registry.v1.ResolveModelResponse.downloads:type_name -> trainyard.registry.v1.TransferURL
-	2,  // 22: trainyard.registry.v1.WatchModelResponse.version:type_name -> trainyard.registry.v1.ModelVersion
-	23, // 23: trainyard.registry.v1.ListModelHistoryRequest.at_time:type_name -> google.protobuf.Timestamp
-	4,  // 24: trainyard.registry.v1.ListModelHistoryResponse.events:type_name -> trainyard.registry.v1.ModelEvent
-	5,  // 25: trainyard.registry.v1.ModelService.ListModels:input_type -> trainyard.registry.v1.ListModelsRequest
-	7,  // 26: trainyard.registry.v1.ModelService.GetModel:input_type -> trainyard.registry.v1.GetModelRequest
-	9,  // 27: trainyard.registry.v1.ModelService.CreateModelVersion:input_type -> trainyard.registry.v1.CreateModelVersionRequest
-	11, // 28: trainyard.registry.v1.ModelService.PromoteModelVersion:input_type -> trainyard.registry.v1.PromoteModelVersionRequest
-	13, // 29: trainyard.registry.v1.ModelService.RollbackModel:input_type -> trainyard.registry.v1.RollbackModelRequest
-	15, // 30: trainyard.registry.v1.ModelService.ResolveModel:input_type -> trainyard.registry.v1.ResolveModelRequest
-	17, // 31: trainyard.registry.v1.ModelService.WatchModel:input_type -> trainyard.registry.v1.WatchModelRequest
-	19, // 32: trainyard.registry.v1.ModelService.ListModelHistory:input_type -> trainyard.registry.v1.ListModelHistoryRequest
-	6,  // 33: trainyard.registry.v1.ModelService.ListModels:output_type -> trainyard.registry.v1.ListModelsResponse
-	8,  // 34: trainyard.registry.v1.ModelService.GetModel:output_type -> trainyard.registry.v1.GetModelResponse
-	10, // 35: trainyard.registry.v1.ModelService.CreateModelVersion:output_type -> trainyard.registry.v1.CreateModelVersionResponse
-	12, // 36: trainyard.registry.v1.ModelService.PromoteModelVersion:output_type -> trainyard.registry.v1.PromoteModelVersionResponse
-	14, // 37: trainyard.registry.v1.ModelService.RollbackModel:output_type -> trainyard.registry.v1.RollbackModelResponse
-	16, // 38: trainyard.registry.v1.ModelService.ResolveModel:output_type -> trainyard.registry.v1.ResolveModelResponse
-	18, // 39: trainyard.registry.v1.ModelService.WatchModel:output_type -> trainyard.registry.v1.WatchModelResponse
-	20, // 40: trainyard.registry.v1.ModelService.ListModelHistory:output_type -> trainyard.registry.v1.ListModelHistoryResponse
-	33, // [33:41] is the sub-list for method output_type
-	25, // [25:33] is the sub-list for method input_type
-	25, // [25:25] is the sub-list for extension type_name
-	25, // [25:25] is the sub-list for extension extendee
-	0,  // [0:25] is the sub-list for field type_name
+	5,  // 0: trainyard.registry.v1.Model.versions:type_name -> trainyard.registry.v1.ModelVersion
+	32, // 1: trainyard.registry.v1.Model.aliases:type_name -> trainyard.registry.v1.Model.AliasesEntry
+	34, // 2: trainyard.registry.v1.Model.create_time:type_name -> google.protobuf.Timestamp
+	2,  // 3: trainyard.registry.v1.Model.policy:type_name -> trainyard.registry.v1.PromotionPolicy
+	6,  // 4: trainyard.registry.v1.PromotionPolicy.gates:type_name -> trainyard.registry.v1.PromotionGate
+	34, // 5: trainyard.registry.v1.Check.time:type_name -> google.protobuf.Timestamp
+	34, // 6: trainyard.registry.v1.Approval.time:type_name -> google.protobuf.Timestamp
+	0,  // 7: trainyard.registry.v1.ModelVersion.stage:type_name -> trainyard.registry.v1.Stage
+	33, // 8: trainyard.registry.v1.ModelVersion.metrics:type_name -> trainyard.registry.v1.ModelVersion.MetricsEntry
+	34, // 9: trainyard.registry.v1.ModelVersion.create_time:type_name -> google.protobuf.Timestamp
+	3,  // 10: trainyard.registry.v1.ModelVersion.checks:type_name -> trainyard.registry.v1.Check
+	4,  // 11: trainyard.registry.v1.ModelVersion.approvals:type_name -> trainyard.registry.v1.Approval
+	0,  // 12: trainyard.registry.v1.ModelEvent.from_stage:type_name -> trainyard.registry.v1.Stage
+	0,  // 13: trainyard.registry.v1.ModelEvent.to_stage:type_name -> trainyard.registry.v1.Stage
+	34, // 14: trainyard.registry.v1.ModelEvent.time:type_name -> google.protobuf.Timestamp
+	1,  // 15: trainyard.registry.v1.ListModelsResponse.models:type_name -> trainyard.registry.v1.Model
+	1,  // 16: trainyard.registry.v1.GetModelResponse.model:type_name -> trainyard.registry.v1.Model
+	5,  // 17: trainyard.registry.v1.CreateModelVersionResponse.version:type_name -> trainyard.registry.v1.ModelVersion
+	0,  // 18: trainyard.registry.v1.PromoteModelVersionRequest.stage:type_name -> trainyard.registry.v1.Stage
+	6,  // 19: trainyard.registry.v1.PromoteModelVersionRequest.gates:type_name -> trainyard.registry.v1.PromotionGate
+	5,  // 20: trainyard.registry.v1.PromoteModelVersionResponse.version:type_name -> trainyard.registry.v1.ModelVersion
+	7,  // 21: trainyard.registry.v1.PromoteModelVersionResponse.event:type_name -> trainyard.registry.v1.ModelEvent
+	5,  // 22: trainyard.registry.v1.RollbackModelResponse.version:type_name -> trainyard.registry.v1.ModelVersion
+	7,  // 23: trainyard.registry.v1.RollbackModelResponse.event:type_name -> trainyard.registry.v1.ModelEvent
+	0,  // 24: trainyard.registry.v1.ResolveModelRequest.stage:type_name -> trainyard.registry.v1.Stage
+	5,  // 25: trainyard.registry.v1.ResolveModelResponse.version:type_name -> trainyard.registry.v1.ModelVersion
+	35, // 26: trainyard.registry.v1.ResolveModelResponse.checkpoint:type_name -> trainyard.registry.v1.Checkpoint
+	36, // 27: trainyard.registry.v1.ResolveModelResponse.downloads:type_name -> trainyard.registry.v1.TransferURL
+	5,  // 28: trainyard.registry.v1.WatchModelResponse.version:type_name -> trainyard.registry.v1.ModelVersion
+	34, // 29: trainyard.registry.v1.ListModelHistoryRequest.at_time:type_name -> google.protobuf.Timestamp
+	7,  // 30: trainyard.registry.v1.ListModelHistoryResponse.events:type_name -> trainyard.registry.v1.ModelEvent
+	2,  // 31: trainyard.registry.v1.SetPromotionPolicyRequest.policy:type_name -> trainyard.registry.v1.PromotionPolicy
+	1,  // 32: trainyard.registry.v1.SetPromotionPolicyResponse.model:type_name -> trainyard.registry.v1.Model
+	5,  // 33: trainyard.registry.v1.RecordCheckResponse.version:type_name -> trainyard.registry.v1.ModelVersion
+	5,  // 34: trainyard.registry.v1.ApproveModelVersionResponse.version:type_name -> trainyard.registry.v1.ModelVersion
+	8,  // 35: trainyard.registry.v1.ModelService.ListModels:input_type -> trainyard.registry.v1.ListModelsRequest
+	10, // 36: trainyard.registry.v1.ModelService.GetModel:input_type -> trainyard.registry.v1.GetModelRequest
+	12, // 37: trainyard.registry.v1.ModelService.CreateModelVersion:input_type -> trainyard.registry.v1.CreateModelVersionRequest
+	14, // 38: trainyard.registry.v1.ModelService.PromoteModelVersion:input_type -> trainyard.registry.v1.PromoteModelVersionRequest
+	24, // 39: trainyard.registry.v1.ModelService.SetPromotionPolicy:input_type -> trainyard.registry.v1.SetPromotionPolicyRequest
+	26, // 40: trainyard.registry.v1.ModelService.RecordCheck:input_type -> trainyard.registry.v1.RecordCheckRequest
+	28, // 41: trainyard.registry.v1.ModelService.ApproveModelVersion:input_type -> trainyard.registry.v1.ApproveModelVersionRequest
+	16, // 42: trainyard.registry.v1.ModelService.RollbackModel:input_type -> trainyard.registry.v1.RollbackModelRequest
+	18, // 43: trainyard.registry.v1.ModelService.ResolveModel:input_type -> trainyard.registry.v1.ResolveModelRequest
+	20, // 44: trainyard.registry.v1.ModelService.WatchModel:input_type -> trainyard.registry.v1.WatchModelRequest
+	22, // 45: trainyard.registry.v1.ModelService.ListModelHistory:input_type -> trainyard.registry.v1.ListModelHistoryRequest
+	30, // 46: trainyard.registry.v1.ModelService.VerifyModelHistory:input_type -> trainyard.registry.v1.VerifyModelHistoryRequest
+	9,  // 47: trainyard.registry.v1.ModelService.ListModels:output_type -> trainyard.registry.v1.ListModelsResponse
+	11, // 48: trainyard.registry.v1.ModelService.GetModel:output_type -> trainyard.registry.v1.GetModelResponse
+	13, // 49: trainyard.registry.v1.ModelService.CreateModelVersion:output_type -> trainyard.registry.v1.CreateModelVersionResponse
+	15, // 50: trainyard.registry.v1.ModelService.PromoteModelVersion:output_type -> trainyard.registry.v1.PromoteModelVersionResponse
+	25, // 51: trainyard.registry.v1.ModelService.SetPromotionPolicy:output_type -> trainyard.registry.v1.SetPromotionPolicyResponse
+	27, // 52: trainyard.registry.v1.ModelService.RecordCheck:output_type -> trainyard.registry.v1.RecordCheckResponse
+	29, // 53: trainyard.registry.v1.ModelService.ApproveModelVersion:output_type -> trainyard.registry.v1.ApproveModelVersionResponse
+	17, // 54: trainyard.registry.v1.ModelService.RollbackModel:output_type -> trainyard.registry.v1.RollbackModelResponse
+	19, // 55: trainyard.registry.v1.ModelService.ResolveModel:output_type -> trainyard.registry.v1.ResolveModelResponse
+	21, // 56: trainyard.registry.v1.ModelService.WatchModel:output_type -> trainyard.registry.v1.WatchModelResponse
+	23, // 57: trainyard.registry.v1.ModelService.ListModelHistory:output_type -> trainyard.registry.v1.ListModelHistoryResponse
+	31, // 58: trainyard.registry.v1.ModelService.VerifyModelHistory:output_type -> trainyard.registry.v1.VerifyModelHistoryResponse
+	47, // [47:59] is the sub-list for method output_type
+	35, // [35:47] is the sub-list for method input_type
+	35, // [35:35] is the sub-list for extension type_name
+	35, // [35:35] is the sub-list for extension extendee
+	0,  // [0:35] is the sub-list for field type_name
 }
 
 func init() { file_trainyard_registry_v1_model_service_proto_init() }
@@ -1728,8 +2601,9 @@ func file_trainyard_registry_v1_model_service_proto_init() {
 		return
 	}
 	file_trainyard_registry_v1_checkpoint_proto_init()
-	file_trainyard_registry_v1_model_service_proto_msgTypes[10].OneofWrappers = []any{}
-	file_trainyard_registry_v1_model_service_proto_msgTypes[14].OneofWrappers = []any{
+	file_trainyard_registry_v1_model_service_proto_msgTypes[5].OneofWrappers = []any{}
+	file_trainyard_registry_v1_model_service_proto_msgTypes[13].OneofWrappers = []any{}
+	file_trainyard_registry_v1_model_service_proto_msgTypes[17].OneofWrappers = []any{
 		(*ResolveModelRequest_Stage)(nil),
 		(*ResolveModelRequest_Alias)(nil),
 		(*ResolveModelRequest_Version)(nil),
@@ -1740,7 +2614,7 @@ func file_trainyard_registry_v1_model_service_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_trainyard_registry_v1_model_service_proto_rawDesc), len(file_trainyard_registry_v1_model_service_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   22,
+			NumMessages:   33,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -23,10 +23,14 @@ const (
 	ModelService_GetModel_FullMethodName            = "/trainyard.registry.v1.ModelService/GetModel"
 	ModelService_CreateModelVersion_FullMethodName  = "/trainyard.registry.v1.ModelService/CreateModelVersion"
 	ModelService_PromoteModelVersion_FullMethodName = "/trainyard.registry.v1.ModelService/PromoteModelVersion"
+	ModelService_SetPromotionPolicy_FullMethodName  = "/trainyard.registry.v1.ModelService/SetPromotionPolicy"
+	ModelService_RecordCheck_FullMethodName         = "/trainyard.registry.v1.ModelService/RecordCheck"
+	ModelService_ApproveModelVersion_FullMethodName = "/trainyard.registry.v1.ModelService/ApproveModelVersion"
 	ModelService_RollbackModel_FullMethodName       = "/trainyard.registry.v1.ModelService/RollbackModel"
 	ModelService_ResolveModel_FullMethodName        = "/trainyard.registry.v1.ModelService/ResolveModel"
 	ModelService_WatchModel_FullMethodName          = "/trainyard.registry.v1.ModelService/WatchModel"
 	ModelService_ListModelHistory_FullMethodName    = "/trainyard.registry.v1.ModelService/ListModelHistory"
+	ModelService_VerifyModelHistory_FullMethodName  = "/trainyard.registry.v1.ModelService/VerifyModelHistory"
 )
 
 // ModelServiceClient is the client API for ModelService service.
@@ -47,7 +51,15 @@ type ModelServiceClient interface {
 	// former one becomes ARCHIVED in the same transaction; the alias of the stage's lower-case name moves along. Gates are checked
 	// under the same lock; FAILED_PRECONDITION, reason GATE_FAILED, names each that did not hold. The step is recorded for ever.
 	PromoteModelVersion(ctx context.Context, in *PromoteModelVersionRequest, opts ...grpc.CallOption) (*PromoteModelVersionResponse, error)
-	// RollbackModel makes the previous PRODUCTION version the PRODUCTION version again, after its files were proven present with
+	// SetPromotionPolicy says what every promotion of a model into PRODUCTION must meet, whoever asks and by whichever API. It is
+	// recorded in the history.
+	SetPromotionPolicy(ctx context.Context, in *SetPromotionPolicyRequest, opts ...grpc.CallOption) (*SetPromotionPolicyResponse, error)
+	// RecordCheck records the outcome of a named check of a version (a backtest, a review by a script); a later one of the same
+	// name replaces it. It is recorded in the history.
+	RecordCheck(ctx context.Context, in *RecordCheckRequest, opts ...grpc.CallOption) (*RecordCheckResponse, error)
+	// ApproveModelVersion records the caller's approval of a version, once per caller. It is recorded in the history.
+	ApproveModelVersion(ctx context.Context, in *ApproveModelVersionRequest, opts ...grpc.CallOption) (*ApproveModelVersionResponse, error)
+	// RollbackModel makes the previous PRODUCTION version the PRODUCTION version again, without asking the policy, after its files were proven present with
 	// their digests. FAILED_PRECONDITION when there is none, or its bytes are gone or different.
 	RollbackModel(ctx context.Context, in *RollbackModelRequest, opts ...grpc.CallOption) (*RollbackModelResponse, error)
 	// ResolveModel returns a version and presigned downloads of its files.
@@ -57,6 +69,8 @@ type ModelServiceClient interface {
 	WatchModel(ctx context.Context, in *WatchModelRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[WatchModelResponse], error)
 	// ListModelHistory returns every promotion, demotion and rollback, newest first. With at_time it answers what was live then.
 	ListModelHistory(ctx context.Context, in *ListModelHistoryRequest, opts ...grpc.CallOption) (*ListModelHistoryResponse, error)
+	// VerifyModelHistory checks the hash chain of a model's whole history and names the first line that does not hold.
+	VerifyModelHistory(ctx context.Context, in *VerifyModelHistoryRequest, opts ...grpc.CallOption) (*VerifyModelHistoryResponse, error)
 }
 
 type modelServiceClient struct {
@@ -101,6 +115,36 @@ func (c *modelServiceClient) PromoteModelVersion(ctx context.Context, in *Promot
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(PromoteModelVersionResponse)
 	err := c.cc.Invoke(ctx, ModelService_PromoteModelVersion_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *modelServiceClient) SetPromotionPolicy(ctx context.Context, in *SetPromotionPolicyRequest, opts ...grpc.CallOption) (*SetPromotionPolicyResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(SetPromotionPolicyResponse)
+	err := c.cc.Invoke(ctx, ModelService_SetPromotionPolicy_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *modelServiceClient) RecordCheck(ctx context.Context, in *RecordCheckRequest, opts ...grpc.CallOption) (*RecordCheckResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(RecordCheckResponse)
+	err := c.cc.Invoke(ctx, ModelService_RecordCheck_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *modelServiceClient) ApproveModelVersion(ctx context.Context, in *ApproveModelVersionRequest, opts ...grpc.CallOption) (*ApproveModelVersionResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ApproveModelVersionResponse)
+	err := c.cc.Invoke(ctx, ModelService_ApproveModelVersion_FullMethodName, in, out, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -156,6 +200,16 @@ func (c *modelServiceClient) ListModelHistory(ctx context.Context, in *ListModel
 	return out, nil
 }
 
+func (c *modelServiceClient) VerifyModelHistory(ctx context.Context, in *VerifyModelHistoryRequest, opts ...grpc.CallOption) (*VerifyModelHistoryResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(VerifyModelHistoryResponse)
+	err := c.cc.Invoke(ctx, ModelService_VerifyModelHistory_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // ModelServiceServer is the server API for ModelService service.
 // All implementations must embed UnimplementedModelServiceServer
 // for forward compatibility.
@@ -174,7 +228,15 @@ type ModelServiceServer interface {
 	// former one becomes ARCHIVED in the same transaction; the alias of the stage's lower-case name moves along. Gates are checked
 	// under the same lock; FAILED_PRECONDITION, reason GATE_FAILED, names each that did not hold. The step is recorded for ever.
 	PromoteModelVersion(context.Context, *PromoteModelVersionRequest) (*PromoteModelVersionResponse, error)
-	// RollbackModel makes the previous PRODUCTION version the PRODUCTION version again, after its files were proven present with
+	// SetPromotionPolicy says what every promotion of a model into PRODUCTION must meet, whoever asks and by whichever API. It is
+	// recorded in the history.
+	SetPromotionPolicy(context.Context, *SetPromotionPolicyRequest) (*SetPromotionPolicyResponse, error)
+	// RecordCheck records the outcome of a named check of a version (a backtest, a review by a script); a later one of the same
+	// name replaces it. It is recorded in the history.
+	RecordCheck(context.Context, *RecordCheckRequest) (*RecordCheckResponse, error)
+	// ApproveModelVersion records the caller's approval of a version, once per caller. It is recorded in the history.
+	ApproveModelVersion(context.Context, *ApproveModelVersionRequest) (*ApproveModelVersionResponse, error)
+	// RollbackModel makes the previous PRODUCTION version the PRODUCTION version again, without asking the policy, after its files were proven present with
 	// their digests. FAILED_PRECONDITION when there is none, or its bytes are gone or different.
 	RollbackModel(context.Context, *RollbackModelRequest) (*RollbackModelResponse, error)
 	// ResolveModel returns a version and presigned downloads of its files.
@@ -184,6 +246,8 @@ type ModelServiceServer interface {
 	WatchModel(*WatchModelRequest, grpc.ServerStreamingServer[WatchModelResponse]) error
 	// ListModelHistory returns every promotion, demotion and rollback, newest first. With at_time it answers what was live then.
 	ListModelHistory(context.Context, *ListModelHistoryRequest) (*ListModelHistoryResponse, error)
+	// VerifyModelHistory checks the hash chain of a model's whole history and names the first line that does not hold.
+	VerifyModelHistory(context.Context, *VerifyModelHistoryRequest) (*VerifyModelHistoryResponse, error)
 	mustEmbedUnimplementedModelServiceServer()
 }
 
@@ -206,6 +270,15 @@ func (UnimplementedModelServiceServer) CreateModelVersion(context.Context, *Crea
 func (UnimplementedModelServiceServer) PromoteModelVersion(context.Context, *PromoteModelVersionRequest) (*PromoteModelVersionResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method PromoteModelVersion not implemented")
 }
+func (UnimplementedModelServiceServer) SetPromotionPolicy(context.Context, *SetPromotionPolicyRequest) (*SetPromotionPolicyResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method SetPromotionPolicy not implemented")
+}
+func (UnimplementedModelServiceServer) RecordCheck(context.Context, *RecordCheckRequest) (*RecordCheckResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method RecordCheck not implemented")
+}
+func (UnimplementedModelServiceServer) ApproveModelVersion(context.Context, *ApproveModelVersionRequest) (*ApproveModelVersionResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ApproveModelVersion not implemented")
+}
 func (UnimplementedModelServiceServer) RollbackModel(context.Context, *RollbackModelRequest) (*RollbackModelResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method RollbackModel not implemented")
 }
@@ -217,6 +290,9 @@ func (UnimplementedModelServiceServer) WatchModel(*WatchModelRequest, grpc.Serve
 }
 func (UnimplementedModelServiceServer) ListModelHistory(context.Context, *ListModelHistoryRequest) (*ListModelHistoryResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ListModelHistory not implemented")
+}
+func (UnimplementedModelServiceServer) VerifyModelHistory(context.Context, *VerifyModelHistoryRequest) (*VerifyModelHistoryResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method VerifyModelHistory not implemented")
 }
 func (UnimplementedModelServiceServer) mustEmbedUnimplementedModelServiceServer() {}
 func (UnimplementedModelServiceServer) testEmbeddedByValue()                      {}
@@ -311,6 +387,60 @@ func _ModelService_PromoteModelVersion_Handler(srv interface{}, ctx context.Cont
 	return interceptor(ctx, in, info, handler)
 }
 
+func _ModelService_SetPromotionPolicy_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(SetPromotionPolicyRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ModelServiceServer).SetPromotionPolicy(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: ModelService_SetPromotionPolicy_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ModelServiceServer).SetPromotionPolicy(ctx, req.(*SetPromotionPolicyRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _ModelService_RecordCheck_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RecordCheckRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ModelServiceServer).RecordCheck(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: ModelService_RecordCheck_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ModelServiceServer).RecordCheck(ctx, req.(*RecordCheckRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _ModelService_ApproveModelVersion_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ApproveModelVersionRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ModelServiceServer).ApproveModelVersion(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: ModelService_ApproveModelVersion_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ModelServiceServer).ApproveModelVersion(ctx, req.(*ApproveModelVersionRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _ModelService_RollbackModel_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(RollbackModelRequest)
 	if err := dec(in); err != nil {
@@ -376,6 +506,24 @@ func _ModelService_ListModelHistory_Handler(srv interface{}, ctx context.Context
 	return interceptor(ctx, in, info, handler)
 }
 
+func _ModelService_VerifyModelHistory_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(VerifyModelHistoryRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ModelServiceServer).VerifyModelHistory(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: ModelService_VerifyModelHistory_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ModelServiceServer).VerifyModelHistory(ctx, req.(*VerifyModelHistoryRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // ModelService_ServiceDesc is the grpc.ServiceDesc for ModelService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -400,6 +548,18 @@ var ModelService_ServiceDesc = grpc.ServiceDesc{
 			Handler:    _ModelService_PromoteModelVersion_Handler,
 		},
 		{
+			MethodName: "SetPromotionPolicy",
+			Handler:    _ModelService_SetPromotionPolicy_Handler,
+		},
+		{
+			MethodName: "RecordCheck",
+			Handler:    _ModelService_RecordCheck_Handler,
+		},
+		{
+			MethodName: "ApproveModelVersion",
+			Handler:    _ModelService_ApproveModelVersion_Handler,
+		},
+		{
 			MethodName: "RollbackModel",
 			Handler:    _ModelService_RollbackModel_Handler,
 		},
@@ -410,6 +570,10 @@ var ModelService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "ListModelHistory",
 			Handler:    _ModelService_ListModelHistory_Handler,
+		},
+		{
+			MethodName: "VerifyModelHistory",
+			Handler:    _ModelService_VerifyModelHistory_Handler,
 		},
 	},
 	Streams: []grpc.StreamDesc{

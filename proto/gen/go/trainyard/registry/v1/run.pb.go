@@ -11,6 +11,7 @@
 package registryv1
 
 import (
+	_ "buf.build/gen/go/bufbuild/protovalidate/protocolbuffers/go/buf/validate"
 	v1 "github.com/ultrathink-pilot/trainyard/proto/gen/go/trainyard/job/v1"
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
@@ -85,7 +86,7 @@ func (x Run_State) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Run_State.Descriptor instead.
 func (Run_State) EnumDescriptor() ([]byte, []int) {
-	return file_trainyard_registry_v1_run_proto_rawDescGZIP(), []int{1, 0}
+	return file_trainyard_registry_v1_run_proto_rawDescGZIP(), []int{2, 0}
 }
 
 // Experiment groups runs by path: "specialists/bull" is a child of "specialists".
@@ -98,7 +99,9 @@ type Experiment struct {
 	// Runs in it, deleted ones not counted.
 	RunCount int64 `protobuf:"varint,3,opt,name=run_count,json=runCount,proto3" json:"run_count,omitempty"`
 	// When it was made.
-	CreateTime    *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=create_time,json=createTime,proto3" json:"create_time,omitempty"`
+	CreateTime *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=create_time,json=createTime,proto3" json:"create_time,omitempty"`
+	// True when it was deleted; RestoreExperiment brings it back.
+	Deleted       bool `protobuf:"varint,5,opt,name=deleted,proto3" json:"deleted,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -161,6 +164,77 @@ func (x *Experiment) GetCreateTime() *timestamppb.Timestamp {
 	return nil
 }
 
+func (x *Experiment) GetDeleted() bool {
+	if x != nil {
+		return x.Deleted
+	}
+	return false
+}
+
+// Dataset is what a run read.
+type Dataset struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Name.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// Digest of its content.
+	Digest string `protobuf:"bytes,2,opt,name=digest,proto3" json:"digest,omitempty"`
+	// What it was read for, such as "training"; may be empty.
+	Context       string `protobuf:"bytes,3,opt,name=context,proto3" json:"context,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Dataset) Reset() {
+	*x = Dataset{}
+	mi := &file_trainyard_registry_v1_run_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Dataset) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Dataset) ProtoMessage() {}
+
+func (x *Dataset) ProtoReflect() protoreflect.Message {
+	mi := &file_trainyard_registry_v1_run_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Dataset.ProtoReflect.Descriptor instead.
+func (*Dataset) Descriptor() ([]byte, []int) {
+	return file_trainyard_registry_v1_run_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *Dataset) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Dataset) GetDigest() string {
+	if x != nil {
+		return x.Digest
+	}
+	return ""
+}
+
+func (x *Dataset) GetContext() string {
+	if x != nil {
+		return x.Context
+	}
+	return ""
+}
+
 // Run is the record of one job; all of its attempts write to it.
 type Run struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -193,14 +267,22 @@ type Run struct {
 	// Why it failed; UNSPECIFIED otherwise.
 	FailureClass v1.FailureClass `protobuf:"varint,14,opt,name=failure_class,json=failureClass,proto3,enum=trainyard.job.v1.FailureClass" json:"failure_class,omitempty"`
 	// Host of the newest attempt.
-	AgentName     string `protobuf:"bytes,15,opt,name=agent_name,json=agentName,proto3" json:"agent_name,omitempty"`
+	AgentName string `protobuf:"bytes,15,opt,name=agent_name,json=agentName,proto3" json:"agent_name,omitempty"`
+	// Run that this one is a part of (a study, a pipeline); empty means none.
+	ParentRunId string `protobuf:"bytes,16,opt,name=parent_run_id,json=parentRunId,proto3" json:"parent_run_id,omitempty"`
+	// Notes for people, in Markdown.
+	Notes string `protobuf:"bytes,17,opt,name=notes,proto3" json:"notes,omitempty"`
+	// True when it was deleted; RestoreRun brings it back.
+	Deleted bool `protobuf:"varint,18,opt,name=deleted,proto3" json:"deleted,omitempty"`
+	// What it read.
+	Datasets      []*Dataset `protobuf:"bytes,19,rep,name=datasets,proto3" json:"datasets,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Run) Reset() {
 	*x = Run{}
-	mi := &file_trainyard_registry_v1_run_proto_msgTypes[1]
+	mi := &file_trainyard_registry_v1_run_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -212,7 +294,7 @@ func (x *Run) String() string {
 func (*Run) ProtoMessage() {}
 
 func (x *Run) ProtoReflect() protoreflect.Message {
-	mi := &file_trainyard_registry_v1_run_proto_msgTypes[1]
+	mi := &file_trainyard_registry_v1_run_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -225,7 +307,7 @@ func (x *Run) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Run.ProtoReflect.Descriptor instead.
 func (*Run) Descriptor() ([]byte, []int) {
-	return file_trainyard_registry_v1_run_proto_rawDescGZIP(), []int{1}
+	return file_trainyard_registry_v1_run_proto_rawDescGZIP(), []int{2}
 }
 
 func (x *Run) GetRunId() string {
@@ -333,6 +415,34 @@ func (x *Run) GetAgentName() string {
 	return ""
 }
 
+func (x *Run) GetParentRunId() string {
+	if x != nil {
+		return x.ParentRunId
+	}
+	return ""
+}
+
+func (x *Run) GetNotes() string {
+	if x != nil {
+		return x.Notes
+	}
+	return ""
+}
+
+func (x *Run) GetDeleted() bool {
+	if x != nil {
+		return x.Deleted
+	}
+	return false
+}
+
+func (x *Run) GetDatasets() []*Dataset {
+	if x != nil {
+		return x.Datasets
+	}
+	return nil
+}
+
 // Metric is one point of a series. NaN and infinities are kept as they are.
 type Metric struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -343,14 +453,16 @@ type Metric struct {
 	// Step of the job.
 	Step int64 `protobuf:"varint,3,opt,name=step,proto3" json:"step,omitempty"`
 	// When it was measured, by the host's clock.
-	Time          *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=time,proto3" json:"time,omitempty"`
+	Time *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=time,proto3" json:"time,omitempty"`
+	// Attempt that logged it; 0 for runs of MLflow clients.
+	Attempt       uint32 `protobuf:"varint,5,opt,name=attempt,proto3" json:"attempt,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Metric) Reset() {
 	*x = Metric{}
-	mi := &file_trainyard_registry_v1_run_proto_msgTypes[2]
+	mi := &file_trainyard_registry_v1_run_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -362,7 +474,7 @@ func (x *Metric) String() string {
 func (*Metric) ProtoMessage() {}
 
 func (x *Metric) ProtoReflect() protoreflect.Message {
-	mi := &file_trainyard_registry_v1_run_proto_msgTypes[2]
+	mi := &file_trainyard_registry_v1_run_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -375,7 +487,7 @@ func (x *Metric) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Metric.ProtoReflect.Descriptor instead.
 func (*Metric) Descriptor() ([]byte, []int) {
-	return file_trainyard_registry_v1_run_proto_rawDescGZIP(), []int{2}
+	return file_trainyard_registry_v1_run_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *Metric) GetKey() string {
@@ -406,6 +518,13 @@ func (x *Metric) GetTime() *timestamppb.Timestamp {
 	return nil
 }
 
+func (x *Metric) GetAttempt() uint32 {
+	if x != nil {
+		return x.Attempt
+	}
+	return 0
+}
+
 // Artifact is a file of a run that is not part of a checkpoint.
 type Artifact struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -425,7 +544,7 @@ type Artifact struct {
 
 func (x *Artifact) Reset() {
 	*x = Artifact{}
-	mi := &file_trainyard_registry_v1_run_proto_msgTypes[3]
+	mi := &file_trainyard_registry_v1_run_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -437,7 +556,7 @@ func (x *Artifact) String() string {
 func (*Artifact) ProtoMessage() {}
 
 func (x *Artifact) ProtoReflect() protoreflect.Message {
-	mi := &file_trainyard_registry_v1_run_proto_msgTypes[3]
+	mi := &file_trainyard_registry_v1_run_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -450,7 +569,7 @@ func (x *Artifact) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Artifact.ProtoReflect.Descriptor instead.
 func (*Artifact) Descriptor() ([]byte, []int) {
-	return file_trainyard_registry_v1_run_proto_rawDescGZIP(), []int{3}
+	return file_trainyard_registry_v1_run_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *Artifact) GetPath() string {
@@ -492,14 +611,20 @@ var File_trainyard_registry_v1_run_proto protoreflect.FileDescriptor
 
 const file_trainyard_registry_v1_run_proto_rawDesc = "" +
 	"\n" +
-	"\x1ftrainyard/registry/v1/run.proto\x12\x15trainyard.registry.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1atrainyard/job/v1/job.proto\"\x9f\x01\n" +
+	"\x1ftrainyard/registry/v1/run.proto\x12\x15trainyard.registry.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1atrainyard/job/v1/job.proto\"\xb9\x01\n" +
 	"\n" +
 	"Experiment\x12#\n" +
 	"\rexperiment_id\x18\x01 \x01(\tR\fexperimentId\x12\x12\n" +
 	"\x04path\x18\x02 \x01(\tR\x04path\x12\x1b\n" +
 	"\trun_count\x18\x03 \x01(\x03R\brunCount\x12;\n" +
 	"\vcreate_time\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
-	"createTime\"\x91\a\n" +
+	"createTime\x12\x18\n" +
+	"\adeleted\x18\x05 \x01(\bR\adeleted\"o\n" +
+	"\aDataset\x12\x1e\n" +
+	"\x04name\x18\x01 \x01(\tB\n" +
+	"\xbaH\ar\x05\x10\x01\x18\xf4\x03R\x04name\x12!\n" +
+	"\x06digest\x18\x02 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18dR\x06digest\x12!\n" +
+	"\acontext\x18\x03 \x01(\tB\a\xbaH\x04r\x02\x18dR\acontext\"\xa1\b\n" +
 	"\x03Run\x12\x15\n" +
 	"\x06run_id\x18\x01 \x01(\tR\x05runId\x12!\n" +
 	"\fdisplay_name\x18\x02 \x01(\tR\vdisplayName\x12\x1e\n" +
@@ -520,7 +645,11 @@ const file_trainyard_registry_v1_run_proto_rawDesc = "" +
 	"\bend_time\x18\r \x01(\v2\x1a.google.protobuf.TimestampR\aendTime\x12C\n" +
 	"\rfailure_class\x18\x0e \x01(\x0e2\x1e.trainyard.job.v1.FailureClassR\ffailureClass\x12\x1d\n" +
 	"\n" +
-	"agent_name\x18\x0f \x01(\tR\tagentName\x1a9\n" +
+	"agent_name\x18\x0f \x01(\tR\tagentName\x12\"\n" +
+	"\rparent_run_id\x18\x10 \x01(\tR\vparentRunId\x12\x14\n" +
+	"\x05notes\x18\x11 \x01(\tR\x05notes\x12\x18\n" +
+	"\adeleted\x18\x12 \x01(\bR\adeleted\x12:\n" +
+	"\bdatasets\x18\x13 \x03(\v2\x1e.trainyard.registry.v1.DatasetR\bdatasets\x1a9\n" +
 	"\vParamsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\x1a7\n" +
@@ -532,12 +661,13 @@ const file_trainyard_registry_v1_run_proto_rawDesc = "" +
 	"\rSTATE_RUNNING\x10\x01\x12\x13\n" +
 	"\x0fSTATE_SUCCEEDED\x10\x02\x12\x10\n" +
 	"\fSTATE_FAILED\x10\x03\x12\x11\n" +
-	"\rSTATE_STOPPED\x10\x04\"t\n" +
+	"\rSTATE_STOPPED\x10\x04\"\x8e\x01\n" +
 	"\x06Metric\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\x01R\x05value\x12\x12\n" +
 	"\x04step\x18\x03 \x01(\x03R\x04step\x12.\n" +
-	"\x04time\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\x04time\"\xb5\x01\n" +
+	"\x04time\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\x04time\x12\x18\n" +
+	"\aattempt\x18\x05 \x01(\rR\aattempt\"\xb5\x01\n" +
 	"\bArtifact\x12\x12\n" +
 	"\x04path\x18\x01 \x01(\tR\x04path\x12!\n" +
 	"\fcontent_type\x18\x02 \x01(\tR\vcontentType\x12\x16\n" +
@@ -561,36 +691,38 @@ func file_trainyard_registry_v1_run_proto_rawDescGZIP() []byte {
 }
 
 var file_trainyard_registry_v1_run_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_trainyard_registry_v1_run_proto_msgTypes = make([]protoimpl.MessageInfo, 6)
+var file_trainyard_registry_v1_run_proto_msgTypes = make([]protoimpl.MessageInfo, 7)
 var file_trainyard_registry_v1_run_proto_goTypes = []any{
 	(Run_State)(0),                // 0: trainyard.registry.v1.Run.State
 	(*Experiment)(nil),            // 1: trainyard.registry.v1.Experiment
-	(*Run)(nil),                   // 2: trainyard.registry.v1.Run
-	(*Metric)(nil),                // 3: trainyard.registry.v1.Metric
-	(*Artifact)(nil),              // 4: trainyard.registry.v1.Artifact
-	nil,                           // 5: trainyard.registry.v1.Run.ParamsEntry
-	nil,                           // 6: trainyard.registry.v1.Run.TagsEntry
-	(*timestamppb.Timestamp)(nil), // 7: google.protobuf.Timestamp
-	(*v1.JobSpec)(nil),            // 8: trainyard.job.v1.JobSpec
-	(v1.FailureClass)(0),          // 9: trainyard.job.v1.FailureClass
+	(*Dataset)(nil),               // 2: trainyard.registry.v1.Dataset
+	(*Run)(nil),                   // 3: trainyard.registry.v1.Run
+	(*Metric)(nil),                // 4: trainyard.registry.v1.Metric
+	(*Artifact)(nil),              // 5: trainyard.registry.v1.Artifact
+	nil,                           // 6: trainyard.registry.v1.Run.ParamsEntry
+	nil,                           // 7: trainyard.registry.v1.Run.TagsEntry
+	(*timestamppb.Timestamp)(nil), // 8: google.protobuf.Timestamp
+	(*v1.JobSpec)(nil),            // 9: trainyard.job.v1.JobSpec
+	(v1.FailureClass)(0),          // 10: trainyard.job.v1.FailureClass
 }
 var file_trainyard_registry_v1_run_proto_depIdxs = []int32{
-	7,  // 0: trainyard.registry.v1.Experiment.create_time:type_name -> google.protobuf.Timestamp
+	8,  // 0: trainyard.registry.v1.Experiment.create_time:type_name -> google.protobuf.Timestamp
 	0,  // 1: trainyard.registry.v1.Run.state:type_name -> trainyard.registry.v1.Run.State
-	5,  // 2: trainyard.registry.v1.Run.params:type_name -> trainyard.registry.v1.Run.ParamsEntry
-	6,  // 3: trainyard.registry.v1.Run.tags:type_name -> trainyard.registry.v1.Run.TagsEntry
-	3,  // 4: trainyard.registry.v1.Run.latest_metrics:type_name -> trainyard.registry.v1.Metric
-	8,  // 5: trainyard.registry.v1.Run.spec:type_name -> trainyard.job.v1.JobSpec
-	7,  // 6: trainyard.registry.v1.Run.create_time:type_name -> google.protobuf.Timestamp
-	7,  // 7: trainyard.registry.v1.Run.end_time:type_name -> google.protobuf.Timestamp
-	9,  // 8: trainyard.registry.v1.Run.failure_class:type_name -> trainyard.job.v1.FailureClass
-	7,  // 9: trainyard.registry.v1.Metric.time:type_name -> google.protobuf.Timestamp
-	7,  // 10: trainyard.registry.v1.Artifact.create_time:type_name -> google.protobuf.Timestamp
-	11, // [11:11] is the sub-list for method output_type
-	11, // [11:11] is the sub-list for method input_type
-	11, // [11:11] is the sub-list for extension type_name
-	11, // [11:11] is the sub-list for extension extendee
-	0,  // [0:11] is the sub-list for field type_name
+	6,  // 2: trainyard.registry.v1.Run.params:type_name -> trainyard.registry.v1.Run.ParamsEntry
+	7,  // 3: trainyard.registry.v1.Run.tags:type_name -> trainyard.registry.v1.Run.TagsEntry
+	4,  // 4: trainyard.registry.v1.Run.latest_metrics:type_name -> trainyard.registry.v1.Metric
+	9,  // 5: trainyard.registry.v1.Run.spec:type_name -> trainyard.job.v1.JobSpec
+	8,  // 6: trainyard.registry.v1.Run.create_time:type_name -> google.protobuf.Timestamp
+	8,  // 7: trainyard.registry.v1.Run.end_time:type_name -> google.protobuf.Timestamp
+	10, // 8: trainyard.registry.v1.Run.failure_class:type_name -> trainyard.job.v1.FailureClass
+	2,  // 9: trainyard.registry.v1.Run.datasets:type_name -> trainyard.registry.v1.Dataset
+	8,  // 10: trainyard.registry.v1.Metric.time:type_name -> google.protobuf.Timestamp
+	8,  // 11: trainyard.registry.v1.Artifact.create_time:type_name -> google.protobuf.Timestamp
+	12, // [12:12] is the sub-list for method output_type
+	12, // [12:12] is the sub-list for method input_type
+	12, // [12:12] is the sub-list for extension type_name
+	12, // [12:12] is the sub-list for extension extendee
+	0,  // [0:12] is the sub-list for field type_name
 }
 
 func init() { file_trainyard_registry_v1_run_proto_init() }
@@ -604,7 +736,7 @@ func file_trainyard_registry_v1_run_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_trainyard_registry_v1_run_proto_rawDesc), len(file_trainyard_registry_v1_run_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   6,
+			NumMessages:   7,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -22,6 +22,63 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+// Which runs by their lifecycle.
+type SearchRunsRequest_Lifecycle int32
+
+const (
+	// The same as ACTIVE.
+	SearchRunsRequest_LIFECYCLE_UNSPECIFIED SearchRunsRequest_Lifecycle = 0
+	// Those that are not deleted.
+	SearchRunsRequest_LIFECYCLE_ACTIVE SearchRunsRequest_Lifecycle = 1
+	// Deleted ones.
+	SearchRunsRequest_LIFECYCLE_DELETED SearchRunsRequest_Lifecycle = 2
+	// Both.
+	SearchRunsRequest_LIFECYCLE_ALL SearchRunsRequest_Lifecycle = 3
+)
+
+// Enum value maps for SearchRunsRequest_Lifecycle.
+var (
+	SearchRunsRequest_Lifecycle_name = map[int32]string{
+		0: "LIFECYCLE_UNSPECIFIED",
+		1: "LIFECYCLE_ACTIVE",
+		2: "LIFECYCLE_DELETED",
+		3: "LIFECYCLE_ALL",
+	}
+	SearchRunsRequest_Lifecycle_value = map[string]int32{
+		"LIFECYCLE_UNSPECIFIED": 0,
+		"LIFECYCLE_ACTIVE":      1,
+		"LIFECYCLE_DELETED":     2,
+		"LIFECYCLE_ALL":         3,
+	}
+)
+
+func (x SearchRunsRequest_Lifecycle) Enum() *SearchRunsRequest_Lifecycle {
+	p := new(SearchRunsRequest_Lifecycle)
+	*p = x
+	return p
+}
+
+func (x SearchRunsRequest_Lifecycle) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (SearchRunsRequest_Lifecycle) Descriptor() protoreflect.EnumDescriptor {
+	return file_trainyard_registry_v1_run_service_proto_enumTypes[0].Descriptor()
+}
+
+func (SearchRunsRequest_Lifecycle) Type() protoreflect.EnumType {
+	return &file_trainyard_registry_v1_run_service_proto_enumTypes[0]
+}
+
+func (x SearchRunsRequest_Lifecycle) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use SearchRunsRequest_Lifecycle.Descriptor instead.
+func (SearchRunsRequest_Lifecycle) EnumDescriptor() ([]byte, []int) {
+	return file_trainyard_registry_v1_run_service_proto_rawDescGZIP(), []int{18, 0}
+}
+
 // ListExperimentsRequest filters experiments.
 type ListExperimentsRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -342,7 +399,11 @@ type GetMetricHistoryRequest struct {
 	// Metric name.
 	Key string `protobuf:"bytes,2,opt,name=key,proto3" json:"key,omitempty"`
 	// Most points to return; 0 means all.
-	MaxPoints     int32 `protobuf:"varint,3,opt,name=max_points,json=maxPoints,proto3" json:"max_points,omitempty"`
+	MaxPoints int32 `protobuf:"varint,3,opt,name=max_points,json=maxPoints,proto3" json:"max_points,omitempty"`
+	// First step of the range; unset means the first of all.
+	MinStep *int64 `protobuf:"varint,4,opt,name=min_step,json=minStep,proto3,oneof" json:"min_step,omitempty"`
+	// Last step of the range; unset means the last of all.
+	MaxStep       *int64 `protobuf:"varint,5,opt,name=max_step,json=maxStep,proto3,oneof" json:"max_step,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -398,12 +459,26 @@ func (x *GetMetricHistoryRequest) GetMaxPoints() int32 {
 	return 0
 }
 
+func (x *GetMetricHistoryRequest) GetMinStep() int64 {
+	if x != nil && x.MinStep != nil {
+		return *x.MinStep
+	}
+	return 0
+}
+
+func (x *GetMetricHistoryRequest) GetMaxStep() int64 {
+	if x != nil && x.MaxStep != nil {
+		return *x.MaxStep
+	}
+	return 0
+}
+
 // GetMetricHistoryResponse has a series.
 type GetMetricHistoryResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// In step order.
 	Metrics []*Metric `protobuf:"bytes,1,rep,name=metrics,proto3" json:"metrics,omitempty"`
-	// Points stored, before downsampling.
+	// Points in the range, before downsampling.
 	TotalPoints   int64 `protobuf:"varint,2,opt,name=total_points,json=totalPoints,proto3" json:"total_points,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -899,7 +974,11 @@ type DownloadArtifactRequest struct {
 	// Run.
 	RunId string `protobuf:"bytes,1,opt,name=run_id,json=runId,proto3" json:"run_id,omitempty"`
 	// Path inside the run.
-	Path          string `protobuf:"bytes,2,opt,name=path,proto3" json:"path,omitempty"`
+	Path string `protobuf:"bytes,2,opt,name=path,proto3" json:"path,omitempty"`
+	// First byte; 0 with length 0 means the whole content.
+	Offset int64 `protobuf:"varint,3,opt,name=offset,proto3" json:"offset,omitempty"`
+	// Bytes from there on; 0 means to the end.
+	Length        int64 `protobuf:"varint,4,opt,name=length,proto3" json:"length,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -948,6 +1027,20 @@ func (x *DownloadArtifactRequest) GetPath() string {
 	return ""
 }
 
+func (x *DownloadArtifactRequest) GetOffset() int64 {
+	if x != nil {
+		return x.Offset
+	}
+	return 0
+}
+
+func (x *DownloadArtifactRequest) GetLength() int64 {
+	if x != nil {
+		return x.Length
+	}
+	return 0
+}
+
 // DownloadArtifactResponse is a piece of content.
 type DownloadArtifactResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -994,6 +1087,1354 @@ func (x *DownloadArtifactResponse) GetChunk() []byte {
 	return nil
 }
 
+// SearchRunsRequest is a search.
+type SearchRunsRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Experiment path prefix; empty means all.
+	ExperimentPrefix string `protobuf:"bytes,1,opt,name=experiment_prefix,json=experimentPrefix,proto3" json:"experiment_prefix,omitempty"`
+	// Conditions joined by AND, such as `metrics."validation/sharpe" > 1 AND params.seed = '7' AND tags.team LIKE 'desk%'`; also
+	// attributes.{run_id,run_name,status,user_id,start_time,end_time} and datasets.{name,digest,context}. Empty means all.
+	Filter string `protobuf:"bytes,2,opt,name=filter,proto3" json:"filter,omitempty"`
+	// Order, such as `metrics."validation/sharpe" DESC`; then newest first. NaN comes after numbers, missing values last.
+	OrderBy []string `protobuf:"bytes,3,rep,name=order_by,json=orderBy,proto3" json:"order_by,omitempty"`
+	// Which lifecycle.
+	Lifecycle SearchRunsRequest_Lifecycle `protobuf:"varint,4,opt,name=lifecycle,proto3,enum=trainyard.registry.v1.SearchRunsRequest_Lifecycle" json:"lifecycle,omitempty"`
+	// Parent run; empty means any.
+	ParentRunId string `protobuf:"bytes,5,opt,name=parent_run_id,json=parentRunId,proto3" json:"parent_run_id,omitempty"`
+	// Rows per page; 0 means 100, more than 1000 is taken as 1000.
+	PageSize int32 `protobuf:"varint,6,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
+	// Token of the previous answer; bound to the search.
+	PageToken     string `protobuf:"bytes,7,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SearchRunsRequest) Reset() {
+	*x = SearchRunsRequest{}
+	mi := &file_trainyard_registry_v1_run_service_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SearchRunsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SearchRunsRequest) ProtoMessage() {}
+
+func (x *SearchRunsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_trainyard_registry_v1_run_service_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SearchRunsRequest.ProtoReflect.Descriptor instead.
+func (*SearchRunsRequest) Descriptor() ([]byte, []int) {
+	return file_trainyard_registry_v1_run_service_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *SearchRunsRequest) GetExperimentPrefix() string {
+	if x != nil {
+		return x.ExperimentPrefix
+	}
+	return ""
+}
+
+func (x *SearchRunsRequest) GetFilter() string {
+	if x != nil {
+		return x.Filter
+	}
+	return ""
+}
+
+func (x *SearchRunsRequest) GetOrderBy() []string {
+	if x != nil {
+		return x.OrderBy
+	}
+	return nil
+}
+
+func (x *SearchRunsRequest) GetLifecycle() SearchRunsRequest_Lifecycle {
+	if x != nil {
+		return x.Lifecycle
+	}
+	return SearchRunsRequest_LIFECYCLE_UNSPECIFIED
+}
+
+func (x *SearchRunsRequest) GetParentRunId() string {
+	if x != nil {
+		return x.ParentRunId
+	}
+	return ""
+}
+
+func (x *SearchRunsRequest) GetPageSize() int32 {
+	if x != nil {
+		return x.PageSize
+	}
+	return 0
+}
+
+func (x *SearchRunsRequest) GetPageToken() string {
+	if x != nil {
+		return x.PageToken
+	}
+	return ""
+}
+
+// SearchRunsResponse has a page.
+type SearchRunsResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// In the order asked for.
+	Runs []*Run `protobuf:"bytes,1,rep,name=runs,proto3" json:"runs,omitempty"`
+	// Empty on the last page.
+	NextPageToken string `protobuf:"bytes,2,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SearchRunsResponse) Reset() {
+	*x = SearchRunsResponse{}
+	mi := &file_trainyard_registry_v1_run_service_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SearchRunsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SearchRunsResponse) ProtoMessage() {}
+
+func (x *SearchRunsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_trainyard_registry_v1_run_service_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SearchRunsResponse.ProtoReflect.Descriptor instead.
+func (*SearchRunsResponse) Descriptor() ([]byte, []int) {
+	return file_trainyard_registry_v1_run_service_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *SearchRunsResponse) GetRuns() []*Run {
+	if x != nil {
+		return x.Runs
+	}
+	return nil
+}
+
+func (x *SearchRunsResponse) GetNextPageToken() string {
+	if x != nil {
+		return x.NextPageToken
+	}
+	return ""
+}
+
+// CompareRunsRequest names runs.
+type CompareRunsRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Runs, in the order of the columns.
+	RunIds []string `protobuf:"bytes,1,rep,name=run_ids,json=runIds,proto3" json:"run_ids,omitempty"`
+	// Leave out rows in which all runs agree.
+	OnlyDifferent bool `protobuf:"varint,2,opt,name=only_different,json=onlyDifferent,proto3" json:"only_different,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CompareRunsRequest) Reset() {
+	*x = CompareRunsRequest{}
+	mi := &file_trainyard_registry_v1_run_service_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CompareRunsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CompareRunsRequest) ProtoMessage() {}
+
+func (x *CompareRunsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_trainyard_registry_v1_run_service_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CompareRunsRequest.ProtoReflect.Descriptor instead.
+func (*CompareRunsRequest) Descriptor() ([]byte, []int) {
+	return file_trainyard_registry_v1_run_service_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *CompareRunsRequest) GetRunIds() []string {
+	if x != nil {
+		return x.RunIds
+	}
+	return nil
+}
+
+func (x *CompareRunsRequest) GetOnlyDifferent() bool {
+	if x != nil {
+		return x.OnlyDifferent
+	}
+	return false
+}
+
+// CompareRunsResponse is a table.
+type CompareRunsResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The runs, in the order of the request.
+	Runs []*Run `protobuf:"bytes,1,rep,name=runs,proto3" json:"runs,omitempty"`
+	// By key.
+	Params []*CompareRunsResponse_ParamRow `protobuf:"bytes,2,rep,name=params,proto3" json:"params,omitempty"`
+	// By key.
+	Metrics       []*CompareRunsResponse_MetricRow `protobuf:"bytes,3,rep,name=metrics,proto3" json:"metrics,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CompareRunsResponse) Reset() {
+	*x = CompareRunsResponse{}
+	mi := &file_trainyard_registry_v1_run_service_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CompareRunsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CompareRunsResponse) ProtoMessage() {}
+
+func (x *CompareRunsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_trainyard_registry_v1_run_service_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CompareRunsResponse.ProtoReflect.Descriptor instead.
+func (*CompareRunsResponse) Descriptor() ([]byte, []int) {
+	return file_trainyard_registry_v1_run_service_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *CompareRunsResponse) GetRuns() []*Run {
+	if x != nil {
+		return x.Runs
+	}
+	return nil
+}
+
+func (x *CompareRunsResponse) GetParams() []*CompareRunsResponse_ParamRow {
+	if x != nil {
+		return x.Params
+	}
+	return nil
+}
+
+func (x *CompareRunsResponse) GetMetrics() []*CompareRunsResponse_MetricRow {
+	if x != nil {
+		return x.Metrics
+	}
+	return nil
+}
+
+// UpdateRunRequest changes a run. What is not set stays.
+type UpdateRunRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// UUID that makes the call idempotent.
+	RequestId string `protobuf:"bytes,1,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	// Run.
+	RunId string `protobuf:"bytes,2,opt,name=run_id,json=runId,proto3" json:"run_id,omitempty"`
+	// Name for people.
+	DisplayName *string `protobuf:"bytes,3,opt,name=display_name,json=displayName,proto3,oneof" json:"display_name,omitempty"`
+	// Notes in Markdown.
+	Notes *string `protobuf:"bytes,4,opt,name=notes,proto3,oneof" json:"notes,omitempty"`
+	// Tags to write; the last write wins.
+	SetTags map[string]string `protobuf:"bytes,5,rep,name=set_tags,json=setTags,proto3" json:"set_tags,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	// Tags to remove.
+	DeleteTags []string `protobuf:"bytes,6,rep,name=delete_tags,json=deleteTags,proto3" json:"delete_tags,omitempty"`
+	// Run that this one is a part of; empty takes it out. A circle is refused.
+	ParentRunId *string `protobuf:"bytes,7,opt,name=parent_run_id,json=parentRunId,proto3,oneof" json:"parent_run_id,omitempty"`
+	// Datasets to add.
+	AddDatasets   []*Dataset `protobuf:"bytes,8,rep,name=add_datasets,json=addDatasets,proto3" json:"add_datasets,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UpdateRunRequest) Reset() {
+	*x = UpdateRunRequest{}
+	mi := &file_trainyard_registry_v1_run_service_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UpdateRunRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UpdateRunRequest) ProtoMessage() {}
+
+func (x *UpdateRunRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_trainyard_registry_v1_run_service_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UpdateRunRequest.ProtoReflect.Descriptor instead.
+func (*UpdateRunRequest) Descriptor() ([]byte, []int) {
+	return file_trainyard_registry_v1_run_service_proto_rawDescGZIP(), []int{22}
+}
+
+func (x *UpdateRunRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
+func (x *UpdateRunRequest) GetRunId() string {
+	if x != nil {
+		return x.RunId
+	}
+	return ""
+}
+
+func (x *UpdateRunRequest) GetDisplayName() string {
+	if x != nil && x.DisplayName != nil {
+		return *x.DisplayName
+	}
+	return ""
+}
+
+func (x *UpdateRunRequest) GetNotes() string {
+	if x != nil && x.Notes != nil {
+		return *x.Notes
+	}
+	return ""
+}
+
+func (x *UpdateRunRequest) GetSetTags() map[string]string {
+	if x != nil {
+		return x.SetTags
+	}
+	return nil
+}
+
+func (x *UpdateRunRequest) GetDeleteTags() []string {
+	if x != nil {
+		return x.DeleteTags
+	}
+	return nil
+}
+
+func (x *UpdateRunRequest) GetParentRunId() string {
+	if x != nil && x.ParentRunId != nil {
+		return *x.ParentRunId
+	}
+	return ""
+}
+
+func (x *UpdateRunRequest) GetAddDatasets() []*Dataset {
+	if x != nil {
+		return x.AddDatasets
+	}
+	return nil
+}
+
+// UpdateRunResponse has the run.
+type UpdateRunResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The run after the call.
+	Run           *Run `protobuf:"bytes,1,opt,name=run,proto3" json:"run,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UpdateRunResponse) Reset() {
+	*x = UpdateRunResponse{}
+	mi := &file_trainyard_registry_v1_run_service_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UpdateRunResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UpdateRunResponse) ProtoMessage() {}
+
+func (x *UpdateRunResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_trainyard_registry_v1_run_service_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UpdateRunResponse.ProtoReflect.Descriptor instead.
+func (*UpdateRunResponse) Descriptor() ([]byte, []int) {
+	return file_trainyard_registry_v1_run_service_proto_rawDescGZIP(), []int{23}
+}
+
+func (x *UpdateRunResponse) GetRun() *Run {
+	if x != nil {
+		return x.Run
+	}
+	return nil
+}
+
+// DeleteRunRequest names a run.
+type DeleteRunRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// UUID that makes the call idempotent.
+	RequestId string `protobuf:"bytes,1,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	// Run.
+	RunId         string `protobuf:"bytes,2,opt,name=run_id,json=runId,proto3" json:"run_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DeleteRunRequest) Reset() {
+	*x = DeleteRunRequest{}
+	mi := &file_trainyard_registry_v1_run_service_proto_msgTypes[24]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DeleteRunRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DeleteRunRequest) ProtoMessage() {}
+
+func (x *DeleteRunRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_trainyard_registry_v1_run_service_proto_msgTypes[24]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DeleteRunRequest.ProtoReflect.Descriptor instead.
+func (*DeleteRunRequest) Descriptor() ([]byte, []int) {
+	return file_trainyard_registry_v1_run_service_proto_rawDescGZIP(), []int{24}
+}
+
+func (x *DeleteRunRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
+func (x *DeleteRunRequest) GetRunId() string {
+	if x != nil {
+		return x.RunId
+	}
+	return ""
+}
+
+// DeleteRunResponse is empty.
+type DeleteRunResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DeleteRunResponse) Reset() {
+	*x = DeleteRunResponse{}
+	mi := &file_trainyard_registry_v1_run_service_proto_msgTypes[25]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DeleteRunResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DeleteRunResponse) ProtoMessage() {}
+
+func (x *DeleteRunResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_trainyard_registry_v1_run_service_proto_msgTypes[25]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DeleteRunResponse.ProtoReflect.Descriptor instead.
+func (*DeleteRunResponse) Descriptor() ([]byte, []int) {
+	return file_trainyard_registry_v1_run_service_proto_rawDescGZIP(), []int{25}
+}
+
+// RestoreRunRequest names a run.
+type RestoreRunRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// UUID that makes the call idempotent.
+	RequestId string `protobuf:"bytes,1,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	// Run.
+	RunId         string `protobuf:"bytes,2,opt,name=run_id,json=runId,proto3" json:"run_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RestoreRunRequest) Reset() {
+	*x = RestoreRunRequest{}
+	mi := &file_trainyard_registry_v1_run_service_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RestoreRunRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RestoreRunRequest) ProtoMessage() {}
+
+func (x *RestoreRunRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_trainyard_registry_v1_run_service_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RestoreRunRequest.ProtoReflect.Descriptor instead.
+func (*RestoreRunRequest) Descriptor() ([]byte, []int) {
+	return file_trainyard_registry_v1_run_service_proto_rawDescGZIP(), []int{26}
+}
+
+func (x *RestoreRunRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
+func (x *RestoreRunRequest) GetRunId() string {
+	if x != nil {
+		return x.RunId
+	}
+	return ""
+}
+
+// RestoreRunResponse is empty.
+type RestoreRunResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RestoreRunResponse) Reset() {
+	*x = RestoreRunResponse{}
+	mi := &file_trainyard_registry_v1_run_service_proto_msgTypes[27]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RestoreRunResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RestoreRunResponse) ProtoMessage() {}
+
+func (x *RestoreRunResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_trainyard_registry_v1_run_service_proto_msgTypes[27]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RestoreRunResponse.ProtoReflect.Descriptor instead.
+func (*RestoreRunResponse) Descriptor() ([]byte, []int) {
+	return file_trainyard_registry_v1_run_service_proto_rawDescGZIP(), []int{27}
+}
+
+// DeleteExperimentRequest names an experiment.
+type DeleteExperimentRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// UUID that makes the call idempotent.
+	RequestId string `protobuf:"bytes,1,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	// Path.
+	Path          string `protobuf:"bytes,2,opt,name=path,proto3" json:"path,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DeleteExperimentRequest) Reset() {
+	*x = DeleteExperimentRequest{}
+	mi := &file_trainyard_registry_v1_run_service_proto_msgTypes[28]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DeleteExperimentRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DeleteExperimentRequest) ProtoMessage() {}
+
+func (x *DeleteExperimentRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_trainyard_registry_v1_run_service_proto_msgTypes[28]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DeleteExperimentRequest.ProtoReflect.Descriptor instead.
+func (*DeleteExperimentRequest) Descriptor() ([]byte, []int) {
+	return file_trainyard_registry_v1_run_service_proto_rawDescGZIP(), []int{28}
+}
+
+func (x *DeleteExperimentRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
+func (x *DeleteExperimentRequest) GetPath() string {
+	if x != nil {
+		return x.Path
+	}
+	return ""
+}
+
+// DeleteExperimentResponse is empty.
+type DeleteExperimentResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DeleteExperimentResponse) Reset() {
+	*x = DeleteExperimentResponse{}
+	mi := &file_trainyard_registry_v1_run_service_proto_msgTypes[29]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DeleteExperimentResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DeleteExperimentResponse) ProtoMessage() {}
+
+func (x *DeleteExperimentResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_trainyard_registry_v1_run_service_proto_msgTypes[29]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DeleteExperimentResponse.ProtoReflect.Descriptor instead.
+func (*DeleteExperimentResponse) Descriptor() ([]byte, []int) {
+	return file_trainyard_registry_v1_run_service_proto_rawDescGZIP(), []int{29}
+}
+
+// RestoreExperimentRequest names an experiment.
+type RestoreExperimentRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// UUID that makes the call idempotent.
+	RequestId string `protobuf:"bytes,1,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	// Path.
+	Path          string `protobuf:"bytes,2,opt,name=path,proto3" json:"path,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RestoreExperimentRequest) Reset() {
+	*x = RestoreExperimentRequest{}
+	mi := &file_trainyard_registry_v1_run_service_proto_msgTypes[30]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RestoreExperimentRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RestoreExperimentRequest) ProtoMessage() {}
+
+func (x *RestoreExperimentRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_trainyard_registry_v1_run_service_proto_msgTypes[30]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RestoreExperimentRequest.ProtoReflect.Descriptor instead.
+func (*RestoreExperimentRequest) Descriptor() ([]byte, []int) {
+	return file_trainyard_registry_v1_run_service_proto_rawDescGZIP(), []int{30}
+}
+
+func (x *RestoreExperimentRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
+func (x *RestoreExperimentRequest) GetPath() string {
+	if x != nil {
+		return x.Path
+	}
+	return ""
+}
+
+// RestoreExperimentResponse is empty.
+type RestoreExperimentResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RestoreExperimentResponse) Reset() {
+	*x = RestoreExperimentResponse{}
+	mi := &file_trainyard_registry_v1_run_service_proto_msgTypes[31]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RestoreExperimentResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RestoreExperimentResponse) ProtoMessage() {}
+
+func (x *RestoreExperimentResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_trainyard_registry_v1_run_service_proto_msgTypes[31]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RestoreExperimentResponse.ProtoReflect.Descriptor instead.
+func (*RestoreExperimentResponse) Descriptor() ([]byte, []int) {
+	return file_trainyard_registry_v1_run_service_proto_rawDescGZIP(), []int{31}
+}
+
+// WatchMetricsRequest names what to follow.
+type WatchMetricsRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Run.
+	RunId string `protobuf:"bytes,1,opt,name=run_id,json=runId,proto3" json:"run_id,omitempty"`
+	// Metrics; empty means all.
+	Keys []string `protobuf:"bytes,2,rep,name=keys,proto3" json:"keys,omitempty"`
+	// Begin above this step; unset begins with what comes from now on.
+	AfterStep     *int64 `protobuf:"varint,3,opt,name=after_step,json=afterStep,proto3,oneof" json:"after_step,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WatchMetricsRequest) Reset() {
+	*x = WatchMetricsRequest{}
+	mi := &file_trainyard_registry_v1_run_service_proto_msgTypes[32]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WatchMetricsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WatchMetricsRequest) ProtoMessage() {}
+
+func (x *WatchMetricsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_trainyard_registry_v1_run_service_proto_msgTypes[32]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WatchMetricsRequest.ProtoReflect.Descriptor instead.
+func (*WatchMetricsRequest) Descriptor() ([]byte, []int) {
+	return file_trainyard_registry_v1_run_service_proto_rawDescGZIP(), []int{32}
+}
+
+func (x *WatchMetricsRequest) GetRunId() string {
+	if x != nil {
+		return x.RunId
+	}
+	return ""
+}
+
+func (x *WatchMetricsRequest) GetKeys() []string {
+	if x != nil {
+		return x.Keys
+	}
+	return nil
+}
+
+func (x *WatchMetricsRequest) GetAfterStep() int64 {
+	if x != nil && x.AfterStep != nil {
+		return *x.AfterStep
+	}
+	return 0
+}
+
+// WatchMetricsResponse is one frame.
+type WatchMetricsResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// New points, by key and then step; may be empty in the first frame and in one that tells a new state.
+	Metrics []*Metric `protobuf:"bytes,1,rep,name=metrics,proto3" json:"metrics,omitempty"`
+	// State of the run.
+	State         Run_State `protobuf:"varint,2,opt,name=state,proto3,enum=trainyard.registry.v1.Run_State" json:"state,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WatchMetricsResponse) Reset() {
+	*x = WatchMetricsResponse{}
+	mi := &file_trainyard_registry_v1_run_service_proto_msgTypes[33]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WatchMetricsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WatchMetricsResponse) ProtoMessage() {}
+
+func (x *WatchMetricsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_trainyard_registry_v1_run_service_proto_msgTypes[33]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WatchMetricsResponse.ProtoReflect.Descriptor instead.
+func (*WatchMetricsResponse) Descriptor() ([]byte, []int) {
+	return file_trainyard_registry_v1_run_service_proto_rawDescGZIP(), []int{33}
+}
+
+func (x *WatchMetricsResponse) GetMetrics() []*Metric {
+	if x != nil {
+		return x.Metrics
+	}
+	return nil
+}
+
+func (x *WatchMetricsResponse) GetState() Run_State {
+	if x != nil {
+		return x.State
+	}
+	return Run_STATE_UNSPECIFIED
+}
+
+// DownloadCheckpointFileRequest names a file.
+type DownloadCheckpointFileRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Checkpoint.
+	CheckpointId string `protobuf:"bytes,1,opt,name=checkpoint_id,json=checkpointId,proto3" json:"checkpoint_id,omitempty"`
+	// Path inside the checkpoint.
+	Path string `protobuf:"bytes,2,opt,name=path,proto3" json:"path,omitempty"`
+	// First byte; 0 with length 0 means the whole content.
+	Offset int64 `protobuf:"varint,3,opt,name=offset,proto3" json:"offset,omitempty"`
+	// Bytes from there on; 0 means to the end.
+	Length        int64 `protobuf:"varint,4,opt,name=length,proto3" json:"length,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DownloadCheckpointFileRequest) Reset() {
+	*x = DownloadCheckpointFileRequest{}
+	mi := &file_trainyard_registry_v1_run_service_proto_msgTypes[34]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DownloadCheckpointFileRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DownloadCheckpointFileRequest) ProtoMessage() {}
+
+func (x *DownloadCheckpointFileRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_trainyard_registry_v1_run_service_proto_msgTypes[34]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DownloadCheckpointFileRequest.ProtoReflect.Descriptor instead.
+func (*DownloadCheckpointFileRequest) Descriptor() ([]byte, []int) {
+	return file_trainyard_registry_v1_run_service_proto_rawDescGZIP(), []int{34}
+}
+
+func (x *DownloadCheckpointFileRequest) GetCheckpointId() string {
+	if x != nil {
+		return x.CheckpointId
+	}
+	return ""
+}
+
+func (x *DownloadCheckpointFileRequest) GetPath() string {
+	if x != nil {
+		return x.Path
+	}
+	return ""
+}
+
+func (x *DownloadCheckpointFileRequest) GetOffset() int64 {
+	if x != nil {
+		return x.Offset
+	}
+	return 0
+}
+
+func (x *DownloadCheckpointFileRequest) GetLength() int64 {
+	if x != nil {
+		return x.Length
+	}
+	return 0
+}
+
+// DownloadCheckpointFileResponse is a piece of content.
+type DownloadCheckpointFileResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// At most 256 KiB.
+	Chunk         []byte `protobuf:"bytes,1,opt,name=chunk,proto3" json:"chunk,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DownloadCheckpointFileResponse) Reset() {
+	*x = DownloadCheckpointFileResponse{}
+	mi := &file_trainyard_registry_v1_run_service_proto_msgTypes[35]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DownloadCheckpointFileResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DownloadCheckpointFileResponse) ProtoMessage() {}
+
+func (x *DownloadCheckpointFileResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_trainyard_registry_v1_run_service_proto_msgTypes[35]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DownloadCheckpointFileResponse.ProtoReflect.Descriptor instead.
+func (*DownloadCheckpointFileResponse) Descriptor() ([]byte, []int) {
+	return file_trainyard_registry_v1_run_service_proto_rawDescGZIP(), []int{35}
+}
+
+func (x *DownloadCheckpointFileResponse) GetChunk() []byte {
+	if x != nil {
+		return x.Chunk
+	}
+	return nil
+}
+
+// GetCheckpointLineageRequest names a checkpoint.
+type GetCheckpointLineageRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Id.
+	CheckpointId  string `protobuf:"bytes,1,opt,name=checkpoint_id,json=checkpointId,proto3" json:"checkpoint_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetCheckpointLineageRequest) Reset() {
+	*x = GetCheckpointLineageRequest{}
+	mi := &file_trainyard_registry_v1_run_service_proto_msgTypes[36]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetCheckpointLineageRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetCheckpointLineageRequest) ProtoMessage() {}
+
+func (x *GetCheckpointLineageRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_trainyard_registry_v1_run_service_proto_msgTypes[36]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetCheckpointLineageRequest.ProtoReflect.Descriptor instead.
+func (*GetCheckpointLineageRequest) Descriptor() ([]byte, []int) {
+	return file_trainyard_registry_v1_run_service_proto_rawDescGZIP(), []int{36}
+}
+
+func (x *GetCheckpointLineageRequest) GetCheckpointId() string {
+	if x != nil {
+		return x.CheckpointId
+	}
+	return ""
+}
+
+// GetCheckpointLineageResponse is where it comes from and what became of it. Data version, feature schema, code version, run
+// (and so job) and attempt of each step are in the checkpoints themselves.
+type GetCheckpointLineageResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The checkpoint, then its parent, and so on to the first, at most 1,000.
+	Ancestry []*Checkpoint `protobuf:"bytes,1,rep,name=ancestry,proto3" json:"ancestry,omitempty"`
+	// Checkpoints whose parent it is, oldest first, at most 1,000.
+	Children []*Checkpoint `protobuf:"bytes,2,rep,name=children,proto3" json:"children,omitempty"`
+	// Model versions made from it.
+	Versions      []*GetCheckpointLineageResponse_VersionRef `protobuf:"bytes,3,rep,name=versions,proto3" json:"versions,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetCheckpointLineageResponse) Reset() {
+	*x = GetCheckpointLineageResponse{}
+	mi := &file_trainyard_registry_v1_run_service_proto_msgTypes[37]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetCheckpointLineageResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetCheckpointLineageResponse) ProtoMessage() {}
+
+func (x *GetCheckpointLineageResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_trainyard_registry_v1_run_service_proto_msgTypes[37]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetCheckpointLineageResponse.ProtoReflect.Descriptor instead.
+func (*GetCheckpointLineageResponse) Descriptor() ([]byte, []int) {
+	return file_trainyard_registry_v1_run_service_proto_rawDescGZIP(), []int{37}
+}
+
+func (x *GetCheckpointLineageResponse) GetAncestry() []*Checkpoint {
+	if x != nil {
+		return x.Ancestry
+	}
+	return nil
+}
+
+func (x *GetCheckpointLineageResponse) GetChildren() []*Checkpoint {
+	if x != nil {
+		return x.Children
+	}
+	return nil
+}
+
+func (x *GetCheckpointLineageResponse) GetVersions() []*GetCheckpointLineageResponse_VersionRef {
+	if x != nil {
+		return x.Versions
+	}
+	return nil
+}
+
+// ParamRow is one param over all runs.
+type CompareRunsResponse_ParamRow struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Name.
+	Key string `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
+	// One value per run; a run without it has an empty one and false in present.
+	Values []string `protobuf:"bytes,2,rep,name=values,proto3" json:"values,omitempty"`
+	// Whether each run has it.
+	Present []bool `protobuf:"varint,3,rep,packed,name=present,proto3" json:"present,omitempty"`
+	// False when all runs have the same value.
+	Different     bool `protobuf:"varint,4,opt,name=different,proto3" json:"different,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CompareRunsResponse_ParamRow) Reset() {
+	*x = CompareRunsResponse_ParamRow{}
+	mi := &file_trainyard_registry_v1_run_service_proto_msgTypes[38]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CompareRunsResponse_ParamRow) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CompareRunsResponse_ParamRow) ProtoMessage() {}
+
+func (x *CompareRunsResponse_ParamRow) ProtoReflect() protoreflect.Message {
+	mi := &file_trainyard_registry_v1_run_service_proto_msgTypes[38]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CompareRunsResponse_ParamRow.ProtoReflect.Descriptor instead.
+func (*CompareRunsResponse_ParamRow) Descriptor() ([]byte, []int) {
+	return file_trainyard_registry_v1_run_service_proto_rawDescGZIP(), []int{21, 0}
+}
+
+func (x *CompareRunsResponse_ParamRow) GetKey() string {
+	if x != nil {
+		return x.Key
+	}
+	return ""
+}
+
+func (x *CompareRunsResponse_ParamRow) GetValues() []string {
+	if x != nil {
+		return x.Values
+	}
+	return nil
+}
+
+func (x *CompareRunsResponse_ParamRow) GetPresent() []bool {
+	if x != nil {
+		return x.Present
+	}
+	return nil
+}
+
+func (x *CompareRunsResponse_ParamRow) GetDifferent() bool {
+	if x != nil {
+		return x.Different
+	}
+	return false
+}
+
+// MetricRow is one metric's latest value over all runs.
+type CompareRunsResponse_MetricRow struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Name.
+	Key string `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
+	// One value per run; a run without it has 0 and false in present.
+	Values []float64 `protobuf:"fixed64,2,rep,packed,name=values,proto3" json:"values,omitempty"`
+	// Whether each run has it.
+	Present []bool `protobuf:"varint,3,rep,packed,name=present,proto3" json:"present,omitempty"`
+	// False when all runs have the same value.
+	Different     bool `protobuf:"varint,4,opt,name=different,proto3" json:"different,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CompareRunsResponse_MetricRow) Reset() {
+	*x = CompareRunsResponse_MetricRow{}
+	mi := &file_trainyard_registry_v1_run_service_proto_msgTypes[39]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CompareRunsResponse_MetricRow) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CompareRunsResponse_MetricRow) ProtoMessage() {}
+
+func (x *CompareRunsResponse_MetricRow) ProtoReflect() protoreflect.Message {
+	mi := &file_trainyard_registry_v1_run_service_proto_msgTypes[39]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CompareRunsResponse_MetricRow.ProtoReflect.Descriptor instead.
+func (*CompareRunsResponse_MetricRow) Descriptor() ([]byte, []int) {
+	return file_trainyard_registry_v1_run_service_proto_rawDescGZIP(), []int{21, 1}
+}
+
+func (x *CompareRunsResponse_MetricRow) GetKey() string {
+	if x != nil {
+		return x.Key
+	}
+	return ""
+}
+
+func (x *CompareRunsResponse_MetricRow) GetValues() []float64 {
+	if x != nil {
+		return x.Values
+	}
+	return nil
+}
+
+func (x *CompareRunsResponse_MetricRow) GetPresent() []bool {
+	if x != nil {
+		return x.Present
+	}
+	return nil
+}
+
+func (x *CompareRunsResponse_MetricRow) GetDifferent() bool {
+	if x != nil {
+		return x.Different
+	}
+	return false
+}
+
+// VersionRef names a model version.
+type GetCheckpointLineageResponse_VersionRef struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Model.
+	ModelName string `protobuf:"bytes,1,opt,name=model_name,json=modelName,proto3" json:"model_name,omitempty"`
+	// Version.
+	Version       int64 `protobuf:"varint,2,opt,name=version,proto3" json:"version,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetCheckpointLineageResponse_VersionRef) Reset() {
+	*x = GetCheckpointLineageResponse_VersionRef{}
+	mi := &file_trainyard_registry_v1_run_service_proto_msgTypes[41]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetCheckpointLineageResponse_VersionRef) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetCheckpointLineageResponse_VersionRef) ProtoMessage() {}
+
+func (x *GetCheckpointLineageResponse_VersionRef) ProtoReflect() protoreflect.Message {
+	mi := &file_trainyard_registry_v1_run_service_proto_msgTypes[41]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetCheckpointLineageResponse_VersionRef.ProtoReflect.Descriptor instead.
+func (*GetCheckpointLineageResponse_VersionRef) Descriptor() ([]byte, []int) {
+	return file_trainyard_registry_v1_run_service_proto_rawDescGZIP(), []int{37, 0}
+}
+
+func (x *GetCheckpointLineageResponse_VersionRef) GetModelName() string {
+	if x != nil {
+		return x.ModelName
+	}
+	return ""
+}
+
+func (x *GetCheckpointLineageResponse_VersionRef) GetVersion() int64 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
+}
+
 var File_trainyard_registry_v1_run_service_proto protoreflect.FileDescriptor
 
 const file_trainyard_registry_v1_run_service_proto_rawDesc = "" +
@@ -1016,13 +2457,17 @@ const file_trainyard_registry_v1_run_service_proto_rawDesc = "" +
 	"page_token\x18\x04 \x01(\tB\b\xbaH\x05r\x03\x18\x80\bR\tpageToken\"j\n" +
 	"\x10ListRunsResponse\x12.\n" +
 	"\x04runs\x18\x01 \x03(\v2\x1a.trainyard.registry.v1.RunR\x04runs\x12&\n" +
-	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\x80\x01\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\xda\x01\n" +
 	"\x17GetMetricHistoryRequest\x12\x1f\n" +
 	"\x06run_id\x18\x01 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\x05runId\x12\x1c\n" +
 	"\x03key\x18\x02 \x01(\tB\n" +
 	"\xbaH\ar\x05\x10\x01\x18\xfa\x01R\x03key\x12&\n" +
 	"\n" +
-	"max_points\x18\x03 \x01(\x05B\a\xbaH\x04\x1a\x02(\x00R\tmaxPoints\"v\n" +
+	"max_points\x18\x03 \x01(\x05B\a\xbaH\x04\x1a\x02(\x00R\tmaxPoints\x12\x1e\n" +
+	"\bmin_step\x18\x04 \x01(\x03H\x00R\aminStep\x88\x01\x01\x12\x1e\n" +
+	"\bmax_step\x18\x05 \x01(\x03H\x01R\amaxStep\x88\x01\x01B\v\n" +
+	"\t_min_stepB\v\n" +
+	"\t_max_step\"v\n" +
 	"\x18GetMetricHistoryResponse\x127\n" +
 	"\ametrics\x18\x01 \x03(\v2\x1d.trainyard.registry.v1.MetricR\ametrics\x12!\n" +
 	"\ftotal_points\x18\x02 \x01(\x03R\vtotalPoints\"E\n" +
@@ -1055,24 +2500,141 @@ const file_trainyard_registry_v1_run_service_proto_rawDesc = "" +
 	"\x14ListArtifactsRequest\x12\x1f\n" +
 	"\x06run_id\x18\x01 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\x05runId\"V\n" +
 	"\x15ListArtifactsResponse\x12=\n" +
-	"\tartifacts\x18\x01 \x03(\v2\x1f.trainyard.registry.v1.ArtifactR\tartifacts\"Z\n" +
+	"\tartifacts\x18\x01 \x03(\v2\x1f.trainyard.registry.v1.ArtifactR\tartifacts\"\x9c\x01\n" +
 	"\x17DownloadArtifactRequest\x12\x1f\n" +
 	"\x06run_id\x18\x01 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\x05runId\x12\x1e\n" +
 	"\x04path\x18\x02 \x01(\tB\n" +
-	"\xbaH\ar\x05\x10\x01\x18\x80\bR\x04path\"0\n" +
+	"\xbaH\ar\x05\x10\x01\x18\x80\bR\x04path\x12\x1f\n" +
+	"\x06offset\x18\x03 \x01(\x03B\a\xbaH\x04\"\x02(\x00R\x06offset\x12\x1f\n" +
+	"\x06length\x18\x04 \x01(\x03B\a\xbaH\x04\"\x02(\x00R\x06length\"0\n" +
 	"\x18DownloadArtifactResponse\x12\x14\n" +
-	"\x05chunk\x18\x01 \x01(\fR\x05chunk2\xdd\a\n" +
+	"\x05chunk\x18\x01 \x01(\fR\x05chunk\"\xd8\x03\n" +
+	"\x11SearchRunsRequest\x125\n" +
+	"\x11experiment_prefix\x18\x01 \x01(\tB\b\xbaH\x05r\x03\x18\xfa\x01R\x10experimentPrefix\x12 \n" +
+	"\x06filter\x18\x02 \x01(\tB\b\xbaH\x05r\x03\x18\x90NR\x06filter\x12*\n" +
+	"\border_by\x18\x03 \x03(\tB\x0f\xbaH\f\x92\x01\t\x10\b\"\x05r\x03\x18\xf4\x03R\aorderBy\x12Z\n" +
+	"\tlifecycle\x18\x04 \x01(\x0e22.trainyard.registry.v1.SearchRunsRequest.LifecycleB\b\xbaH\x05\x82\x01\x02\x10\x01R\tlifecycle\x12+\n" +
+	"\rparent_run_id\x18\x05 \x01(\tB\a\xbaH\x04r\x02\x18@R\vparentRunId\x12$\n" +
+	"\tpage_size\x18\x06 \x01(\x05B\a\xbaH\x04\x1a\x02(\x00R\bpageSize\x12'\n" +
+	"\n" +
+	"page_token\x18\a \x01(\tB\b\xbaH\x05r\x03\x18\x80@R\tpageToken\"f\n" +
+	"\tLifecycle\x12\x19\n" +
+	"\x15LIFECYCLE_UNSPECIFIED\x10\x00\x12\x14\n" +
+	"\x10LIFECYCLE_ACTIVE\x10\x01\x12\x15\n" +
+	"\x11LIFECYCLE_DELETED\x10\x02\x12\x11\n" +
+	"\rLIFECYCLE_ALL\x10\x03\"l\n" +
+	"\x12SearchRunsResponse\x12.\n" +
+	"\x04runs\x18\x01 \x03(\v2\x1a.trainyard.registry.v1.RunR\x04runs\x12&\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"j\n" +
+	"\x12CompareRunsRequest\x12-\n" +
+	"\arun_ids\x18\x01 \x03(\tB\x14\xbaH\x11\x92\x01\x0e\b\x02\x10d\x18\x01\"\x06r\x04\x10\x01\x18@R\x06runIds\x12%\n" +
+	"\x0eonly_different\x18\x02 \x01(\bR\ronlyDifferent\"\xbf\x03\n" +
+	"\x13CompareRunsResponse\x12.\n" +
+	"\x04runs\x18\x01 \x03(\v2\x1a.trainyard.registry.v1.RunR\x04runs\x12K\n" +
+	"\x06params\x18\x02 \x03(\v23.trainyard.registry.v1.CompareRunsResponse.ParamRowR\x06params\x12N\n" +
+	"\ametrics\x18\x03 \x03(\v24.trainyard.registry.v1.CompareRunsResponse.MetricRowR\ametrics\x1al\n" +
+	"\bParamRow\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x16\n" +
+	"\x06values\x18\x02 \x03(\tR\x06values\x12\x18\n" +
+	"\apresent\x18\x03 \x03(\bR\apresent\x12\x1c\n" +
+	"\tdifferent\x18\x04 \x01(\bR\tdifferent\x1am\n" +
+	"\tMetricRow\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x16\n" +
+	"\x06values\x18\x02 \x03(\x01R\x06values\x12\x18\n" +
+	"\apresent\x18\x03 \x03(\bR\apresent\x12\x1c\n" +
+	"\tdifferent\x18\x04 \x01(\bR\tdifferent\"\xb2\x04\n" +
+	"\x10UpdateRunRequest\x12'\n" +
+	"\n" +
+	"request_id\x18\x01 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\trequestId\x12 \n" +
+	"\x06run_id\x18\x02 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@R\x05runId\x120\n" +
+	"\fdisplay_name\x18\x03 \x01(\tB\b\xbaH\x05r\x03\x18\xc8\x01H\x00R\vdisplayName\x88\x01\x01\x12#\n" +
+	"\x05notes\x18\x04 \x01(\tB\b\xbaH\x05r\x03\x18\xc0>H\x01R\x05notes\x88\x01\x01\x12i\n" +
+	"\bset_tags\x18\x05 \x03(\v24.trainyard.registry.v1.UpdateRunRequest.SetTagsEntryB\x18\xbaH\x15\x9a\x01\x12\x10d\"\ar\x05\x10\x01\x18\xfa\x01*\x05r\x03\x18\xc0>R\asetTags\x12)\n" +
+	"\vdelete_tags\x18\x06 \x03(\tB\b\xbaH\x05\x92\x01\x02\x10dR\n" +
+	"deleteTags\x120\n" +
+	"\rparent_run_id\x18\a \x01(\tB\a\xbaH\x04r\x02\x18@H\x02R\vparentRunId\x88\x01\x01\x12K\n" +
+	"\fadd_datasets\x18\b \x03(\v2\x1e.trainyard.registry.v1.DatasetB\b\xbaH\x05\x92\x01\x02\x10dR\vaddDatasets\x1a:\n" +
+	"\fSetTagsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01B\x0f\n" +
+	"\r_display_nameB\b\n" +
+	"\x06_notesB\x10\n" +
+	"\x0e_parent_run_id\"A\n" +
+	"\x11UpdateRunResponse\x12,\n" +
+	"\x03run\x18\x01 \x01(\v2\x1a.trainyard.registry.v1.RunR\x03run\"]\n" +
+	"\x10DeleteRunRequest\x12'\n" +
+	"\n" +
+	"request_id\x18\x01 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\trequestId\x12 \n" +
+	"\x06run_id\x18\x02 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@R\x05runId\"\x13\n" +
+	"\x11DeleteRunResponse\"^\n" +
+	"\x11RestoreRunRequest\x12'\n" +
+	"\n" +
+	"request_id\x18\x01 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\trequestId\x12 \n" +
+	"\x06run_id\x18\x02 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@R\x05runId\"\x14\n" +
+	"\x12RestoreRunResponse\"b\n" +
+	"\x17DeleteExperimentRequest\x12'\n" +
+	"\n" +
+	"request_id\x18\x01 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\trequestId\x12\x1e\n" +
+	"\x04path\x18\x02 \x01(\tB\n" +
+	"\xbaH\ar\x05\x10\x01\x18\xf4\x03R\x04path\"\x1a\n" +
+	"\x18DeleteExperimentResponse\"c\n" +
+	"\x18RestoreExperimentRequest\x12'\n" +
+	"\n" +
+	"request_id\x18\x01 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\trequestId\x12\x1e\n" +
+	"\x04path\x18\x02 \x01(\tB\n" +
+	"\xbaH\ar\x05\x10\x01\x18\xf4\x03R\x04path\"\x1b\n" +
+	"\x19RestoreExperimentResponse\"\x89\x01\n" +
+	"\x13WatchMetricsRequest\x12 \n" +
+	"\x06run_id\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@R\x05runId\x12\x1d\n" +
+	"\x04keys\x18\x02 \x03(\tB\t\xbaH\x06\x92\x01\x03\x10\x80\x02R\x04keys\x12\"\n" +
+	"\n" +
+	"after_step\x18\x03 \x01(\x03H\x00R\tafterStep\x88\x01\x01B\r\n" +
+	"\v_after_step\"\x87\x01\n" +
+	"\x14WatchMetricsResponse\x127\n" +
+	"\ametrics\x18\x01 \x03(\v2\x1d.trainyard.registry.v1.MetricR\ametrics\x126\n" +
+	"\x05state\x18\x02 \x01(\x0e2 .trainyard.registry.v1.Run.StateR\x05state\"\xb0\x01\n" +
+	"\x1dDownloadCheckpointFileRequest\x12-\n" +
+	"\rcheckpoint_id\x18\x01 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\fcheckpointId\x12\x1e\n" +
+	"\x04path\x18\x02 \x01(\tB\n" +
+	"\xbaH\ar\x05\x10\x01\x18\x80\bR\x04path\x12\x1f\n" +
+	"\x06offset\x18\x03 \x01(\x03B\a\xbaH\x04\"\x02(\x00R\x06offset\x12\x1f\n" +
+	"\x06length\x18\x04 \x01(\x03B\a\xbaH\x04\"\x02(\x00R\x06length\"6\n" +
+	"\x1eDownloadCheckpointFileResponse\x12\x14\n" +
+	"\x05chunk\x18\x01 \x01(\fR\x05chunk\"L\n" +
+	"\x1bGetCheckpointLineageRequest\x12-\n" +
+	"\rcheckpoint_id\x18\x01 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\fcheckpointId\"\xbf\x02\n" +
+	"\x1cGetCheckpointLineageResponse\x12=\n" +
+	"\bancestry\x18\x01 \x03(\v2!.trainyard.registry.v1.CheckpointR\bancestry\x12=\n" +
+	"\bchildren\x18\x02 \x03(\v2!.trainyard.registry.v1.CheckpointR\bchildren\x12Z\n" +
+	"\bversions\x18\x03 \x03(\v2>.trainyard.registry.v1.GetCheckpointLineageResponse.VersionRefR\bversions\x1aE\n" +
+	"\n" +
+	"VersionRef\x12\x1d\n" +
+	"\n" +
+	"model_name\x18\x01 \x01(\tR\tmodelName\x12\x18\n" +
+	"\aversion\x18\x02 \x01(\x03R\aversion2\xac\x10\n" +
 	"\n" +
 	"RunService\x12p\n" +
 	"\x0fListExperiments\x12-.trainyard.registry.v1.ListExperimentsRequest\x1a..trainyard.registry.v1.ListExperimentsResponse\x12U\n" +
 	"\x06GetRun\x12$.trainyard.registry.v1.GetRunRequest\x1a%.trainyard.registry.v1.GetRunResponse\x12[\n" +
-	"\bListRuns\x12&.trainyard.registry.v1.ListRunsRequest\x1a'.trainyard.registry.v1.ListRunsResponse\x12s\n" +
+	"\bListRuns\x12&.trainyard.registry.v1.ListRunsRequest\x1a'.trainyard.registry.v1.ListRunsResponse\x12a\n" +
+	"\n" +
+	"SearchRuns\x12(.trainyard.registry.v1.SearchRunsRequest\x1a).trainyard.registry.v1.SearchRunsResponse\x12d\n" +
+	"\vCompareRuns\x12).trainyard.registry.v1.CompareRunsRequest\x1a*.trainyard.registry.v1.CompareRunsResponse\x12^\n" +
+	"\tUpdateRun\x12'.trainyard.registry.v1.UpdateRunRequest\x1a(.trainyard.registry.v1.UpdateRunResponse\x12^\n" +
+	"\tDeleteRun\x12'.trainyard.registry.v1.DeleteRunRequest\x1a(.trainyard.registry.v1.DeleteRunResponse\x12a\n" +
+	"\n" +
+	"RestoreRun\x12(.trainyard.registry.v1.RestoreRunRequest\x1a).trainyard.registry.v1.RestoreRunResponse\x12s\n" +
+	"\x10DeleteExperiment\x12..trainyard.registry.v1.DeleteExperimentRequest\x1a/.trainyard.registry.v1.DeleteExperimentResponse\x12v\n" +
+	"\x11RestoreExperiment\x12/.trainyard.registry.v1.RestoreExperimentRequest\x1a0.trainyard.registry.v1.RestoreExperimentResponse\x12i\n" +
+	"\fWatchMetrics\x12*.trainyard.registry.v1.WatchMetricsRequest\x1a+.trainyard.registry.v1.WatchMetricsResponse0\x01\x12s\n" +
 	"\x10GetMetricHistory\x12..trainyard.registry.v1.GetMetricHistoryRequest\x1a/.trainyard.registry.v1.GetMetricHistoryResponse\x12j\n" +
 	"\rGetCheckpoint\x12+.trainyard.registry.v1.GetCheckpointRequest\x1a,.trainyard.registry.v1.GetCheckpointResponse\x12p\n" +
 	"\x0fListCheckpoints\x12-.trainyard.registry.v1.ListCheckpointsRequest\x1a..trainyard.registry.v1.ListCheckpointsResponse\x12s\n" +
 	"\x10SetCheckpointPin\x12..trainyard.registry.v1.SetCheckpointPinRequest\x1a/.trainyard.registry.v1.SetCheckpointPinResponse\x12j\n" +
 	"\rListArtifacts\x12+.trainyard.registry.v1.ListArtifactsRequest\x1a,.trainyard.registry.v1.ListArtifactsResponse\x12u\n" +
-	"\x10DownloadArtifact\x12..trainyard.registry.v1.DownloadArtifactRequest\x1a/.trainyard.registry.v1.DownloadArtifactResponse0\x01B\xf7\x01\n" +
+	"\x10DownloadArtifact\x12..trainyard.registry.v1.DownloadArtifactRequest\x1a/.trainyard.registry.v1.DownloadArtifactResponse0\x01\x12\x87\x01\n" +
+	"\x16DownloadCheckpointFile\x124.trainyard.registry.v1.DownloadCheckpointFileRequest\x1a5.trainyard.registry.v1.DownloadCheckpointFileResponse0\x01\x12\x7f\n" +
+	"\x14GetCheckpointLineage\x122.trainyard.registry.v1.GetCheckpointLineageRequest\x1a3.trainyard.registry.v1.GetCheckpointLineageResponseB\xf7\x01\n" +
 	"\x19com.trainyard.registry.v1B\x0fRunServiceProtoP\x01ZSgithub.com/ultrathink-pilot/trainyard/proto/gen/go/trainyard/registry/v1;registryv1\xa2\x02\x03TRX\xaa\x02\x15Trainyard.Registry.V1\xca\x02\x15Trainyard\\Registry\\V1\xe2\x02!Trainyard\\Registry\\V1\\GPBMetadata\xea\x02\x17Trainyard::Registry::V1b\x06proto3"
 
 var (
@@ -1087,68 +2649,128 @@ func file_trainyard_registry_v1_run_service_proto_rawDescGZIP() []byte {
 	return file_trainyard_registry_v1_run_service_proto_rawDescData
 }
 
-var file_trainyard_registry_v1_run_service_proto_msgTypes = make([]protoimpl.MessageInfo, 18)
+var file_trainyard_registry_v1_run_service_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
+var file_trainyard_registry_v1_run_service_proto_msgTypes = make([]protoimpl.MessageInfo, 42)
 var file_trainyard_registry_v1_run_service_proto_goTypes = []any{
-	(*ListExperimentsRequest)(nil),   // 0: trainyard.registry.v1.ListExperimentsRequest
-	(*ListExperimentsResponse)(nil),  // 1: trainyard.registry.v1.ListExperimentsResponse
-	(*GetRunRequest)(nil),            // 2: trainyard.registry.v1.GetRunRequest
-	(*GetRunResponse)(nil),           // 3: trainyard.registry.v1.GetRunResponse
-	(*ListRunsRequest)(nil),          // 4: trainyard.registry.v1.ListRunsRequest
-	(*ListRunsResponse)(nil),         // 5: trainyard.registry.v1.ListRunsResponse
-	(*GetMetricHistoryRequest)(nil),  // 6: trainyard.registry.v1.GetMetricHistoryRequest
-	(*GetMetricHistoryResponse)(nil), // 7: trainyard.registry.v1.GetMetricHistoryResponse
-	(*GetCheckpointRequest)(nil),     // 8: trainyard.registry.v1.GetCheckpointRequest
-	(*GetCheckpointResponse)(nil),    // 9: trainyard.registry.v1.GetCheckpointResponse
-	(*ListCheckpointsRequest)(nil),   // 10: trainyard.registry.v1.ListCheckpointsRequest
-	(*ListCheckpointsResponse)(nil),  // 11: trainyard.registry.v1.ListCheckpointsResponse
-	(*SetCheckpointPinRequest)(nil),  // 12: trainyard.registry.v1.SetCheckpointPinRequest
-	(*SetCheckpointPinResponse)(nil), // 13: trainyard.registry.v1.SetCheckpointPinResponse
-	(*ListArtifactsRequest)(nil),     // 14: trainyard.registry.v1.ListArtifactsRequest
-	(*ListArtifactsResponse)(nil),    // 15: trainyard.registry.v1.ListArtifactsResponse
-	(*DownloadArtifactRequest)(nil),  // 16: trainyard.registry.v1.DownloadArtifactRequest
-	(*DownloadArtifactResponse)(nil), // 17: trainyard.registry.v1.DownloadArtifactResponse
-	(*Experiment)(nil),               // 18: trainyard.registry.v1.Experiment
-	(*Run)(nil),                      // 19: trainyard.registry.v1.Run
-	(Run_State)(0),                   // 20: trainyard.registry.v1.Run.State
-	(*Metric)(nil),                   // 21: trainyard.registry.v1.Metric
-	(*Checkpoint)(nil),               // 22: trainyard.registry.v1.Checkpoint
-	(Checkpoint_State)(0),            // 23: trainyard.registry.v1.Checkpoint.State
-	(*Artifact)(nil),                 // 24: trainyard.registry.v1.Artifact
+	(SearchRunsRequest_Lifecycle)(0),                // 0: trainyard.registry.v1.SearchRunsRequest.Lifecycle
+	(*ListExperimentsRequest)(nil),                  // 1: trainyard.registry.v1.ListExperimentsRequest
+	(*ListExperimentsResponse)(nil),                 // 2: trainyard.registry.v1.ListExperimentsResponse
+	(*GetRunRequest)(nil),                           // 3: trainyard.registry.v1.GetRunRequest
+	(*GetRunResponse)(nil),                          // 4: trainyard.registry.v1.GetRunResponse
+	(*ListRunsRequest)(nil),                         // 5: trainyard.registry.v1.ListRunsRequest
+	(*ListRunsResponse)(nil),                        // 6: trainyard.registry.v1.ListRunsResponse
+	(*GetMetricHistoryRequest)(nil),                 // 7: trainyard.registry.v1.GetMetricHistoryRequest
+	(*GetMetricHistoryResponse)(nil),                // 8: trainyard.registry.v1.GetMetricHistoryResponse
+	(*GetCheckpointRequest)(nil),                    // 9: trainyard.registry.v1.GetCheckpointRequest
+	(*GetCheckpointResponse)(nil),                   // 10: trainyard.registry.v1.GetCheckpointResponse
+	(*ListCheckpointsRequest)(nil),                  // 11: trainyard.registry.v1.ListCheckpointsRequest
+	(*ListCheckpointsResponse)(nil),                 // 12: trainyard.registry.v1.ListCheckpointsResponse
+	(*SetCheckpointPinRequest)(nil),                 // 13: trainyard.registry.v1.SetCheckpointPinRequest
+	(*SetCheckpointPinResponse)(nil),                // 14: trainyard.registry.v1.SetCheckpointPinResponse
+	(*ListArtifactsRequest)(nil),                    // 15: trainyard.registry.v1.ListArtifactsRequest
+	(*ListArtifactsResponse)(nil),                   // 16: trainyard.registry.v1.ListArtifactsResponse
+	(*DownloadArtifactRequest)(nil),                 // 17: trainyard.registry.v1.DownloadArtifactRequest
+	(*DownloadArtifactResponse)(nil),                // 18: trainyard.registry.v1.DownloadArtifactResponse
+	(*SearchRunsRequest)(nil),                       // 19: trainyard.registry.v1.SearchRunsRequest
+	(*SearchRunsResponse)(nil),                      // 20: trainyard.registry.v1.SearchRunsResponse
+	(*CompareRunsRequest)(nil),                      // 21: trainyard.registry.v1.CompareRunsRequest
+	(*CompareRunsResponse)(nil),                     // 22: trainyard.registry.v1.CompareRunsResponse
+	(*UpdateRunRequest)(nil),                        // 23: trainyard.registry.v1.UpdateRunRequest
+	(*UpdateRunResponse)(nil),                       // 24: trainyard.registry.v1.UpdateRunResponse
+	(*DeleteRunRequest)(nil),                        // 25: trainyard.registry.v1.DeleteRunRequest
+	(*DeleteRunResponse)(nil),                       // 26: trainyard.registry.v1.DeleteRunResponse
+	(*RestoreRunRequest)(nil),                       // 27: trainyard.registry.v1.RestoreRunRequest
+	(*RestoreRunResponse)(nil),                      // 28: trainyard.registry.v1.RestoreRunResponse
+	(*DeleteExperimentRequest)(nil),                 // 29: trainyard.registry.v1.DeleteExperimentRequest
+	(*DeleteExperimentResponse)(nil),                // 30: trainyard.registry.v1.DeleteExperimentResponse
+	(*RestoreExperimentRequest)(nil),                // 31: trainyard.registry.v1.RestoreExperimentRequest
+	(*RestoreExperimentResponse)(nil),               // 32: trainyard.registry.v1.RestoreExperimentResponse
+	(*WatchMetricsRequest)(nil),                     // 33: trainyard.registry.v1.WatchMetricsRequest
+	(*WatchMetricsResponse)(nil),                    // 34: trainyard.registry.v1.WatchMetricsResponse
+	(*DownloadCheckpointFileRequest)(nil),           // 35: trainyard.registry.v1.DownloadCheckpointFileRequest
+	(*DownloadCheckpointFileResponse)(nil),          // 36: trainyard.registry.v1.DownloadCheckpointFileResponse
+	(*GetCheckpointLineageRequest)(nil),             // 37: trainyard.registry.v1.GetCheckpointLineageRequest
+	(*GetCheckpointLineageResponse)(nil),            // 38: trainyard.registry.v1.GetCheckpointLineageResponse
+	(*CompareRunsResponse_ParamRow)(nil),            // 39: trainyard.registry.v1.CompareRunsResponse.ParamRow
+	(*CompareRunsResponse_MetricRow)(nil),           // 40: trainyard.registry.v1.CompareRunsResponse.MetricRow
+	nil,                                             // 41: trainyard.registry.v1.UpdateRunRequest.SetTagsEntry
+	(*GetCheckpointLineageResponse_VersionRef)(nil), // 42: trainyard.registry.v1.GetCheckpointLineageResponse.VersionRef
+	(*Experiment)(nil),                              // 43: trainyard.registry.v1.Experiment
+	(*Run)(nil),                                     // 44: trainyard.registry.v1.Run
+	(Run_State)(0),                                  // 45: trainyard.registry.v1.Run.State
+	(*Metric)(nil),                                  // 46: trainyard.registry.v1.Metric
+	(*Checkpoint)(nil),                              // 47: trainyard.registry.v1.Checkpoint
+	(Checkpoint_State)(0),                           // 48: trainyard.registry.v1.Checkpoint.State
+	(*Artifact)(nil),                                // 49: trainyard.registry.v1.Artifact
+	(*Dataset)(nil),                                 // 50: trainyard.registry.v1.Dataset
 }
 var file_trainyard_registry_v1_run_service_proto_depIdxs = []int32{
-	18, // 0: trainyard.registry.v1.ListExperimentsResponse.experiments:type_name -> trainyard.registry.v1.Experiment
-	19, // 1: trainyard.registry.v1.GetRunResponse.run:type_name -> trainyard.registry.v1.Run
-	20, // 2: trainyard.registry.v1.ListRunsRequest.states:type_name -> trainyard.registry.v1.Run.State
-	19, // 3: trainyard.registry.v1.ListRunsResponse.runs:type_name -> trainyard.registry.v1.Run
-	21, // 4: trainyard.registry.v1.GetMetricHistoryResponse.metrics:type_name -> trainyard.registry.v1.Metric
-	22, // 5: trainyard.registry.v1.GetCheckpointResponse.checkpoint:type_name -> trainyard.registry.v1.Checkpoint
-	23, // 6: trainyard.registry.v1.ListCheckpointsRequest.states:type_name -> trainyard.registry.v1.Checkpoint.State
-	22, // 7: trainyard.registry.v1.ListCheckpointsResponse.checkpoints:type_name -> trainyard.registry.v1.Checkpoint
-	22, // 8: trainyard.registry.v1.SetCheckpointPinResponse.checkpoint:type_name -> trainyard.registry.v1.Checkpoint
-	24, // 9: trainyard.registry.v1.ListArtifactsResponse.artifacts:type_name -> trainyard.registry.v1.Artifact
-	0,  // 10: trainyard.registry.v1.RunService.ListExperiments:input_type -> trainyard.registry.v1.ListExperimentsRequest
-	2,  // 11: trainyard.registry.v1.RunService.GetRun:input_type -> trainyard.registry.v1.GetRunRequest
-	4,  // 12: trainyard.registry.v1.RunService.ListRuns:input_type -> trainyard.registry.v1.ListRunsRequest
-	6,  // 13: trainyard.registry.v1.RunService.GetMetricHistory:input_type -> trainyard.registry.v1.GetMetricHistoryRequest
-	8,  // 14: trainyard.registry.v1.RunService.GetCheckpoint:input_type -> trainyard.registry.v1.GetCheckpointRequest
-	10, // 15: trainyard.registry.v1.RunService.ListCheckpoints:input_type -> trainyard.registry.v1.ListCheckpointsRequest
-	12, // 16: trainyard.registry.v1.RunService.SetCheckpointPin:input_type -> trainyard.registry.v1.SetCheckpointPinRequest
-	14, // 17: trainyard.registry.v1.RunService.ListArtifacts:input_type -> trainyard.registry.v1.ListArtifactsRequest
-	16, // 18: trainyard.registry.v1.RunService.DownloadArtifact:input_type -> trainyard.registry.v1.DownloadArtifactRequest
-	1,  // 19: trainyard.registry.v1.RunService.ListExperiments:output_type -> trainyard.registry.v1.ListExperimentsResponse
-	3,  // 20: trainyard.registry.v1.RunService.GetRun:output_type -> trainyard.registry.v1.GetRunResponse
-	5,  // 21: trainyard.registry.v1.RunService.ListRuns:output_type -> trainyard.registry.v1.ListRunsResponse
-	7,  // 22: trainyard.registry.v1.RunService.GetMetricHistory:output_type -> trainyard.registry.v1.GetMetricHistoryResponse
-	9,  // 23: trainyard.registry.v1.RunService.GetCheckpoint:output_type -> trainyard.registry.v1.GetCheckpointResponse
-	11, // 24: trainyard.registry.v1.RunService.ListCheckpoints:output_type -> trainyard.registry.v1.ListCheckpointsResponse
-	13, // 25: trainyard.registry.v1.RunService.SetCheckpointPin:output_type -> trainyard.registry.v1.SetCheckpointPinResponse
-	15, // 26: trainyard.registry.v1.RunService.ListArtifacts:output_type -> trainyard.registry.v1.ListArtifactsResponse
-	17, // 27: trainyard.registry.v1.RunService.DownloadArtifact:output_type -> trainyard.registry.v1.DownloadArtifactResponse
-	19, // [19:28] is the sub-list for method output_type
-	10, // [10:19] is the sub-list for method input_type
-	10, // [10:10] is the sub-list for extension type_name
-	10, // [10:10] is the sub-list for extension extendee
-	0,  // [0:10] is the sub-list for field type_name
+	43, // 0: trainyard.registry.v1.ListExperimentsResponse.experiments:type_name -> trainyard.registry.v1.Experiment
+	44, // 1: trainyard.registry.v1.GetRunResponse.run:type_name -> trainyard.registry.v1.Run
+	45, // 2: trainyard.registry.v1.ListRunsRequest.states:type_name -> trainyard.registry.v1.Run.State
+	44, // 3: trainyard.registry.v1.ListRunsResponse.runs:type_name -> trainyard.registry.v1.Run
+	46, // 4: trainyard.registry.v1.GetMetricHistoryResponse.metrics:type_name -> trainyard.registry.v1.Metric
+	47, // 5: trainyard.registry.v1.GetCheckpointResponse.checkpoint:type_name -> trainyard.registry.v1.Checkpoint
+	48, // 6: trainyard.registry.v1.ListCheckpointsRequest.states:type_name -> trainyard.registry.v1.Checkpoint.State
+	47, // 7: trainyard.registry.v1.ListCheckpointsResponse.checkpoints:type_name -> trainyard.registry.v1.Checkpoint
+	47, // 8: trainyard.registry.v1.SetCheckpointPinResponse.checkpoint:type_name -> trainyard.registry.v1.Checkpoint
+	49, // 9: trainyard.registry.v1.ListArtifactsResponse.artifacts:type_name -> trainyard.registry.v1.Artifact
+	0,  // 10: trainyard.registry.v1.SearchRunsRequest.lifecycle:type_name -> trainyard.registry.v1.SearchRunsRequest.Lifecycle
+	44, // 11: trainyard.registry.v1.SearchRunsResponse.runs:type_name -> trainyard.registry.v1.Run
+	44, // 12: trainyard.registry.v1.CompareRunsResponse.runs:type_name -> trainyard.registry.v1.Run
+	39, // 13: trainyard.registry.v1.CompareRunsResponse.params:type_name -> trainyard.registry.v1.CompareRunsResponse.ParamRow
+	40, // 14: trainyard.registry.v1.CompareRunsResponse.metrics:type_name -> trainyard.registry.v1.CompareRunsResponse.MetricRow
+	41, // 15: trainyard.registry.v1.UpdateRunRequest.set_tags:type_name -> trainyard.registry.v1.UpdateRunRequest.SetTagsEntry
+	50, // 16: trainyard.registry.v1.UpdateRunRequest.add_datasets:type_name -> trainyard.registry.v1.Dataset
+	44, // 17: trainyard.registry.v1.UpdateRunResponse.run:type_name -> trainyard.registry.v1.Run
+	46, // 18: trainyard.registry.v1.WatchMetricsResponse.metrics:type_name -> trainyard.registry.v1.Metric
+	45, // 19: trainyard.registry.v1.WatchMetricsResponse.state:type_name -> trainyard.registry.v1.Run.State
+	47, // 20: trainyard.registry.v1.GetCheckpointLineageResponse.ancestry:type_name -> trainyard.registry.v1.Checkpoint
+	47, // 21: trainyard.registry.v1.GetCheckpointLineageResponse.children:type_name -> trainyard.registry.v1.Checkpoint
+	42, // 22: trainyard.registry.v1.GetCheckpointLineageResponse.versions:type_name -> trainyard.registry.v1.GetCheckpointLineageResponse.VersionRef
+	1,  // 23: trainyard.registry.v1.RunService.ListExperiments:input_type -> trainyard.registry.v1.ListExperimentsRequest
+	3,  // 24: trainyard.registry.v1.RunService.GetRun:input_type -> trainyard.registry.v1.GetRunRequest
+	5,  // 25: trainyard.registry.v1.RunService.ListRuns:input_type -> trainyard.registry.v1.ListRunsRequest
+	19, // 26: trainyard.registry.v1.RunService.SearchRuns:input_type -> trainyard.registry.v1.SearchRunsRequest
+	21, // 27: trainyard.registry.v1.RunService.CompareRuns:input_type -> trainyard.registry.v1.CompareRunsRequest
+	23, // 28: trainyard.registry.v1.RunService.UpdateRun:input_type -> trainyard.registry.v1.UpdateRunRequest
+	25, // 29: trainyard.registry.v1.RunService.DeleteRun:input_type -> trainyard.registry.v1.DeleteRunRequest
+	27, // 30: trainyard.registry.v1.RunService.RestoreRun:input_type -> trainyard.registry.v1.RestoreRunRequest
+	29, // 31: trainyard.registry.v1.RunService.DeleteExperiment:input_type -> trainyard.registry.v1.DeleteExperimentRequest
+	31, // 32: trainyard.registry.v1.RunService.RestoreExperiment:input_type -> trainyard.registry.v1.RestoreExperimentRequest
+	33, // 33: trainyard.registry.v1.RunService.WatchMetrics:input_type -> trainyard.registry.v1.WatchMetricsRequest
+	7,  // 34: trainyard.registry.v1.RunService.GetMetricHistory:input_type -> trainyard.registry.v1.GetMetricHistoryRequest
+	9,  // 35: trainyard.registry.v1.RunService.GetCheckpoint:input_type -> trainyard.registry.v1.GetCheckpointRequest
+	11, // 36: trainyard.registry.v1.RunService.ListCheckpoints:input_type -> trainyard.registry.v1.ListCheckpointsRequest
+	13, // 37: trainyard.registry.v1.RunService.SetCheckpointPin:input_type -> trainyard.registry.v1.SetCheckpointPinRequest
+	15, // 38: trainyard.registry.v1.RunService.ListArtifacts:input_type -> trainyard.registry.v1.ListArtifactsRequest
+	17, // 39: trainyard.registry.v1.RunService.DownloadArtifact:input_type -> trainyard.registry.v1.DownloadArtifactRequest
+	35, // 40: trainyard.registry.v1.RunService.DownloadCheckpointFile:input_type -> trainyard.registry.v1.DownloadCheckpointFileRequest
+	37, // 41: trainyard.registry.v1.RunService.GetCheckpointLineage:input_type -> trainyard.registry.v1.GetCheckpointLineageRequest
+	2,  // 42: trainyard.registry.v1.RunService.ListExperiments:output_type -> trainyard.registry.v1.ListExperimentsResponse
+	4,  // 43: trainyard.registry.v1.RunService.GetRun:output_type -> trainyard.registry.v1.GetRunResponse
+	6,  // 44: trainyard.registry.v1.RunService.ListRuns:output_type -> trainyard.registry.v1.ListRunsResponse
+	20, // 45: trainyard.registry.v1.RunService.SearchRuns:output_type -> trainyard.registry.v1.SearchRunsResponse
+	22, // 46: trainyard.registry.v1.RunService.CompareRuns:output_type -> trainyard.registry.v1.CompareRunsResponse
+	24, // 47: trainyard.registry.v1.RunService.UpdateRun:output_type -> trainyard.registry.v1.UpdateRunResponse
+	26, // 48: trainyard.registry.v1.RunService.DeleteRun:output_type -> trainyard.registry.v1.DeleteRunResponse
+	28, // 49: trainyard.registry.v1.RunService.RestoreRun:output_type -> trainyard.registry.v1.RestoreRunResponse
+	30, // 50: trainyard.registry.v1.RunService.DeleteExperiment:output_type -> trainyard.registry.v1.DeleteExperimentResponse
+	32, // 51: trainyard.registry.v1.RunService.RestoreExperiment:output_type -> trainyard.registry.v1.RestoreExperimentResponse
+	34, // 52: trainyard.registry.v1.RunService.WatchMetrics:output_type -> trainyard.registry.v1.WatchMetricsResponse
+	8,  // 53: trainyard.registry.v1.RunService.GetMetricHistory:output_type -> trainyard.registry.v1.GetMetricHistoryResponse
+	10, // 54: trainyard.registry.v1.RunService.GetCheckpoint:output_type -> trainyard.registry.v1.GetCheckpointResponse
+	12, // 55: trainyard.registry.v1.RunService.ListCheckpoints:output_type -> trainyard.registry.v1.ListCheckpointsResponse
+	14, // 56: trainyard.registry.v1.RunService.SetCheckpointPin:output_type -> trainyard.registry.v1.SetCheckpointPinResponse
+	16, // 57: trainyard.registry.v1.RunService.ListArtifacts:output_type -> trainyard.registry.v1.ListArtifactsResponse
+	18, // 58: trainyard.registry.v1.RunService.DownloadArtifact:output_type -> trainyard.registry.v1.DownloadArtifactResponse
+	36, // 59: trainyard.registry.v1.RunService.DownloadCheckpointFile:output_type -> trainyard.registry.v1.DownloadCheckpointFileResponse
+	38, // 60: trainyard.registry.v1.RunService.GetCheckpointLineage:output_type -> trainyard.registry.v1.GetCheckpointLineageResponse
+	42, // [42:61] is the sub-list for method output_type
+	23, // [23:42] is the sub-list for method input_type
+	23, // [23:23] is the sub-list for extension type_name
+	23, // [23:23] is the sub-list for extension extendee
+	0,  // [0:23] is the sub-list for field type_name
 }
 
 func init() { file_trainyard_registry_v1_run_service_proto_init() }
@@ -1158,18 +2780,22 @@ func file_trainyard_registry_v1_run_service_proto_init() {
 	}
 	file_trainyard_registry_v1_checkpoint_proto_init()
 	file_trainyard_registry_v1_run_proto_init()
+	file_trainyard_registry_v1_run_service_proto_msgTypes[6].OneofWrappers = []any{}
+	file_trainyard_registry_v1_run_service_proto_msgTypes[22].OneofWrappers = []any{}
+	file_trainyard_registry_v1_run_service_proto_msgTypes[32].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_trainyard_registry_v1_run_service_proto_rawDesc), len(file_trainyard_registry_v1_run_service_proto_rawDesc)),
-			NumEnums:      0,
-			NumMessages:   18,
+			NumEnums:      1,
+			NumMessages:   42,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
 		GoTypes:           file_trainyard_registry_v1_run_service_proto_goTypes,
 		DependencyIndexes: file_trainyard_registry_v1_run_service_proto_depIdxs,
+		EnumInfos:         file_trainyard_registry_v1_run_service_proto_enumTypes,
 		MessageInfos:      file_trainyard_registry_v1_run_service_proto_msgTypes,
 	}.Build()
 	File_trainyard_registry_v1_run_service_proto = out.File

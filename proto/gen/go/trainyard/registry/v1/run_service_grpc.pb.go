@@ -19,15 +19,25 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	RunService_ListExperiments_FullMethodName  = "/trainyard.registry.v1.RunService/ListExperiments"
-	RunService_GetRun_FullMethodName           = "/trainyard.registry.v1.RunService/GetRun"
-	RunService_ListRuns_FullMethodName         = "/trainyard.registry.v1.RunService/ListRuns"
-	RunService_GetMetricHistory_FullMethodName = "/trainyard.registry.v1.RunService/GetMetricHistory"
-	RunService_GetCheckpoint_FullMethodName    = "/trainyard.registry.v1.RunService/GetCheckpoint"
-	RunService_ListCheckpoints_FullMethodName  = "/trainyard.registry.v1.RunService/ListCheckpoints"
-	RunService_SetCheckpointPin_FullMethodName = "/trainyard.registry.v1.RunService/SetCheckpointPin"
-	RunService_ListArtifacts_FullMethodName    = "/trainyard.registry.v1.RunService/ListArtifacts"
-	RunService_DownloadArtifact_FullMethodName = "/trainyard.registry.v1.RunService/DownloadArtifact"
+	RunService_ListExperiments_FullMethodName        = "/trainyard.registry.v1.RunService/ListExperiments"
+	RunService_GetRun_FullMethodName                 = "/trainyard.registry.v1.RunService/GetRun"
+	RunService_ListRuns_FullMethodName               = "/trainyard.registry.v1.RunService/ListRuns"
+	RunService_SearchRuns_FullMethodName             = "/trainyard.registry.v1.RunService/SearchRuns"
+	RunService_CompareRuns_FullMethodName            = "/trainyard.registry.v1.RunService/CompareRuns"
+	RunService_UpdateRun_FullMethodName              = "/trainyard.registry.v1.RunService/UpdateRun"
+	RunService_DeleteRun_FullMethodName              = "/trainyard.registry.v1.RunService/DeleteRun"
+	RunService_RestoreRun_FullMethodName             = "/trainyard.registry.v1.RunService/RestoreRun"
+	RunService_DeleteExperiment_FullMethodName       = "/trainyard.registry.v1.RunService/DeleteExperiment"
+	RunService_RestoreExperiment_FullMethodName      = "/trainyard.registry.v1.RunService/RestoreExperiment"
+	RunService_WatchMetrics_FullMethodName           = "/trainyard.registry.v1.RunService/WatchMetrics"
+	RunService_GetMetricHistory_FullMethodName       = "/trainyard.registry.v1.RunService/GetMetricHistory"
+	RunService_GetCheckpoint_FullMethodName          = "/trainyard.registry.v1.RunService/GetCheckpoint"
+	RunService_ListCheckpoints_FullMethodName        = "/trainyard.registry.v1.RunService/ListCheckpoints"
+	RunService_SetCheckpointPin_FullMethodName       = "/trainyard.registry.v1.RunService/SetCheckpointPin"
+	RunService_ListArtifacts_FullMethodName          = "/trainyard.registry.v1.RunService/ListArtifacts"
+	RunService_DownloadArtifact_FullMethodName       = "/trainyard.registry.v1.RunService/DownloadArtifact"
+	RunService_DownloadCheckpointFile_FullMethodName = "/trainyard.registry.v1.RunService/DownloadCheckpointFile"
+	RunService_GetCheckpointLineage_FullMethodName   = "/trainyard.registry.v1.RunService/GetCheckpointLineage"
 )
 
 // RunServiceClient is the client API for RunService service.
@@ -42,8 +52,27 @@ type RunServiceClient interface {
 	GetRun(ctx context.Context, in *GetRunRequest, opts ...grpc.CallOption) (*GetRunResponse, error)
 	// ListRuns returns runs, newest first.
 	ListRuns(ctx context.Context, in *ListRunsRequest, opts ...grpc.CallOption) (*ListRunsResponse, error)
+	// SearchRuns returns the runs that satisfy a filter in MLflow's grammar, in the order asked for.
+	SearchRuns(ctx context.Context, in *SearchRunsRequest, opts ...grpc.CallOption) (*SearchRunsResponse, error)
+	// CompareRuns lays the params and latest metrics of several runs side by side.
+	CompareRuns(ctx context.Context, in *CompareRunsRequest, opts ...grpc.CallOption) (*CompareRunsResponse, error)
+	// UpdateRun changes what people may change of a run: name, notes, tags, parent, datasets. Params and metrics never change.
+	UpdateRun(ctx context.Context, in *UpdateRunRequest, opts ...grpc.CallOption) (*UpdateRunResponse, error)
+	// DeleteRun takes a run out of listings; nothing of it is lost. A run whose attempt is open is refused (ILLEGAL_TRANSITION).
+	DeleteRun(ctx context.Context, in *DeleteRunRequest, opts ...grpc.CallOption) (*DeleteRunResponse, error)
+	// RestoreRun brings a deleted run back.
+	RestoreRun(ctx context.Context, in *RestoreRunRequest, opts ...grpc.CallOption) (*RestoreRunResponse, error)
+	// DeleteExperiment deletes an experiment together with its runs.
+	DeleteExperiment(ctx context.Context, in *DeleteExperimentRequest, opts ...grpc.CallOption) (*DeleteExperimentResponse, error)
+	// RestoreExperiment brings a deleted experiment back together with all of its runs.
+	RestoreExperiment(ctx context.Context, in *RestoreExperimentRequest, opts ...grpc.CallOption) (*RestoreExperimentResponse, error)
+	// WatchMetrics sends a run's points as they become durable: first those above after_step, then new ones within a second,
+	// by key and then step. The first frame comes at once. None is missed; after a reconnect with the last step seen, or when
+	// a value is logged below one that was sent, points may come twice: (key, step, time, attempt) tells. The stream ends with
+	// OK when the run has SUCCEEDED and everything was sent; a run in another ended state may be continued, so its stream stays.
+	WatchMetrics(ctx context.Context, in *WatchMetricsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[WatchMetricsResponse], error)
 	// GetMetricHistory returns one series in step order. With max_points it is downsampled to the minimum and maximum of equal
-	// step ranges, so that no peak is lost. A step that was logged by two attempts has the newer attempt's value.
+	// ranges, so that no peak is lost. A step that was logged by two attempts has the newer attempt's value.
 	GetMetricHistory(ctx context.Context, in *GetMetricHistoryRequest, opts ...grpc.CallOption) (*GetMetricHistoryResponse, error)
 	// GetCheckpoint returns a checkpoint in any state.
 	GetCheckpoint(ctx context.Context, in *GetCheckpointRequest, opts ...grpc.CallOption) (*GetCheckpointResponse, error)
@@ -54,8 +83,13 @@ type RunServiceClient interface {
 	// ListArtifacts returns a run's artifacts by path.
 	ListArtifacts(ctx context.Context, in *ListArtifactsRequest, opts ...grpc.CallOption) (*ListArtifactsResponse, error)
 	// DownloadArtifact streams an artifact's content, verified against its digest while it is sent: DATA_LOSS at the end means
-	// that the bytes are not what was committed.
+	// that the bytes are not what was committed. A range of it cannot be verified.
 	DownloadArtifact(ctx context.Context, in *DownloadArtifactRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[DownloadArtifactResponse], error)
+	// DownloadCheckpointFile is DownloadArtifact for a file of a checkpoint. Where the object store can be reached, the presigned
+	// URLs of ResolveModel are faster.
+	DownloadCheckpointFile(ctx context.Context, in *DownloadCheckpointFileRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[DownloadCheckpointFileResponse], error)
+	// GetCheckpointLineage returns where a checkpoint comes from and what was made of it.
+	GetCheckpointLineage(ctx context.Context, in *GetCheckpointLineageRequest, opts ...grpc.CallOption) (*GetCheckpointLineageResponse, error)
 }
 
 type runServiceClient struct {
@@ -95,6 +129,95 @@ func (c *runServiceClient) ListRuns(ctx context.Context, in *ListRunsRequest, op
 	}
 	return out, nil
 }
+
+func (c *runServiceClient) SearchRuns(ctx context.Context, in *SearchRunsRequest, opts ...grpc.CallOption) (*SearchRunsResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(SearchRunsResponse)
+	err := c.cc.Invoke(ctx, RunService_SearchRuns_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *runServiceClient) CompareRuns(ctx context.Context, in *CompareRunsRequest, opts ...grpc.CallOption) (*CompareRunsResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(CompareRunsResponse)
+	err := c.cc.Invoke(ctx, RunService_CompareRuns_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *runServiceClient) UpdateRun(ctx context.Context, in *UpdateRunRequest, opts ...grpc.CallOption) (*UpdateRunResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(UpdateRunResponse)
+	err := c.cc.Invoke(ctx, RunService_UpdateRun_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *runServiceClient) DeleteRun(ctx context.Context, in *DeleteRunRequest, opts ...grpc.CallOption) (*DeleteRunResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(DeleteRunResponse)
+	err := c.cc.Invoke(ctx, RunService_DeleteRun_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *runServiceClient) RestoreRun(ctx context.Context, in *RestoreRunRequest, opts ...grpc.CallOption) (*RestoreRunResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(RestoreRunResponse)
+	err := c.cc.Invoke(ctx, RunService_RestoreRun_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *runServiceClient) DeleteExperiment(ctx context.Context, in *DeleteExperimentRequest, opts ...grpc.CallOption) (*DeleteExperimentResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(DeleteExperimentResponse)
+	err := c.cc.Invoke(ctx, RunService_DeleteExperiment_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *runServiceClient) RestoreExperiment(ctx context.Context, in *RestoreExperimentRequest, opts ...grpc.CallOption) (*RestoreExperimentResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(RestoreExperimentResponse)
+	err := c.cc.Invoke(ctx, RunService_RestoreExperiment_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *runServiceClient) WatchMetrics(ctx context.Context, in *WatchMetricsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[WatchMetricsResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &RunService_ServiceDesc.Streams[0], RunService_WatchMetrics_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[WatchMetricsRequest, WatchMetricsResponse]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type RunService_WatchMetricsClient = grpc.ServerStreamingClient[WatchMetricsResponse]
 
 func (c *runServiceClient) GetMetricHistory(ctx context.Context, in *GetMetricHistoryRequest, opts ...grpc.CallOption) (*GetMetricHistoryResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
@@ -148,7 +271,7 @@ func (c *runServiceClient) ListArtifacts(ctx context.Context, in *ListArtifactsR
 
 func (c *runServiceClient) DownloadArtifact(ctx context.Context, in *DownloadArtifactRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[DownloadArtifactResponse], error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
-	stream, err := c.cc.NewStream(ctx, &RunService_ServiceDesc.Streams[0], RunService_DownloadArtifact_FullMethodName, cOpts...)
+	stream, err := c.cc.NewStream(ctx, &RunService_ServiceDesc.Streams[1], RunService_DownloadArtifact_FullMethodName, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -165,6 +288,35 @@ func (c *runServiceClient) DownloadArtifact(ctx context.Context, in *DownloadArt
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type RunService_DownloadArtifactClient = grpc.ServerStreamingClient[DownloadArtifactResponse]
 
+func (c *runServiceClient) DownloadCheckpointFile(ctx context.Context, in *DownloadCheckpointFileRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[DownloadCheckpointFileResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &RunService_ServiceDesc.Streams[2], RunService_DownloadCheckpointFile_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[DownloadCheckpointFileRequest, DownloadCheckpointFileResponse]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type RunService_DownloadCheckpointFileClient = grpc.ServerStreamingClient[DownloadCheckpointFileResponse]
+
+func (c *runServiceClient) GetCheckpointLineage(ctx context.Context, in *GetCheckpointLineageRequest, opts ...grpc.CallOption) (*GetCheckpointLineageResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(GetCheckpointLineageResponse)
+	err := c.cc.Invoke(ctx, RunService_GetCheckpointLineage_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // RunServiceServer is the server API for RunService service.
 // All implementations must embed UnimplementedRunServiceServer
 // for forward compatibility.
@@ -177,8 +329,27 @@ type RunServiceServer interface {
 	GetRun(context.Context, *GetRunRequest) (*GetRunResponse, error)
 	// ListRuns returns runs, newest first.
 	ListRuns(context.Context, *ListRunsRequest) (*ListRunsResponse, error)
+	// SearchRuns returns the runs that satisfy a filter in MLflow's grammar, in the order asked for.
+	SearchRuns(context.Context, *SearchRunsRequest) (*SearchRunsResponse, error)
+	// CompareRuns lays the params and latest metrics of several runs side by side.
+	CompareRuns(context.Context, *CompareRunsRequest) (*CompareRunsResponse, error)
+	// UpdateRun changes what people may change of a run: name, notes, tags, parent, datasets. Params and metrics never change.
+	UpdateRun(context.Context, *UpdateRunRequest) (*UpdateRunResponse, error)
+	// DeleteRun takes a run out of listings; nothing of it is lost. A run whose attempt is open is refused (ILLEGAL_TRANSITION).
+	DeleteRun(context.Context, *DeleteRunRequest) (*DeleteRunResponse, error)
+	// RestoreRun brings a deleted run back.
+	RestoreRun(context.Context, *RestoreRunRequest) (*RestoreRunResponse, error)
+	// DeleteExperiment deletes an experiment together with its runs.
+	DeleteExperiment(context.Context, *DeleteExperimentRequest) (*DeleteExperimentResponse, error)
+	// RestoreExperiment brings a deleted experiment back together with all of its runs.
+	RestoreExperiment(context.Context, *RestoreExperimentRequest) (*RestoreExperimentResponse, error)
+	// WatchMetrics sends a run's points as they become durable: first those above after_step, then new ones within a second,
+	// by key and then step. The first frame comes at once. None is missed; after a reconnect with the last step seen, or when
+	// a value is logged below one that was sent, points may come twice: (key, step, time, attempt) tells. The stream ends with
+	// OK when the run has SUCCEEDED and everything was sent; a run in another ended state may be continued, so its stream stays.
+	WatchMetrics(*WatchMetricsRequest, grpc.ServerStreamingServer[WatchMetricsResponse]) error
 	// GetMetricHistory returns one series in step order. With max_points it is downsampled to the minimum and maximum of equal
-	// step ranges, so that no peak is lost. A step that was logged by two attempts has the newer attempt's value.
+	// ranges, so that no peak is lost. A step that was logged by two attempts has the newer attempt's value.
 	GetMetricHistory(context.Context, *GetMetricHistoryRequest) (*GetMetricHistoryResponse, error)
 	// GetCheckpoint returns a checkpoint in any state.
 	GetCheckpoint(context.Context, *GetCheckpointRequest) (*GetCheckpointResponse, error)
@@ -189,8 +360,13 @@ type RunServiceServer interface {
 	// ListArtifacts returns a run's artifacts by path.
 	ListArtifacts(context.Context, *ListArtifactsRequest) (*ListArtifactsResponse, error)
 	// DownloadArtifact streams an artifact's content, verified against its digest while it is sent: DATA_LOSS at the end means
-	// that the bytes are not what was committed.
+	// that the bytes are not what was committed. A range of it cannot be verified.
 	DownloadArtifact(*DownloadArtifactRequest, grpc.ServerStreamingServer[DownloadArtifactResponse]) error
+	// DownloadCheckpointFile is DownloadArtifact for a file of a checkpoint. Where the object store can be reached, the presigned
+	// URLs of ResolveModel are faster.
+	DownloadCheckpointFile(*DownloadCheckpointFileRequest, grpc.ServerStreamingServer[DownloadCheckpointFileResponse]) error
+	// GetCheckpointLineage returns where a checkpoint comes from and what was made of it.
+	GetCheckpointLineage(context.Context, *GetCheckpointLineageRequest) (*GetCheckpointLineageResponse, error)
 	mustEmbedUnimplementedRunServiceServer()
 }
 
@@ -210,6 +386,30 @@ func (UnimplementedRunServiceServer) GetRun(context.Context, *GetRunRequest) (*G
 func (UnimplementedRunServiceServer) ListRuns(context.Context, *ListRunsRequest) (*ListRunsResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ListRuns not implemented")
 }
+func (UnimplementedRunServiceServer) SearchRuns(context.Context, *SearchRunsRequest) (*SearchRunsResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method SearchRuns not implemented")
+}
+func (UnimplementedRunServiceServer) CompareRuns(context.Context, *CompareRunsRequest) (*CompareRunsResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method CompareRuns not implemented")
+}
+func (UnimplementedRunServiceServer) UpdateRun(context.Context, *UpdateRunRequest) (*UpdateRunResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method UpdateRun not implemented")
+}
+func (UnimplementedRunServiceServer) DeleteRun(context.Context, *DeleteRunRequest) (*DeleteRunResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method DeleteRun not implemented")
+}
+func (UnimplementedRunServiceServer) RestoreRun(context.Context, *RestoreRunRequest) (*RestoreRunResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method RestoreRun not implemented")
+}
+func (UnimplementedRunServiceServer) DeleteExperiment(context.Context, *DeleteExperimentRequest) (*DeleteExperimentResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method DeleteExperiment not implemented")
+}
+func (UnimplementedRunServiceServer) RestoreExperiment(context.Context, *RestoreExperimentRequest) (*RestoreExperimentResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method RestoreExperiment not implemented")
+}
+func (UnimplementedRunServiceServer) WatchMetrics(*WatchMetricsRequest, grpc.ServerStreamingServer[WatchMetricsResponse]) error {
+	return status.Error(codes.Unimplemented, "method WatchMetrics not implemented")
+}
 func (UnimplementedRunServiceServer) GetMetricHistory(context.Context, *GetMetricHistoryRequest) (*GetMetricHistoryResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method GetMetricHistory not implemented")
 }
@@ -227,6 +427,12 @@ func (UnimplementedRunServiceServer) ListArtifacts(context.Context, *ListArtifac
 }
 func (UnimplementedRunServiceServer) DownloadArtifact(*DownloadArtifactRequest, grpc.ServerStreamingServer[DownloadArtifactResponse]) error {
 	return status.Error(codes.Unimplemented, "method DownloadArtifact not implemented")
+}
+func (UnimplementedRunServiceServer) DownloadCheckpointFile(*DownloadCheckpointFileRequest, grpc.ServerStreamingServer[DownloadCheckpointFileResponse]) error {
+	return status.Error(codes.Unimplemented, "method DownloadCheckpointFile not implemented")
+}
+func (UnimplementedRunServiceServer) GetCheckpointLineage(context.Context, *GetCheckpointLineageRequest) (*GetCheckpointLineageResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method GetCheckpointLineage not implemented")
 }
 func (UnimplementedRunServiceServer) mustEmbedUnimplementedRunServiceServer() {}
 func (UnimplementedRunServiceServer) testEmbeddedByValue()                    {}
@@ -302,6 +508,143 @@ func _RunService_ListRuns_Handler(srv interface{}, ctx context.Context, dec func
 	}
 	return interceptor(ctx, in, info, handler)
 }
+
+func _RunService_SearchRuns_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(SearchRunsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(RunServiceServer).SearchRuns(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: RunService_SearchRuns_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(RunServiceServer).SearchRuns(ctx, req.(*SearchRunsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _RunService_CompareRuns_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(CompareRunsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(RunServiceServer).CompareRuns(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: RunService_CompareRuns_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(RunServiceServer).CompareRuns(ctx, req.(*CompareRunsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _RunService_UpdateRun_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(UpdateRunRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(RunServiceServer).UpdateRun(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: RunService_UpdateRun_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(RunServiceServer).UpdateRun(ctx, req.(*UpdateRunRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _RunService_DeleteRun_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(DeleteRunRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(RunServiceServer).DeleteRun(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: RunService_DeleteRun_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(RunServiceServer).DeleteRun(ctx, req.(*DeleteRunRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _RunService_RestoreRun_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RestoreRunRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(RunServiceServer).RestoreRun(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: RunService_RestoreRun_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(RunServiceServer).RestoreRun(ctx, req.(*RestoreRunRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _RunService_DeleteExperiment_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(DeleteExperimentRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(RunServiceServer).DeleteExperiment(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: RunService_DeleteExperiment_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(RunServiceServer).DeleteExperiment(ctx, req.(*DeleteExperimentRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _RunService_RestoreExperiment_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RestoreExperimentRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(RunServiceServer).RestoreExperiment(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: RunService_RestoreExperiment_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(RunServiceServer).RestoreExperiment(ctx, req.(*RestoreExperimentRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _RunService_WatchMetrics_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(WatchMetricsRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(RunServiceServer).WatchMetrics(m, &grpc.GenericServerStream[WatchMetricsRequest, WatchMetricsResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type RunService_WatchMetricsServer = grpc.ServerStreamingServer[WatchMetricsResponse]
 
 func _RunService_GetMetricHistory_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(GetMetricHistoryRequest)
@@ -404,6 +747,35 @@ func _RunService_DownloadArtifact_Handler(srv interface{}, stream grpc.ServerStr
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type RunService_DownloadArtifactServer = grpc.ServerStreamingServer[DownloadArtifactResponse]
 
+func _RunService_DownloadCheckpointFile_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(DownloadCheckpointFileRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(RunServiceServer).DownloadCheckpointFile(m, &grpc.GenericServerStream[DownloadCheckpointFileRequest, DownloadCheckpointFileResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type RunService_DownloadCheckpointFileServer = grpc.ServerStreamingServer[DownloadCheckpointFileResponse]
+
+func _RunService_GetCheckpointLineage_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(GetCheckpointLineageRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(RunServiceServer).GetCheckpointLineage(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: RunService_GetCheckpointLineage_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(RunServiceServer).GetCheckpointLineage(ctx, req.(*GetCheckpointLineageRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // RunService_ServiceDesc is the grpc.ServiceDesc for RunService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -422,6 +794,34 @@ var RunService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "ListRuns",
 			Handler:    _RunService_ListRuns_Handler,
+		},
+		{
+			MethodName: "SearchRuns",
+			Handler:    _RunService_SearchRuns_Handler,
+		},
+		{
+			MethodName: "CompareRuns",
+			Handler:    _RunService_CompareRuns_Handler,
+		},
+		{
+			MethodName: "UpdateRun",
+			Handler:    _RunService_UpdateRun_Handler,
+		},
+		{
+			MethodName: "DeleteRun",
+			Handler:    _RunService_DeleteRun_Handler,
+		},
+		{
+			MethodName: "RestoreRun",
+			Handler:    _RunService_RestoreRun_Handler,
+		},
+		{
+			MethodName: "DeleteExperiment",
+			Handler:    _RunService_DeleteExperiment_Handler,
+		},
+		{
+			MethodName: "RestoreExperiment",
+			Handler:    _RunService_RestoreExperiment_Handler,
 		},
 		{
 			MethodName: "GetMetricHistory",
@@ -443,11 +843,25 @@ var RunService_ServiceDesc = grpc.ServiceDesc{
 			MethodName: "ListArtifacts",
 			Handler:    _RunService_ListArtifacts_Handler,
 		},
+		{
+			MethodName: "GetCheckpointLineage",
+			Handler:    _RunService_GetCheckpointLineage_Handler,
+		},
 	},
 	Streams: []grpc.StreamDesc{
 		{
+			StreamName:    "WatchMetrics",
+			Handler:       _RunService_WatchMetrics_Handler,
+			ServerStreams: true,
+		},
+		{
 			StreamName:    "DownloadArtifact",
 			Handler:       _RunService_DownloadArtifact_Handler,
+			ServerStreams: true,
+		},
+		{
+			StreamName:    "DownloadCheckpointFile",
+			Handler:       _RunService_DownloadCheckpointFile_Handler,
 			ServerStreams: true,
 		},
 	},

@@ -22,7 +22,7 @@ STAGE_PRODUCTION: Stage
 STAGE_ARCHIVED: Stage
 
 class Model(_message.Message):
-    __slots__ = ("name", "versions", "aliases", "create_time")
+    __slots__ = ("name", "versions", "aliases", "create_time", "policy")
     class AliasesEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -34,14 +34,50 @@ class Model(_message.Message):
     VERSIONS_FIELD_NUMBER: _ClassVar[int]
     ALIASES_FIELD_NUMBER: _ClassVar[int]
     CREATE_TIME_FIELD_NUMBER: _ClassVar[int]
+    POLICY_FIELD_NUMBER: _ClassVar[int]
     name: str
     versions: _containers.RepeatedCompositeFieldContainer[ModelVersion]
     aliases: _containers.ScalarMap[str, int]
     create_time: _timestamp_pb2.Timestamp
-    def __init__(self, name: _Optional[str] = ..., versions: _Optional[_Iterable[_Union[ModelVersion, _Mapping]]] = ..., aliases: _Optional[_Mapping[str, int]] = ..., create_time: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+    policy: PromotionPolicy
+    def __init__(self, name: _Optional[str] = ..., versions: _Optional[_Iterable[_Union[ModelVersion, _Mapping]]] = ..., aliases: _Optional[_Mapping[str, int]] = ..., create_time: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., policy: _Optional[_Union[PromotionPolicy, _Mapping]] = ...) -> None: ...
+
+class PromotionPolicy(_message.Message):
+    __slots__ = ("gates", "required_checks", "approvals")
+    GATES_FIELD_NUMBER: _ClassVar[int]
+    REQUIRED_CHECKS_FIELD_NUMBER: _ClassVar[int]
+    APPROVALS_FIELD_NUMBER: _ClassVar[int]
+    gates: _containers.RepeatedCompositeFieldContainer[PromotionGate]
+    required_checks: _containers.RepeatedScalarFieldContainer[str]
+    approvals: int
+    def __init__(self, gates: _Optional[_Iterable[_Union[PromotionGate, _Mapping]]] = ..., required_checks: _Optional[_Iterable[str]] = ..., approvals: _Optional[int] = ...) -> None: ...
+
+class Check(_message.Message):
+    __slots__ = ("name", "passed", "detail", "actor", "time")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    PASSED_FIELD_NUMBER: _ClassVar[int]
+    DETAIL_FIELD_NUMBER: _ClassVar[int]
+    ACTOR_FIELD_NUMBER: _ClassVar[int]
+    TIME_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    passed: bool
+    detail: str
+    actor: str
+    time: _timestamp_pb2.Timestamp
+    def __init__(self, name: _Optional[str] = ..., passed: bool = ..., detail: _Optional[str] = ..., actor: _Optional[str] = ..., time: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+
+class Approval(_message.Message):
+    __slots__ = ("actor", "reason", "time")
+    ACTOR_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    TIME_FIELD_NUMBER: _ClassVar[int]
+    actor: str
+    reason: str
+    time: _timestamp_pb2.Timestamp
+    def __init__(self, actor: _Optional[str] = ..., reason: _Optional[str] = ..., time: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
 
 class ModelVersion(_message.Message):
-    __slots__ = ("model_name", "version", "stage", "checkpoint_id", "run_id", "metrics", "manifest_sha256", "aliases", "create_time", "traceparent", "etag", "feature_schema")
+    __slots__ = ("model_name", "version", "stage", "checkpoint_id", "run_id", "metrics", "manifest_sha256", "aliases", "create_time", "traceparent", "etag", "feature_schema", "evaluation_window", "checks", "approvals")
     class MetricsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -61,6 +97,9 @@ class ModelVersion(_message.Message):
     TRACEPARENT_FIELD_NUMBER: _ClassVar[int]
     ETAG_FIELD_NUMBER: _ClassVar[int]
     FEATURE_SCHEMA_FIELD_NUMBER: _ClassVar[int]
+    EVALUATION_WINDOW_FIELD_NUMBER: _ClassVar[int]
+    CHECKS_FIELD_NUMBER: _ClassVar[int]
+    APPROVALS_FIELD_NUMBER: _ClassVar[int]
     model_name: str
     version: int
     stage: Stage
@@ -73,18 +112,27 @@ class ModelVersion(_message.Message):
     traceparent: str
     etag: str
     feature_schema: str
-    def __init__(self, model_name: _Optional[str] = ..., version: _Optional[int] = ..., stage: _Optional[_Union[Stage, str]] = ..., checkpoint_id: _Optional[str] = ..., run_id: _Optional[str] = ..., metrics: _Optional[_Mapping[str, float]] = ..., manifest_sha256: _Optional[bytes] = ..., aliases: _Optional[_Iterable[str]] = ..., create_time: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., traceparent: _Optional[str] = ..., etag: _Optional[str] = ..., feature_schema: _Optional[str] = ...) -> None: ...
+    evaluation_window: str
+    checks: _containers.RepeatedCompositeFieldContainer[Check]
+    approvals: _containers.RepeatedCompositeFieldContainer[Approval]
+    def __init__(self, model_name: _Optional[str] = ..., version: _Optional[int] = ..., stage: _Optional[_Union[Stage, str]] = ..., checkpoint_id: _Optional[str] = ..., run_id: _Optional[str] = ..., metrics: _Optional[_Mapping[str, float]] = ..., manifest_sha256: _Optional[bytes] = ..., aliases: _Optional[_Iterable[str]] = ..., create_time: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., traceparent: _Optional[str] = ..., etag: _Optional[str] = ..., feature_schema: _Optional[str] = ..., evaluation_window: _Optional[str] = ..., checks: _Optional[_Iterable[_Union[Check, _Mapping]]] = ..., approvals: _Optional[_Iterable[_Union[Approval, _Mapping]]] = ...) -> None: ...
 
 class PromotionGate(_message.Message):
-    __slots__ = ("metric", "minimum")
+    __slots__ = ("metric", "minimum", "maximum", "production_margin", "evaluation_window")
     METRIC_FIELD_NUMBER: _ClassVar[int]
     MINIMUM_FIELD_NUMBER: _ClassVar[int]
+    MAXIMUM_FIELD_NUMBER: _ClassVar[int]
+    PRODUCTION_MARGIN_FIELD_NUMBER: _ClassVar[int]
+    EVALUATION_WINDOW_FIELD_NUMBER: _ClassVar[int]
     metric: str
     minimum: float
-    def __init__(self, metric: _Optional[str] = ..., minimum: _Optional[float] = ...) -> None: ...
+    maximum: float
+    production_margin: float
+    evaluation_window: str
+    def __init__(self, metric: _Optional[str] = ..., minimum: _Optional[float] = ..., maximum: _Optional[float] = ..., production_margin: _Optional[float] = ..., evaluation_window: _Optional[str] = ...) -> None: ...
 
 class ModelEvent(_message.Message):
-    __slots__ = ("sequence", "model_name", "version", "from_stage", "to_stage", "action", "actor", "reason", "gates", "time", "hash", "previous_hash", "trace_id")
+    __slots__ = ("sequence", "model_name", "version", "from_stage", "to_stage", "action", "actor", "reason", "gates", "time", "hash", "previous_hash", "trace_id", "subject")
     SEQUENCE_FIELD_NUMBER: _ClassVar[int]
     MODEL_NAME_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
@@ -98,6 +146,7 @@ class ModelEvent(_message.Message):
     HASH_FIELD_NUMBER: _ClassVar[int]
     PREVIOUS_HASH_FIELD_NUMBER: _ClassVar[int]
     TRACE_ID_FIELD_NUMBER: _ClassVar[int]
+    SUBJECT_FIELD_NUMBER: _ClassVar[int]
     sequence: int
     model_name: str
     version: int
@@ -111,7 +160,8 @@ class ModelEvent(_message.Message):
     hash: bytes
     previous_hash: bytes
     trace_id: str
-    def __init__(self, sequence: _Optional[int] = ..., model_name: _Optional[str] = ..., version: _Optional[int] = ..., from_stage: _Optional[_Union[Stage, str]] = ..., to_stage: _Optional[_Union[Stage, str]] = ..., action: _Optional[str] = ..., actor: _Optional[str] = ..., reason: _Optional[str] = ..., gates: _Optional[_Iterable[str]] = ..., time: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., hash: _Optional[bytes] = ..., previous_hash: _Optional[bytes] = ..., trace_id: _Optional[str] = ...) -> None: ...
+    subject: str
+    def __init__(self, sequence: _Optional[int] = ..., model_name: _Optional[str] = ..., version: _Optional[int] = ..., from_stage: _Optional[_Union[Stage, str]] = ..., to_stage: _Optional[_Union[Stage, str]] = ..., action: _Optional[str] = ..., actor: _Optional[str] = ..., reason: _Optional[str] = ..., gates: _Optional[_Iterable[str]] = ..., time: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., hash: _Optional[bytes] = ..., previous_hash: _Optional[bytes] = ..., trace_id: _Optional[str] = ..., subject: _Optional[str] = ...) -> None: ...
 
 class ListModelsRequest(_message.Message):
     __slots__ = ("name_prefix",)
@@ -252,3 +302,79 @@ class ListModelHistoryResponse(_message.Message):
     production_version_at_time: int
     next_page_token: str
     def __init__(self, events: _Optional[_Iterable[_Union[ModelEvent, _Mapping]]] = ..., production_version_at_time: _Optional[int] = ..., next_page_token: _Optional[str] = ...) -> None: ...
+
+class SetPromotionPolicyRequest(_message.Message):
+    __slots__ = ("request_id", "model_name", "policy", "reason")
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    MODEL_NAME_FIELD_NUMBER: _ClassVar[int]
+    POLICY_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    request_id: str
+    model_name: str
+    policy: PromotionPolicy
+    reason: str
+    def __init__(self, request_id: _Optional[str] = ..., model_name: _Optional[str] = ..., policy: _Optional[_Union[PromotionPolicy, _Mapping]] = ..., reason: _Optional[str] = ...) -> None: ...
+
+class SetPromotionPolicyResponse(_message.Message):
+    __slots__ = ("model",)
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    model: Model
+    def __init__(self, model: _Optional[_Union[Model, _Mapping]] = ...) -> None: ...
+
+class RecordCheckRequest(_message.Message):
+    __slots__ = ("request_id", "model_name", "version", "name", "passed", "detail")
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    MODEL_NAME_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    PASSED_FIELD_NUMBER: _ClassVar[int]
+    DETAIL_FIELD_NUMBER: _ClassVar[int]
+    request_id: str
+    model_name: str
+    version: int
+    name: str
+    passed: bool
+    detail: str
+    def __init__(self, request_id: _Optional[str] = ..., model_name: _Optional[str] = ..., version: _Optional[int] = ..., name: _Optional[str] = ..., passed: bool = ..., detail: _Optional[str] = ...) -> None: ...
+
+class RecordCheckResponse(_message.Message):
+    __slots__ = ("version",)
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    version: ModelVersion
+    def __init__(self, version: _Optional[_Union[ModelVersion, _Mapping]] = ...) -> None: ...
+
+class ApproveModelVersionRequest(_message.Message):
+    __slots__ = ("request_id", "model_name", "version", "reason")
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    MODEL_NAME_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    request_id: str
+    model_name: str
+    version: int
+    reason: str
+    def __init__(self, request_id: _Optional[str] = ..., model_name: _Optional[str] = ..., version: _Optional[int] = ..., reason: _Optional[str] = ...) -> None: ...
+
+class ApproveModelVersionResponse(_message.Message):
+    __slots__ = ("version",)
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    version: ModelVersion
+    def __init__(self, version: _Optional[_Union[ModelVersion, _Mapping]] = ...) -> None: ...
+
+class VerifyModelHistoryRequest(_message.Message):
+    __slots__ = ("model_name",)
+    MODEL_NAME_FIELD_NUMBER: _ClassVar[int]
+    model_name: str
+    def __init__(self, model_name: _Optional[str] = ...) -> None: ...
+
+class VerifyModelHistoryResponse(_message.Message):
+    __slots__ = ("intact", "events", "head_hash", "problem")
+    INTACT_FIELD_NUMBER: _ClassVar[int]
+    EVENTS_FIELD_NUMBER: _ClassVar[int]
+    HEAD_HASH_FIELD_NUMBER: _ClassVar[int]
+    PROBLEM_FIELD_NUMBER: _ClassVar[int]
+    intact: bool
+    events: int
+    head_hash: bytes
+    problem: str
+    def __init__(self, intact: bool = ..., events: _Optional[int] = ..., head_hash: _Optional[bytes] = ..., problem: _Optional[str] = ...) -> None: ...

@@ -36,6 +36,21 @@ class ModelServiceStub(object):
                 request_serializer=trainyard_dot_registry_dot_v1_dot_model__service__pb2.PromoteModelVersionRequest.SerializeToString,
                 response_deserializer=trainyard_dot_registry_dot_v1_dot_model__service__pb2.PromoteModelVersionResponse.FromString,
                 )
+        self.SetPromotionPolicy = channel.unary_unary(
+                '/trainyard.registry.v1.ModelService/SetPromotionPolicy',
+                request_serializer=trainyard_dot_registry_dot_v1_dot_model__service__pb2.SetPromotionPolicyRequest.SerializeToString,
+                response_deserializer=trainyard_dot_registry_dot_v1_dot_model__service__pb2.SetPromotionPolicyResponse.FromString,
+                )
+        self.RecordCheck = channel.unary_unary(
+                '/trainyard.registry.v1.ModelService/RecordCheck',
+                request_serializer=trainyard_dot_registry_dot_v1_dot_model__service__pb2.RecordCheckRequest.SerializeToString,
+                response_deserializer=trainyard_dot_registry_dot_v1_dot_model__service__pb2.RecordCheckResponse.FromString,
+                )
+        self.ApproveModelVersion = channel.unary_unary(
+                '/trainyard.registry.v1.ModelService/ApproveModelVersion',
+                request_serializer=trainyard_dot_registry_dot_v1_dot_model__service__pb2.ApproveModelVersionRequest.SerializeToString,
+                response_deserializer=trainyard_dot_registry_dot_v1_dot_model__service__pb2.ApproveModelVersionResponse.FromString,
+                )
         self.RollbackModel = channel.unary_unary(
                 '/trainyard.registry.v1.ModelService/RollbackModel',
                 request_serializer=trainyard_dot_registry_dot_v1_dot_model__service__pb2.RollbackModelRequest.SerializeToString,
@@ -55,6 +70,11 @@ class ModelServiceStub(object):
                 '/trainyard.registry.v1.ModelService/ListModelHistory',
                 request_serializer=trainyard_dot_registry_dot_v1_dot_model__service__pb2.ListModelHistoryRequest.SerializeToString,
                 response_deserializer=trainyard_dot_registry_dot_v1_dot_model__service__pb2.ListModelHistoryResponse.FromString,
+                )
+        self.VerifyModelHistory = channel.unary_unary(
+                '/trainyard.registry.v1.ModelService/VerifyModelHistory',
+                request_serializer=trainyard_dot_registry_dot_v1_dot_model__service__pb2.VerifyModelHistoryRequest.SerializeToString,
+                response_deserializer=trainyard_dot_registry_dot_v1_dot_model__service__pb2.VerifyModelHistoryResponse.FromString,
                 )
 
 
@@ -94,8 +114,31 @@ class ModelServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def SetPromotionPolicy(self, request, context):
+        """SetPromotionPolicy says what every promotion of a model into PRODUCTION must meet, whoever asks and by whichever API. It is
+        recorded in the history.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RecordCheck(self, request, context):
+        """RecordCheck records the outcome of a named check of a version (a backtest, a review by a script); a later one of the same
+        name replaces it. It is recorded in the history.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ApproveModelVersion(self, request, context):
+        """ApproveModelVersion records the caller's approval of a version, once per caller. It is recorded in the history.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def RollbackModel(self, request, context):
-        """RollbackModel makes the previous PRODUCTION version the PRODUCTION version again, after its files were proven present with
+        """RollbackModel makes the previous PRODUCTION version the PRODUCTION version again, without asking the policy, after its files were proven present with
         their digests. FAILED_PRECONDITION when there is none, or its bytes are gone or different.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -124,6 +167,13 @@ class ModelServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def VerifyModelHistory(self, request, context):
+        """VerifyModelHistory checks the hash chain of a model's whole history and names the first line that does not hold.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ModelServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -147,6 +197,21 @@ def add_ModelServiceServicer_to_server(servicer, server):
                     request_deserializer=trainyard_dot_registry_dot_v1_dot_model__service__pb2.PromoteModelVersionRequest.FromString,
                     response_serializer=trainyard_dot_registry_dot_v1_dot_model__service__pb2.PromoteModelVersionResponse.SerializeToString,
             ),
+            'SetPromotionPolicy': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetPromotionPolicy,
+                    request_deserializer=trainyard_dot_registry_dot_v1_dot_model__service__pb2.SetPromotionPolicyRequest.FromString,
+                    response_serializer=trainyard_dot_registry_dot_v1_dot_model__service__pb2.SetPromotionPolicyResponse.SerializeToString,
+            ),
+            'RecordCheck': grpc.unary_unary_rpc_method_handler(
+                    servicer.RecordCheck,
+                    request_deserializer=trainyard_dot_registry_dot_v1_dot_model__service__pb2.RecordCheckRequest.FromString,
+                    response_serializer=trainyard_dot_registry_dot_v1_dot_model__service__pb2.RecordCheckResponse.SerializeToString,
+            ),
+            'ApproveModelVersion': grpc.unary_unary_rpc_method_handler(
+                    servicer.ApproveModelVersion,
+                    request_deserializer=trainyard_dot_registry_dot_v1_dot_model__service__pb2.ApproveModelVersionRequest.FromString,
+                    response_serializer=trainyard_dot_registry_dot_v1_dot_model__service__pb2.ApproveModelVersionResponse.SerializeToString,
+            ),
             'RollbackModel': grpc.unary_unary_rpc_method_handler(
                     servicer.RollbackModel,
                     request_deserializer=trainyard_dot_registry_dot_v1_dot_model__service__pb2.RollbackModelRequest.FromString,
@@ -166,6 +231,11 @@ def add_ModelServiceServicer_to_server(servicer, server):
                     servicer.ListModelHistory,
                     request_deserializer=trainyard_dot_registry_dot_v1_dot_model__service__pb2.ListModelHistoryRequest.FromString,
                     response_serializer=trainyard_dot_registry_dot_v1_dot_model__service__pb2.ListModelHistoryResponse.SerializeToString,
+            ),
+            'VerifyModelHistory': grpc.unary_unary_rpc_method_handler(
+                    servicer.VerifyModelHistory,
+                    request_deserializer=trainyard_dot_registry_dot_v1_dot_model__service__pb2.VerifyModelHistoryRequest.FromString,
+                    response_serializer=trainyard_dot_registry_dot_v1_dot_model__service__pb2.VerifyModelHistoryResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -248,6 +318,57 @@ class ModelService(object):
             insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
 
     @staticmethod
+    def SetPromotionPolicy(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(request, target, '/trainyard.registry.v1.ModelService/SetPromotionPolicy',
+            trainyard_dot_registry_dot_v1_dot_model__service__pb2.SetPromotionPolicyRequest.SerializeToString,
+            trainyard_dot_registry_dot_v1_dot_model__service__pb2.SetPromotionPolicyResponse.FromString,
+            options, channel_credentials,
+            insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
+
+    @staticmethod
+    def RecordCheck(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(request, target, '/trainyard.registry.v1.ModelService/RecordCheck',
+            trainyard_dot_registry_dot_v1_dot_model__service__pb2.RecordCheckRequest.SerializeToString,
+            trainyard_dot_registry_dot_v1_dot_model__service__pb2.RecordCheckResponse.FromString,
+            options, channel_credentials,
+            insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
+
+    @staticmethod
+    def ApproveModelVersion(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(request, target, '/trainyard.registry.v1.ModelService/ApproveModelVersion',
+            trainyard_dot_registry_dot_v1_dot_model__service__pb2.ApproveModelVersionRequest.SerializeToString,
+            trainyard_dot_registry_dot_v1_dot_model__service__pb2.ApproveModelVersionResponse.FromString,
+            options, channel_credentials,
+            insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
+
+    @staticmethod
     def RollbackModel(request,
             target,
             options=(),
@@ -312,5 +433,22 @@ class ModelService(object):
         return grpc.experimental.unary_unary(request, target, '/trainyard.registry.v1.ModelService/ListModelHistory',
             trainyard_dot_registry_dot_v1_dot_model__service__pb2.ListModelHistoryRequest.SerializeToString,
             trainyard_dot_registry_dot_v1_dot_model__service__pb2.ListModelHistoryResponse.FromString,
+            options, channel_credentials,
+            insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
+
+    @staticmethod
+    def VerifyModelHistory(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(request, target, '/trainyard.registry.v1.ModelService/VerifyModelHistory',
+            trainyard_dot_registry_dot_v1_dot_model__service__pb2.VerifyModelHistoryRequest.SerializeToString,
+            trainyard_dot_registry_dot_v1_dot_model__service__pb2.VerifyModelHistoryResponse.FromString,
             options, channel_credentials,
             insecure, call_credentials, compression, wait_for_ready, timeout, metadata)

@@ -16,7 +16,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from trainyard.job.v1 import job_pb2 as trainyard_dot_job_dot_v1_dot_job__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1ftrainyard/registry/v1/run.proto\x12\x15trainyard.registry.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1atrainyard/job/v1/job.proto\"\x9f\x01\n\nExperiment\x12#\n\rexperiment_id\x18\x01 \x01(\tR\x0c\x65xperimentId\x12\x12\n\x04path\x18\x02 \x01(\tR\x04path\x12\x1b\n\trun_count\x18\x03 \x01(\x03R\x08runCount\x12;\n\x0b\x63reate_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\ncreateTime\"\x91\x07\n\x03Run\x12\x15\n\x06run_id\x18\x01 \x01(\tR\x05runId\x12!\n\x0c\x64isplay_name\x18\x02 \x01(\tR\x0b\x64isplayName\x12\x1e\n\nexperiment\x18\x03 \x01(\tR\nexperiment\x12\x36\n\x05state\x18\x04 \x01(\x0e\x32 .trainyard.registry.v1.Run.StateR\x05state\x12\x18\n\x07\x61ttempt\x18\x05 \x01(\rR\x07\x61ttempt\x12\x14\n\x05\x66\x65nce\x18\x06 \x01(\x04R\x05\x66\x65nce\x12>\n\x06params\x18\x07 \x03(\x0b\x32&.trainyard.registry.v1.Run.ParamsEntryR\x06params\x12\x38\n\x04tags\x18\x08 \x03(\x0b\x32$.trainyard.registry.v1.Run.TagsEntryR\x04tags\x12\x44\n\x0elatest_metrics\x18\t \x03(\x0b\x32\x1d.trainyard.registry.v1.MetricR\rlatestMetrics\x12-\n\x04spec\x18\n \x01(\x0b\x32\x19.trainyard.job.v1.JobSpecR\x04spec\x12 \n\x0btraceparent\x18\x0b \x01(\tR\x0btraceparent\x12;\n\x0b\x63reate_time\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.TimestampR\ncreateTime\x12\x35\n\x08\x65nd_time\x18\r \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x07\x65ndTime\x12\x43\n\rfailure_class\x18\x0e \x01(\x0e\x32\x1e.trainyard.job.v1.FailureClassR\x0c\x66\x61ilureClass\x12\x1d\n\nagent_name\x18\x0f \x01(\tR\tagentName\x1a\x39\n\x0bParamsEntry\x12\x10\n\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n\x05value\x18\x02 \x01(\tR\x05value:\x02\x38\x01\x1a\x37\n\tTagsEntry\x12\x10\n\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n\x05value\x18\x02 \x01(\tR\x05value:\x02\x38\x01\"k\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x11\n\rSTATE_RUNNING\x10\x01\x12\x13\n\x0fSTATE_SUCCEEDED\x10\x02\x12\x10\n\x0cSTATE_FAILED\x10\x03\x12\x11\n\rSTATE_STOPPED\x10\x04\"t\n\x06Metric\x12\x10\n\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n\x05value\x18\x02 \x01(\x01R\x05value\x12\x12\n\x04step\x18\x03 \x01(\x03R\x04step\x12.\n\x04time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x04time\"\xb5\x01\n\x08\x41rtifact\x12\x12\n\x04path\x18\x01 \x01(\tR\x04path\x12!\n\x0c\x63ontent_type\x18\x02 \x01(\tR\x0b\x63ontentType\x12\x16\n\x06sha256\x18\x03 \x01(\x0cR\x06sha256\x12\x1d\n\nsize_bytes\x18\x04 \x01(\x03R\tsizeBytes\x12;\n\x0b\x63reate_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\ncreateTimeB\xf0\x01\n\x19\x63om.trainyard.registry.v1B\x08RunProtoP\x01ZSgithub.com/ultrathink-pilot/trainyard/proto/gen/go/trainyard/registry/v1;registryv1\xa2\x02\x03TRX\xaa\x02\x15Trainyard.Registry.V1\xca\x02\x15Trainyard\\Registry\\V1\xe2\x02!Trainyard\\Registry\\V1\\GPBMetadata\xea\x02\x17Trainyard::Registry::V1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1ftrainyard/registry/v1/run.proto\x12\x15trainyard.registry.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1atrainyard/job/v1/job.proto\"\xb9\x01\n\nExperiment\x12#\n\rexperiment_id\x18\x01 \x01(\tR\x0c\x65xperimentId\x12\x12\n\x04path\x18\x02 \x01(\tR\x04path\x12\x1b\n\trun_count\x18\x03 \x01(\x03R\x08runCount\x12;\n\x0b\x63reate_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\ncreateTime\x12\x18\n\x07\x64\x65leted\x18\x05 \x01(\x08R\x07\x64\x65leted\"O\n\x07\x44\x61taset\x12\x12\n\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n\x06\x64igest\x18\x02 \x01(\tR\x06\x64igest\x12\x18\n\x07\x63ontext\x18\x03 \x01(\tR\x07\x63ontext\"\xa1\x08\n\x03Run\x12\x15\n\x06run_id\x18\x01 \x01(\tR\x05runId\x12!\n\x0c\x64isplay_name\x18\x02 \x01(\tR\x0b\x64isplayName\x12\x1e\n\nexperiment\x18\x03 \x01(\tR\nexperiment\x12\x36\n\x05state\x18\x04 \x01(\x0e\x32 .trainyard.registry.v1.Run.StateR\x05state\x12\x18\n\x07\x61ttempt\x18\x05 \x01(\rR\x07\x61ttempt\x12\x14\n\x05\x66\x65nce\x18\x06 \x01(\x04R\x05\x66\x65nce\x12>\n\x06params\x18\x07 \x03(\x0b\x32&.trainyard.registry.v1.Run.ParamsEntryR\x06params\x12\x38\n\x04tags\x18\x08 \x03(\x0b\x32$.trainyard.registry.v1.Run.TagsEntryR\x04tags\x12\x44\n\x0elatest_metrics\x18\t \x03(\x0b\x32\x1d.trainyard.registry.v1.MetricR\rlatestMetrics\x12-\n\x04spec\x18\n \x01(\x0b\x32\x19.trainyard.job.v1.JobSpecR\x04spec\x12 \n\x0btraceparent\x18\x0b \x01(\tR\x0btraceparent\x12;\n\x0b\x63reate_time\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.TimestampR\ncreateTime\x12\x35\n\x08\x65nd_time\x18\r \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x07\x65ndTime\x12\x43\n\rfailure_class\x18\x0e \x01(\x0e\x32\x1e.trainyard.job.v1.FailureClassR\x0c\x66\x61ilureClass\x12\x1d\n\nagent_name\x18\x0f \x01(\tR\tagentName\x12\"\n\rparent_run_id\x18\x10 \x01(\tR\x0bparentRunId\x12\x14\n\x05notes\x18\x11 \x01(\tR\x05notes\x12\x18\n\x07\x64\x65leted\x18\x12 \x01(\x08R\x07\x64\x65leted\x12:\n\x08\x64\x61tasets\x18\x13 \x03(\x0b\x32\x1e.trainyard.registry.v1.DatasetR\x08\x64\x61tasets\x1a\x39\n\x0bParamsEntry\x12\x10\n\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n\x05value\x18\x02 \x01(\tR\x05value:\x02\x38\x01\x1a\x37\n\tTagsEntry\x12\x10\n\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n\x05value\x18\x02 \x01(\tR\x05value:\x02\x38\x01\"k\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x11\n\rSTATE_RUNNING\x10\x01\x12\x13\n\x0fSTATE_SUCCEEDED\x10\x02\x12\x10\n\x0cSTATE_FAILED\x10\x03\x12\x11\n\rSTATE_STOPPED\x10\x04\"\x8e\x01\n\x06Metric\x12\x10\n\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n\x05value\x18\x02 \x01(\x01R\x05value\x12\x12\n\x04step\x18\x03 \x01(\x03R\x04step\x12.\n\x04time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x04time\x12\x18\n\x07\x61ttempt\x18\x05 \x01(\rR\x07\x61ttempt\"\xb5\x01\n\x08\x41rtifact\x12\x12\n\x04path\x18\x01 \x01(\tR\x04path\x12!\n\x0c\x63ontent_type\x18\x02 \x01(\tR\x0b\x63ontentType\x12\x16\n\x06sha256\x18\x03 \x01(\x0cR\x06sha256\x12\x1d\n\nsize_bytes\x18\x04 \x01(\x03R\tsizeBytes\x12;\n\x0b\x63reate_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\ncreateTimeB\xf0\x01\n\x19\x63om.trainyard.registry.v1B\x08RunProtoP\x01ZSgithub.com/ultrathink-pilot/trainyard/proto/gen/go/trainyard/registry/v1;registryv1\xa2\x02\x03TRX\xaa\x02\x15Trainyard.Registry.V1\xca\x02\x15Trainyard\\Registry\\V1\xe2\x02!Trainyard\\Registry\\V1\\GPBMetadata\xea\x02\x17Trainyard::Registry::V1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -29,17 +29,19 @@ if _descriptor._USE_C_DESCRIPTORS == False:
   _globals['_RUN_TAGSENTRY']._options = None
   _globals['_RUN_TAGSENTRY']._serialized_options = b'8\001'
   _globals['_EXPERIMENT']._serialized_start=120
-  _globals['_EXPERIMENT']._serialized_end=279
-  _globals['_RUN']._serialized_start=282
-  _globals['_RUN']._serialized_end=1195
-  _globals['_RUN_PARAMSENTRY']._serialized_start=972
-  _globals['_RUN_PARAMSENTRY']._serialized_end=1029
-  _globals['_RUN_TAGSENTRY']._serialized_start=1031
-  _globals['_RUN_TAGSENTRY']._serialized_end=1086
-  _globals['_RUN_STATE']._serialized_start=1088
-  _globals['_RUN_STATE']._serialized_end=1195
-  _globals['_METRIC']._serialized_start=1197
-  _globals['_METRIC']._serialized_end=1313
-  _globals['_ARTIFACT']._serialized_start=1316
-  _globals['_ARTIFACT']._serialized_end=1497
+  _globals['_EXPERIMENT']._serialized_end=305
+  _globals['_DATASET']._serialized_start=307
+  _globals['_DATASET']._serialized_end=386
+  _globals['_RUN']._serialized_start=389
+  _globals['_RUN']._serialized_end=1446
+  _globals['_RUN_PARAMSENTRY']._serialized_start=1223
+  _globals['_RUN_PARAMSENTRY']._serialized_end=1280
+  _globals['_RUN_TAGSENTRY']._serialized_start=1282
+  _globals['_RUN_TAGSENTRY']._serialized_end=1337
+  _globals['_RUN_STATE']._serialized_start=1339
+  _globals['_RUN_STATE']._serialized_end=1446
+  _globals['_METRIC']._serialized_start=1449
+  _globals['_METRIC']._serialized_end=1591
+  _globals['_ARTIFACT']._serialized_start=1594
+  _globals['_ARTIFACT']._serialized_end=1775
 # @@protoc_insertion_point(module_scope)

@@ -9,19 +9,31 @@ from typing import ClassVar as _ClassVar, Iterable as _Iterable, Mapping as _Map
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class Experiment(_message.Message):
-    __slots__ = ("experiment_id", "path", "run_count", "create_time")
+    __slots__ = ("experiment_id", "path", "run_count", "create_time", "deleted")
     EXPERIMENT_ID_FIELD_NUMBER: _ClassVar[int]
     PATH_FIELD_NUMBER: _ClassVar[int]
     RUN_COUNT_FIELD_NUMBER: _ClassVar[int]
     CREATE_TIME_FIELD_NUMBER: _ClassVar[int]
+    DELETED_FIELD_NUMBER: _ClassVar[int]
     experiment_id: str
     path: str
     run_count: int
     create_time: _timestamp_pb2.Timestamp
-    def __init__(self, experiment_id: _Optional[str] = ..., path: _Optional[str] = ..., run_count: _Optional[int] = ..., create_time: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+    deleted: bool
+    def __init__(self, experiment_id: _Optional[str] = ..., path: _Optional[str] = ..., run_count: _Optional[int] = ..., create_time: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., deleted: bool = ...) -> None: ...
+
+class Dataset(_message.Message):
+    __slots__ = ("name", "digest", "context")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    DIGEST_FIELD_NUMBER: _ClassVar[int]
+    CONTEXT_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    digest: str
+    context: str
+    def __init__(self, name: _Optional[str] = ..., digest: _Optional[str] = ..., context: _Optional[str] = ...) -> None: ...
 
 class Run(_message.Message):
-    __slots__ = ("run_id", "display_name", "experiment", "state", "attempt", "fence", "params", "tags", "latest_metrics", "spec", "traceparent", "create_time", "end_time", "failure_class", "agent_name")
+    __slots__ = ("run_id", "display_name", "experiment", "state", "attempt", "fence", "params", "tags", "latest_metrics", "spec", "traceparent", "create_time", "end_time", "failure_class", "agent_name", "parent_run_id", "notes", "deleted", "datasets")
     class State(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
         __slots__ = ()
         STATE_UNSPECIFIED: _ClassVar[Run.State]
@@ -63,6 +75,10 @@ class Run(_message.Message):
     END_TIME_FIELD_NUMBER: _ClassVar[int]
     FAILURE_CLASS_FIELD_NUMBER: _ClassVar[int]
     AGENT_NAME_FIELD_NUMBER: _ClassVar[int]
+    PARENT_RUN_ID_FIELD_NUMBER: _ClassVar[int]
+    NOTES_FIELD_NUMBER: _ClassVar[int]
+    DELETED_FIELD_NUMBER: _ClassVar[int]
+    DATASETS_FIELD_NUMBER: _ClassVar[int]
     run_id: str
     display_name: str
     experiment: str
@@ -78,19 +94,25 @@ class Run(_message.Message):
     end_time: _timestamp_pb2.Timestamp
     failure_class: _job_pb2.FailureClass
     agent_name: str
-    def __init__(self, run_id: _Optional[str] = ..., display_name: _Optional[str] = ..., experiment: _Optional[str] = ..., state: _Optional[_Union[Run.State, str]] = ..., attempt: _Optional[int] = ..., fence: _Optional[int] = ..., params: _Optional[_Mapping[str, str]] = ..., tags: _Optional[_Mapping[str, str]] = ..., latest_metrics: _Optional[_Iterable[_Union[Metric, _Mapping]]] = ..., spec: _Optional[_Union[_job_pb2.JobSpec, _Mapping]] = ..., traceparent: _Optional[str] = ..., create_time: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., end_time: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., failure_class: _Optional[_Union[_job_pb2.FailureClass, str]] = ..., agent_name: _Optional[str] = ...) -> None: ...
+    parent_run_id: str
+    notes: str
+    deleted: bool
+    datasets: _containers.RepeatedCompositeFieldContainer[Dataset]
+    def __init__(self, run_id: _Optional[str] = ..., display_name: _Optional[str] = ..., experiment: _Optional[str] = ..., state: _Optional[_Union[Run.State, str]] = ..., attempt: _Optional[int] = ..., fence: _Optional[int] = ..., params: _Optional[_Mapping[str, str]] = ..., tags: _Optional[_Mapping[str, str]] = ..., latest_metrics: _Optional[_Iterable[_Union[Metric, _Mapping]]] = ..., spec: _Optional[_Union[_job_pb2.JobSpec, _Mapping]] = ..., traceparent: _Optional[str] = ..., create_time: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., end_time: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., failure_class: _Optional[_Union[_job_pb2.FailureClass, str]] = ..., agent_name: _Optional[str] = ..., parent_run_id: _Optional[str] = ..., notes: _Optional[str] = ..., deleted: bool = ..., datasets: _Optional[_Iterable[_Union[Dataset, _Mapping]]] = ...) -> None: ...
 
 class Metric(_message.Message):
-    __slots__ = ("key", "value", "step", "time")
+    __slots__ = ("key", "value", "step", "time", "attempt")
     KEY_FIELD_NUMBER: _ClassVar[int]
     VALUE_FIELD_NUMBER: _ClassVar[int]
     STEP_FIELD_NUMBER: _ClassVar[int]
     TIME_FIELD_NUMBER: _ClassVar[int]
+    ATTEMPT_FIELD_NUMBER: _ClassVar[int]
     key: str
     value: float
     step: int
     time: _timestamp_pb2.Timestamp
-    def __init__(self, key: _Optional[str] = ..., value: _Optional[float] = ..., step: _Optional[int] = ..., time: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+    attempt: int
+    def __init__(self, key: _Optional[str] = ..., value: _Optional[float] = ..., step: _Optional[int] = ..., time: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., attempt: _Optional[int] = ...) -> None: ...
 
 class Artifact(_message.Message):
     __slots__ = ("path", "content_type", "sha256", "size_bytes", "create_time")

@@ -16,7 +16,7 @@ from trainyard.registry.v1 import checkpoint_pb2 as trainyard_dot_registry_dot_v
 from trainyard.registry.v1 import run_pb2 as trainyard_dot_registry_dot_v1_dot_run__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'trainyard/registry/v1/run_service.proto\x12\x15trainyard.registry.v1\x1a&trainyard/registry/v1/checkpoint.proto\x1a\x1ftrainyard/registry/v1/run.proto\"9\n\x16ListExperimentsRequest\x12\x1f\n\x0bpath_prefix\x18\x01 \x01(\tR\npathPrefix\"^\n\x17ListExperimentsResponse\x12\x43\n\x0b\x65xperiments\x18\x01 \x03(\x0b\x32!.trainyard.registry.v1.ExperimentR\x0b\x65xperiments\"&\n\rGetRunRequest\x12\x15\n\x06run_id\x18\x01 \x01(\tR\x05runId\">\n\x0eGetRunResponse\x12,\n\x03run\x18\x01 \x01(\x0b\x32\x1a.trainyard.registry.v1.RunR\x03run\"\xb4\x01\n\x0fListRunsRequest\x12+\n\x11\x65xperiment_prefix\x18\x01 \x01(\tR\x10\x65xperimentPrefix\x12\x38\n\x06states\x18\x02 \x03(\x0e\x32 .trainyard.registry.v1.Run.StateR\x06states\x12\x1b\n\tpage_size\x18\x03 \x01(\x05R\x08pageSize\x12\x1d\n\npage_token\x18\x04 \x01(\tR\tpageToken\"j\n\x10ListRunsResponse\x12.\n\x04runs\x18\x01 \x03(\x0b\x32\x1a.trainyard.registry.v1.RunR\x04runs\x12&\n\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"a\n\x17GetMetricHistoryRequest\x12\x15\n\x06run_id\x18\x01 \x01(\tR\x05runId\x12\x10\n\x03key\x18\x02 \x01(\tR\x03key\x12\x1d\n\nmax_points\x18\x03 \x01(\x05R\tmaxPoints\"v\n\x18GetMetricHistoryResponse\x12\x37\n\x07metrics\x18\x01 \x03(\x0b\x32\x1d.trainyard.registry.v1.MetricR\x07metrics\x12!\n\x0ctotal_points\x18\x02 \x01(\x03R\x0btotalPoints\";\n\x14GetCheckpointRequest\x12#\n\rcheckpoint_id\x18\x01 \x01(\tR\x0c\x63heckpointId\"Z\n\x15GetCheckpointResponse\x12\x41\n\ncheckpoint\x18\x01 \x01(\x0b\x32!.trainyard.registry.v1.CheckpointR\ncheckpoint\"\xd9\x01\n\x16ListCheckpointsRequest\x12\x15\n\x06run_id\x18\x01 \x01(\tR\x05runId\x12+\n\x11\x65xperiment_prefix\x18\x02 \x01(\tR\x10\x65xperimentPrefix\x12?\n\x06states\x18\x03 \x03(\x0e\x32\'.trainyard.registry.v1.Checkpoint.StateR\x06states\x12\x1b\n\tpage_size\x18\x04 \x01(\x05R\x08pageSize\x12\x1d\n\npage_token\x18\x05 \x01(\tR\tpageToken\"\x86\x01\n\x17ListCheckpointsResponse\x12\x43\n\x0b\x63heckpoints\x18\x01 \x03(\x0b\x32!.trainyard.registry.v1.CheckpointR\x0b\x63heckpoints\x12&\n\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\x8d\x01\n\x17SetCheckpointPinRequest\x12\x1d\n\nrequest_id\x18\x01 \x01(\tR\trequestId\x12#\n\rcheckpoint_id\x18\x02 \x01(\tR\x0c\x63heckpointId\x12\x16\n\x06pinned\x18\x03 \x01(\x08R\x06pinned\x12\x16\n\x06reason\x18\x04 \x01(\tR\x06reason\"]\n\x18SetCheckpointPinResponse\x12\x41\n\ncheckpoint\x18\x01 \x01(\x0b\x32!.trainyard.registry.v1.CheckpointR\ncheckpoint\"-\n\x14ListArtifactsRequest\x12\x15\n\x06run_id\x18\x01 \x01(\tR\x05runId\"V\n\x15ListArtifactsResponse\x12=\n\tartifacts\x18\x01 \x03(\x0b\x32\x1f.trainyard.registry.v1.ArtifactR\tartifacts\"D\n\x17\x44ownloadArtifactRequest\x12\x15\n\x06run_id\x18\x01 \x01(\tR\x05runId\x12\x12\n\x04path\x18\x02 \x01(\tR\x04path\"0\n\x18\x44ownloadArtifactResponse\x12\x14\n\x05\x63hunk\x18\x01 \x01(\x0cR\x05\x63hunk2\xdd\x07\n\nRunService\x12p\n\x0fListExperiments\x12-.trainyard.registry.v1.ListExperimentsRequest\x1a..trainyard.registry.v1.ListExperimentsResponse\x12U\n\x06GetRun\x12$.trainyard.registry.v1.GetRunRequest\x1a%.trainyard.registry.v1.GetRunResponse\x12[\n\x08ListRuns\x12&.trainyard.registry.v1.ListRunsRequest\x1a\'.trainyard.registry.v1.ListRunsResponse\x12s\n\x10GetMetricHistory\x12..trainyard.registry.v1.GetMetricHistoryRequest\x1a/.trainyard.registry.v1.GetMetricHistoryResponse\x12j\n\rGetCheckpoint\x12+.trainyard.registry.v1.GetCheckpointRequest\x1a,.trainyard.registry.v1.GetCheckpointResponse\x12p\n\x0fListCheckpoints\x12-.trainyard.registry.v1.ListCheckpointsRequest\x1a..trainyard.registry.v1.ListCheckpointsResponse\x12s\n\x10SetCheckpointPin\x12..trainyard.registry.v1.SetCheckpointPinRequest\x1a/.trainyard.registry.v1.SetCheckpointPinResponse\x12j\n\rListArtifacts\x12+.trainyard.registry.v1.ListArtifactsRequest\x1a,.trainyard.registry.v1.ListArtifactsResponse\x12u\n\x10\x44ownloadArtifact\x12..trainyard.registry.v1.DownloadArtifactRequest\x1a/.trainyard.registry.v1.DownloadArtifactResponse0\x01\x42\xf7\x01\n\x19\x63om.trainyard.registry.v1B\x0fRunServiceProtoP\x01ZSgithub.com/ultrathink-pilot/trainyard/proto/gen/go/trainyard/registry/v1;registryv1\xa2\x02\x03TRX\xaa\x02\x15Trainyard.Registry.V1\xca\x02\x15Trainyard\\Registry\\V1\xe2\x02!Trainyard\\Registry\\V1\\GPBMetadata\xea\x02\x17Trainyard::Registry::V1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'trainyard/registry/v1/run_service.proto\x12\x15trainyard.registry.v1\x1a&trainyard/registry/v1/checkpoint.proto\x1a\x1ftrainyard/registry/v1/run.proto\"9\n\x16ListExperimentsRequest\x12\x1f\n\x0bpath_prefix\x18\x01 \x01(\tR\npathPrefix\"^\n\x17ListExperimentsResponse\x12\x43\n\x0b\x65xperiments\x18\x01 \x03(\x0b\x32!.trainyard.registry.v1.ExperimentR\x0b\x65xperiments\"&\n\rGetRunRequest\x12\x15\n\x06run_id\x18\x01 \x01(\tR\x05runId\">\n\x0eGetRunResponse\x12,\n\x03run\x18\x01 \x01(\x0b\x32\x1a.trainyard.registry.v1.RunR\x03run\"\xb4\x01\n\x0fListRunsRequest\x12+\n\x11\x65xperiment_prefix\x18\x01 \x01(\tR\x10\x65xperimentPrefix\x12\x38\n\x06states\x18\x02 \x03(\x0e\x32 .trainyard.registry.v1.Run.StateR\x06states\x12\x1b\n\tpage_size\x18\x03 \x01(\x05R\x08pageSize\x12\x1d\n\npage_token\x18\x04 \x01(\tR\tpageToken\"j\n\x10ListRunsResponse\x12.\n\x04runs\x18\x01 \x03(\x0b\x32\x1a.trainyard.registry.v1.RunR\x04runs\x12&\n\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\xbb\x01\n\x17GetMetricHistoryRequest\x12\x15\n\x06run_id\x18\x01 \x01(\tR\x05runId\x12\x10\n\x03key\x18\x02 \x01(\tR\x03key\x12\x1d\n\nmax_points\x18\x03 \x01(\x05R\tmaxPoints\x12\x1e\n\x08min_step\x18\x04 \x01(\x03H\x00R\x07minStep\x88\x01\x01\x12\x1e\n\x08max_step\x18\x05 \x01(\x03H\x01R\x07maxStep\x88\x01\x01\x42\x0b\n\t_min_stepB\x0b\n\t_max_step\"v\n\x18GetMetricHistoryResponse\x12\x37\n\x07metrics\x18\x01 \x03(\x0b\x32\x1d.trainyard.registry.v1.MetricR\x07metrics\x12!\n\x0ctotal_points\x18\x02 \x01(\x03R\x0btotalPoints\";\n\x14GetCheckpointRequest\x12#\n\rcheckpoint_id\x18\x01 \x01(\tR\x0c\x63heckpointId\"Z\n\x15GetCheckpointResponse\x12\x41\n\ncheckpoint\x18\x01 \x01(\x0b\x32!.trainyard.registry.v1.CheckpointR\ncheckpoint\"\xd9\x01\n\x16ListCheckpointsRequest\x12\x15\n\x06run_id\x18\x01 \x01(\tR\x05runId\x12+\n\x11\x65xperiment_prefix\x18\x02 \x01(\tR\x10\x65xperimentPrefix\x12?\n\x06states\x18\x03 \x03(\x0e\x32\'.trainyard.registry.v1.Checkpoint.StateR\x06states\x12\x1b\n\tpage_size\x18\x04 \x01(\x05R\x08pageSize\x12\x1d\n\npage_token\x18\x05 \x01(\tR\tpageToken\"\x86\x01\n\x17ListCheckpointsResponse\x12\x43\n\x0b\x63heckpoints\x18\x01 \x03(\x0b\x32!.trainyard.registry.v1.CheckpointR\x0b\x63heckpoints\x12&\n\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\x8d\x01\n\x17SetCheckpointPinRequest\x12\x1d\n\nrequest_id\x18\x01 \x01(\tR\trequestId\x12#\n\rcheckpoint_id\x18\x02 \x01(\tR\x0c\x63heckpointId\x12\x16\n\x06pinned\x18\x03 \x01(\x08R\x06pinned\x12\x16\n\x06reason\x18\x04 \x01(\tR\x06reason\"]\n\x18SetCheckpointPinResponse\x12\x41\n\ncheckpoint\x18\x01 \x01(\x0b\x32!.trainyard.registry.v1.CheckpointR\ncheckpoint\"-\n\x14ListArtifactsRequest\x12\x15\n\x06run_id\x18\x01 \x01(\tR\x05runId\"V\n\x15ListArtifactsResponse\x12=\n\tartifacts\x18\x01 \x03(\x0b\x32\x1f.trainyard.registry.v1.ArtifactR\tartifacts\"t\n\x17\x44ownloadArtifactRequest\x12\x15\n\x06run_id\x18\x01 \x01(\tR\x05runId\x12\x12\n\x04path\x18\x02 \x01(\tR\x04path\x12\x16\n\x06offset\x18\x03 \x01(\x03R\x06offset\x12\x16\n\x06length\x18\x04 \x01(\x03R\x06length\"0\n\x18\x44ownloadArtifactResponse\x12\x14\n\x05\x63hunk\x18\x01 \x01(\x0cR\x05\x63hunk\"\x8d\x03\n\x11SearchRunsRequest\x12+\n\x11\x65xperiment_prefix\x18\x01 \x01(\tR\x10\x65xperimentPrefix\x12\x16\n\x06\x66ilter\x18\x02 \x01(\tR\x06\x66ilter\x12\x19\n\x08order_by\x18\x03 \x03(\tR\x07orderBy\x12P\n\tlifecycle\x18\x04 \x01(\x0e\x32\x32.trainyard.registry.v1.SearchRunsRequest.LifecycleR\tlifecycle\x12\"\n\rparent_run_id\x18\x05 \x01(\tR\x0bparentRunId\x12\x1b\n\tpage_size\x18\x06 \x01(\x05R\x08pageSize\x12\x1d\n\npage_token\x18\x07 \x01(\tR\tpageToken\"f\n\tLifecycle\x12\x19\n\x15LIFECYCLE_UNSPECIFIED\x10\x00\x12\x14\n\x10LIFECYCLE_ACTIVE\x10\x01\x12\x15\n\x11LIFECYCLE_DELETED\x10\x02\x12\x11\n\rLIFECYCLE_ALL\x10\x03\"l\n\x12SearchRunsResponse\x12.\n\x04runs\x18\x01 \x03(\x0b\x32\x1a.trainyard.registry.v1.RunR\x04runs\x12&\n\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"T\n\x12\x43ompareRunsRequest\x12\x17\n\x07run_ids\x18\x01 \x03(\tR\x06runIds\x12%\n\x0eonly_different\x18\x02 \x01(\x08R\ronlyDifferent\"\xbf\x03\n\x13\x43ompareRunsResponse\x12.\n\x04runs\x18\x01 \x03(\x0b\x32\x1a.trainyard.registry.v1.RunR\x04runs\x12K\n\x06params\x18\x02 \x03(\x0b\x32\x33.trainyard.registry.v1.CompareRunsResponse.ParamRowR\x06params\x12N\n\x07metrics\x18\x03 \x03(\x0b\x32\x34.trainyard.registry.v1.CompareRunsResponse.MetricRowR\x07metrics\x1al\n\x08ParamRow\x12\x10\n\x03key\x18\x01 \x01(\tR\x03key\x12\x16\n\x06values\x18\x02 \x03(\tR\x06values\x12\x18\n\x07present\x18\x03 \x03(\x08R\x07present\x12\x1c\n\tdifferent\x18\x04 \x01(\x08R\tdifferent\x1am\n\tMetricRow\x12\x10\n\x03key\x18\x01 \x01(\tR\x03key\x12\x16\n\x06values\x18\x02 \x03(\x01R\x06values\x12\x18\n\x07present\x18\x03 \x03(\x08R\x07present\x12\x1c\n\tdifferent\x18\x04 \x01(\x08R\tdifferent\"\xd2\x03\n\x10UpdateRunRequest\x12\x1d\n\nrequest_id\x18\x01 \x01(\tR\trequestId\x12\x15\n\x06run_id\x18\x02 \x01(\tR\x05runId\x12&\n\x0c\x64isplay_name\x18\x03 \x01(\tH\x00R\x0b\x64isplayName\x88\x01\x01\x12\x19\n\x05notes\x18\x04 \x01(\tH\x01R\x05notes\x88\x01\x01\x12O\n\x08set_tags\x18\x05 \x03(\x0b\x32\x34.trainyard.registry.v1.UpdateRunRequest.SetTagsEntryR\x07setTags\x12\x1f\n\x0b\x64\x65lete_tags\x18\x06 \x03(\tR\ndeleteTags\x12\'\n\rparent_run_id\x18\x07 \x01(\tH\x02R\x0bparentRunId\x88\x01\x01\x12\x41\n\x0c\x61\x64\x64_datasets\x18\x08 \x03(\x0b\x32\x1e.trainyard.registry.v1.DatasetR\x0b\x61\x64\x64\x44\x61tasets\x1a:\n\x0cSetTagsEntry\x12\x10\n\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n\x05value\x18\x02 \x01(\tR\x05value:\x02\x38\x01\x42\x0f\n\r_display_nameB\x08\n\x06_notesB\x10\n\x0e_parent_run_id\"A\n\x11UpdateRunResponse\x12,\n\x03run\x18\x01 \x01(\x0b\x32\x1a.trainyard.registry.v1.RunR\x03run\"H\n\x10\x44\x65leteRunRequest\x12\x1d\n\nrequest_id\x18\x01 \x01(\tR\trequestId\x12\x15\n\x06run_id\x18\x02 \x01(\tR\x05runId\"\x13\n\x11\x44\x65leteRunResponse\"I\n\x11RestoreRunRequest\x12\x1d\n\nrequest_id\x18\x01 \x01(\tR\trequestId\x12\x15\n\x06run_id\x18\x02 \x01(\tR\x05runId\"\x14\n\x12RestoreRunResponse\"L\n\x17\x44\x65leteExperimentRequest\x12\x1d\n\nrequest_id\x18\x01 \x01(\tR\trequestId\x12\x12\n\x04path\x18\x02 \x01(\tR\x04path\"\x1a\n\x18\x44\x65leteExperimentResponse\"M\n\x18RestoreExperimentRequest\x12\x1d\n\nrequest_id\x18\x01 \x01(\tR\trequestId\x12\x12\n\x04path\x18\x02 \x01(\tR\x04path\"\x1b\n\x19RestoreExperimentResponse\"s\n\x13WatchMetricsRequest\x12\x15\n\x06run_id\x18\x01 \x01(\tR\x05runId\x12\x12\n\x04keys\x18\x02 \x03(\tR\x04keys\x12\"\n\nafter_step\x18\x03 \x01(\x03H\x00R\tafterStep\x88\x01\x01\x42\r\n\x0b_after_step\"\x87\x01\n\x14WatchMetricsResponse\x12\x37\n\x07metrics\x18\x01 \x03(\x0b\x32\x1d.trainyard.registry.v1.MetricR\x07metrics\x12\x36\n\x05state\x18\x02 \x01(\x0e\x32 .trainyard.registry.v1.Run.StateR\x05state\"\x88\x01\n\x1d\x44ownloadCheckpointFileRequest\x12#\n\rcheckpoint_id\x18\x01 \x01(\tR\x0c\x63heckpointId\x12\x12\n\x04path\x18\x02 \x01(\tR\x04path\x12\x16\n\x06offset\x18\x03 \x01(\x03R\x06offset\x12\x16\n\x06length\x18\x04 \x01(\x03R\x06length\"6\n\x1e\x44ownloadCheckpointFileResponse\x12\x14\n\x05\x63hunk\x18\x01 \x01(\x0cR\x05\x63hunk\"B\n\x1bGetCheckpointLineageRequest\x12#\n\rcheckpoint_id\x18\x01 \x01(\tR\x0c\x63heckpointId\"\xbf\x02\n\x1cGetCheckpointLineageResponse\x12=\n\x08\x61ncestry\x18\x01 \x03(\x0b\x32!.trainyard.registry.v1.CheckpointR\x08\x61ncestry\x12=\n\x08\x63hildren\x18\x02 \x03(\x0b\x32!.trainyard.registry.v1.CheckpointR\x08\x63hildren\x12Z\n\x08versions\x18\x03 \x03(\x0b\x32>.trainyard.registry.v1.GetCheckpointLineageResponse.VersionRefR\x08versions\x1a\x45\n\nVersionRef\x12\x1d\n\nmodel_name\x18\x01 \x01(\tR\tmodelName\x12\x18\n\x07version\x18\x02 \x01(\x03R\x07version2\xac\x10\n\nRunService\x12p\n\x0fListExperiments\x12-.trainyard.registry.v1.ListExperimentsRequest\x1a..trainyard.registry.v1.ListExperimentsResponse\x12U\n\x06GetRun\x12$.trainyard.registry.v1.GetRunRequest\x1a%.trainyard.registry.v1.GetRunResponse\x12[\n\x08ListRuns\x12&.trainyard.registry.v1.ListRunsRequest\x1a\'.trainyard.registry.v1.ListRunsResponse\x12\x61\n\nSearchRuns\x12(.trainyard.registry.v1.SearchRunsRequest\x1a).trainyard.registry.v1.SearchRunsResponse\x12\x64\n\x0b\x43ompareRuns\x12).trainyard.registry.v1.CompareRunsRequest\x1a*.trainyard.registry.v1.CompareRunsResponse\x12^\n\tUpdateRun\x12\'.trainyard.registry.v1.UpdateRunRequest\x1a(.trainyard.registry.v1.UpdateRunResponse\x12^\n\tDeleteRun\x12\'.trainyard.registry.v1.DeleteRunRequest\x1a(.trainyard.registry.v1.DeleteRunResponse\x12\x61\n\nRestoreRun\x12(.trainyard.registry.v1.RestoreRunRequest\x1a).trainyard.registry.v1.RestoreRunResponse\x12s\n\x10\x44\x65leteExperiment\x12..trainyard.registry.v1.DeleteExperimentRequest\x1a/.trainyard.registry.v1.DeleteExperimentResponse\x12v\n\x11RestoreExperiment\x12/.trainyard.registry.v1.RestoreExperimentRequest\x1a\x30.trainyard.registry.v1.RestoreExperimentResponse\x12i\n\x0cWatchMetrics\x12*.trainyard.registry.v1.WatchMetricsRequest\x1a+.trainyard.registry.v1.WatchMetricsResponse0\x01\x12s\n\x10GetMetricHistory\x12..trainyard.registry.v1.GetMetricHistoryRequest\x1a/.trainyard.registry.v1.GetMetricHistoryResponse\x12j\n\rGetCheckpoint\x12+.trainyard.registry.v1.GetCheckpointRequest\x1a,.trainyard.registry.v1.GetCheckpointResponse\x12p\n\x0fListCheckpoints\x12-.trainyard.registry.v1.ListCheckpointsRequest\x1a..trainyard.registry.v1.ListCheckpointsResponse\x12s\n\x10SetCheckpointPin\x12..trainyard.registry.v1.SetCheckpointPinRequest\x1a/.trainyard.registry.v1.SetCheckpointPinResponse\x12j\n\rListArtifacts\x12+.trainyard.registry.v1.ListArtifactsRequest\x1a,.trainyard.registry.v1.ListArtifactsResponse\x12u\n\x10\x44ownloadArtifact\x12..trainyard.registry.v1.DownloadArtifactRequest\x1a/.trainyard.registry.v1.DownloadArtifactResponse0\x01\x12\x87\x01\n\x16\x44ownloadCheckpointFile\x12\x34.trainyard.registry.v1.DownloadCheckpointFileRequest\x1a\x35.trainyard.registry.v1.DownloadCheckpointFileResponse0\x01\x12\x7f\n\x14GetCheckpointLineage\x12\x32.trainyard.registry.v1.GetCheckpointLineageRequest\x1a\x33.trainyard.registry.v1.GetCheckpointLineageResponseB\xf7\x01\n\x19\x63om.trainyard.registry.v1B\x0fRunServiceProtoP\x01ZSgithub.com/ultrathink-pilot/trainyard/proto/gen/go/trainyard/registry/v1;registryv1\xa2\x02\x03TRX\xaa\x02\x15Trainyard.Registry.V1\xca\x02\x15Trainyard\\Registry\\V1\xe2\x02!Trainyard\\Registry\\V1\\GPBMetadata\xea\x02\x17Trainyard::Registry::V1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -24,6 +24,8 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'trainyard.registry.v1.run_s
 if _descriptor._USE_C_DESCRIPTORS == False:
   _globals['DESCRIPTOR']._options = None
   _globals['DESCRIPTOR']._serialized_options = b'\n\031com.trainyard.registry.v1B\017RunServiceProtoP\001ZSgithub.com/ultrathink-pilot/trainyard/proto/gen/go/trainyard/registry/v1;registryv1\242\002\003TRX\252\002\025Trainyard.Registry.V1\312\002\025Trainyard\\Registry\\V1\342\002!Trainyard\\Registry\\V1\\GPBMetadata\352\002\027Trainyard::Registry::V1'
+  _globals['_UPDATERUNREQUEST_SETTAGSENTRY']._options = None
+  _globals['_UPDATERUNREQUEST_SETTAGSENTRY']._serialized_options = b'8\001'
   _globals['_LISTEXPERIMENTSREQUEST']._serialized_start=139
   _globals['_LISTEXPERIMENTSREQUEST']._serialized_end=196
   _globals['_LISTEXPERIMENTSRESPONSE']._serialized_start=198
@@ -36,30 +38,80 @@ if _descriptor._USE_C_DESCRIPTORS == False:
   _globals['_LISTRUNSREQUEST']._serialized_end=579
   _globals['_LISTRUNSRESPONSE']._serialized_start=581
   _globals['_LISTRUNSRESPONSE']._serialized_end=687
-  _globals['_GETMETRICHISTORYREQUEST']._serialized_start=689
-  _globals['_GETMETRICHISTORYREQUEST']._serialized_end=786
-  _globals['_GETMETRICHISTORYRESPONSE']._serialized_start=788
-  _globals['_GETMETRICHISTORYRESPONSE']._serialized_end=906
-  _globals['_GETCHECKPOINTREQUEST']._serialized_start=908
-  _globals['_GETCHECKPOINTREQUEST']._serialized_end=967
-  _globals['_GETCHECKPOINTRESPONSE']._serialized_start=969
-  _globals['_GETCHECKPOINTRESPONSE']._serialized_end=1059
-  _globals['_LISTCHECKPOINTSREQUEST']._serialized_start=1062
-  _globals['_LISTCHECKPOINTSREQUEST']._serialized_end=1279
-  _globals['_LISTCHECKPOINTSRESPONSE']._serialized_start=1282
-  _globals['_LISTCHECKPOINTSRESPONSE']._serialized_end=1416
-  _globals['_SETCHECKPOINTPINREQUEST']._serialized_start=1419
-  _globals['_SETCHECKPOINTPINREQUEST']._serialized_end=1560
-  _globals['_SETCHECKPOINTPINRESPONSE']._serialized_start=1562
-  _globals['_SETCHECKPOINTPINRESPONSE']._serialized_end=1655
-  _globals['_LISTARTIFACTSREQUEST']._serialized_start=1657
-  _globals['_LISTARTIFACTSREQUEST']._serialized_end=1702
-  _globals['_LISTARTIFACTSRESPONSE']._serialized_start=1704
-  _globals['_LISTARTIFACTSRESPONSE']._serialized_end=1790
-  _globals['_DOWNLOADARTIFACTREQUEST']._serialized_start=1792
-  _globals['_DOWNLOADARTIFACTREQUEST']._serialized_end=1860
-  _globals['_DOWNLOADARTIFACTRESPONSE']._serialized_start=1862
-  _globals['_DOWNLOADARTIFACTRESPONSE']._serialized_end=1910
-  _globals['_RUNSERVICE']._serialized_start=1913
-  _globals['_RUNSERVICE']._serialized_end=2902
+  _globals['_GETMETRICHISTORYREQUEST']._serialized_start=690
+  _globals['_GETMETRICHISTORYREQUEST']._serialized_end=877
+  _globals['_GETMETRICHISTORYRESPONSE']._serialized_start=879
+  _globals['_GETMETRICHISTORYRESPONSE']._serialized_end=997
+  _globals['_GETCHECKPOINTREQUEST']._serialized_start=999
+  _globals['_GETCHECKPOINTREQUEST']._serialized_end=1058
+  _globals['_GETCHECKPOINTRESPONSE']._serialized_start=1060
+  _globals['_GETCHECKPOINTRESPONSE']._serialized_end=1150
+  _globals['_LISTCHECKPOINTSREQUEST']._serialized_start=1153
+  _globals['_LISTCHECKPOINTSREQUEST']._serialized_end=1370
+  _globals['_LISTCHECKPOINTSRESPONSE']._serialized_start=1373
+  _globals['_LISTCHECKPOINTSRESPONSE']._serialized_end=1507
+  _globals['_SETCHECKPOINTPINREQUEST']._serialized_start=1510
+  _globals['_SETCHECKPOINTPINREQUEST']._serialized_end=1651
+  _globals['_SETCHECKPOINTPINRESPONSE']._serialized_start=1653
+  _globals['_SETCHECKPOINTPINRESPONSE']._serialized_end=1746
+  _globals['_LISTARTIFACTSREQUEST']._serialized_start=1748
+  _globals['_LISTARTIFACTSREQUEST']._serialized_end=1793
+  _globals['_LISTARTIFACTSRESPONSE']._serialized_start=1795
+  _globals['_LISTARTIFACTSRESPONSE']._serialized_end=1881
+  _globals['_DOWNLOADARTIFACTREQUEST']._serialized_start=1883
+  _globals['_DOWNLOADARTIFACTREQUEST']._serialized_end=1999
+  _globals['_DOWNLOADARTIFACTRESPONSE']._serialized_start=2001
+  _globals['_DOWNLOADARTIFACTRESPONSE']._serialized_end=2049
+  _globals['_SEARCHRUNSREQUEST']._serialized_start=2052
+  _globals['_SEARCHRUNSREQUEST']._serialized_end=2449
+  _globals['_SEARCHRUNSREQUEST_LIFECYCLE']._serialized_start=2347
+  _globals['_SEARCHRUNSREQUEST_LIFECYCLE']._serialized_end=2449
+  _globals['_SEARCHRUNSRESPONSE']._serialized_start=2451
+  _globals['_SEARCHRUNSRESPONSE']._serialized_end=2559
+  _globals['_COMPARERUNSREQUEST']._serialized_start=2561
+  _globals['_COMPARERUNSREQUEST']._serialized_end=2645
+  _globals['_COMPARERUNSRESPONSE']._serialized_start=2648
+  _globals['_COMPARERUNSRESPONSE']._serialized_end=3095
+  _globals['_COMPARERUNSRESPONSE_PARAMROW']._serialized_start=2876
+  _globals['_COMPARERUNSRESPONSE_PARAMROW']._serialized_end=2984
+  _globals['_COMPARERUNSRESPONSE_METRICROW']._serialized_start=2986
+  _globals['_COMPARERUNSRESPONSE_METRICROW']._serialized_end=3095
+  _globals['_UPDATERUNREQUEST']._serialized_start=3098
+  _globals['_UPDATERUNREQUEST']._serialized_end=3564
+  _globals['_UPDATERUNREQUEST_SETTAGSENTRY']._serialized_start=3461
+  _globals['_UPDATERUNREQUEST_SETTAGSENTRY']._serialized_end=3519
+  _globals['_UPDATERUNRESPONSE']._serialized_start=3566
+  _globals['_UPDATERUNRESPONSE']._serialized_end=3631
+  _globals['_DELETERUNREQUEST']._serialized_start=3633
+  _globals['_DELETERUNREQUEST']._serialized_end=3705
+  _globals['_DELETERUNRESPONSE']._serialized_start=3707
+  _globals['_DELETERUNRESPONSE']._serialized_end=3726
+  _globals['_RESTORERUNREQUEST']._serialized_start=3728
+  _globals['_RESTORERUNREQUEST']._serialized_end=3801
+  _globals['_RESTORERUNRESPONSE']._serialized_start=3803
+  _globals['_RESTORERUNRESPONSE']._serialized_end=3823
+  _globals['_DELETEEXPERIMENTREQUEST']._serialized_start=3825
+  _globals['_DELETEEXPERIMENTREQUEST']._serialized_end=3901
+  _globals['_DELETEEXPERIMENTRESPONSE']._serialized_start=3903
+  _globals['_DELETEEXPERIMENTRESPONSE']._serialized_end=3929
+  _globals['_RESTOREEXPERIMENTREQUEST']._serialized_start=3931
+  _globals['_RESTOREEXPERIMENTREQUEST']._serialized_end=4008
+  _globals['_RESTOREEXPERIMENTRESPONSE']._serialized_start=4010
+  _globals['_RESTOREEXPERIMENTRESPONSE']._serialized_end=4037
+  _globals['_WATCHMETRICSREQUEST']._serialized_start=4039
+  _globals['_WATCHMETRICSREQUEST']._serialized_end=4154
+  _globals['_WATCHMETRICSRESPONSE']._serialized_start=4157
+  _globals['_WATCHMETRICSRESPONSE']._serialized_end=4292
+  _globals['_DOWNLOADCHECKPOINTFILEREQUEST']._serialized_start=4295
+  _globals['_DOWNLOADCHECKPOINTFILEREQUEST']._serialized_end=4431
+  _globals['_DOWNLOADCHECKPOINTFILERESPONSE']._serialized_start=4433
+  _globals['_DOWNLOADCHECKPOINTFILERESPONSE']._serialized_end=4487
+  _globals['_GETCHECKPOINTLINEAGEREQUEST']._serialized_start=4489
+  _globals['_GETCHECKPOINTLINEAGEREQUEST']._serialized_end=4555
+  _globals['_GETCHECKPOINTLINEAGERESPONSE']._serialized_start=4558
+  _globals['_GETCHECKPOINTLINEAGERESPONSE']._serialized_end=4877
+  _globals['_GETCHECKPOINTLINEAGERESPONSE_VERSIONREF']._serialized_start=4808
+  _globals['_GETCHECKPOINTLINEAGERESPONSE_VERSIONREF']._serialized_end=4877
+  _globals['_RUNSERVICE']._serialized_start=4880
+  _globals['_RUNSERVICE']._serialized_end=6972
 # @@protoc_insertion_point(module_scope)

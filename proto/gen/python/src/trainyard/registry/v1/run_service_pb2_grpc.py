@@ -30,6 +30,46 @@ class RunServiceStub(object):
                 request_serializer=trainyard_dot_registry_dot_v1_dot_run__service__pb2.ListRunsRequest.SerializeToString,
                 response_deserializer=trainyard_dot_registry_dot_v1_dot_run__service__pb2.ListRunsResponse.FromString,
                 )
+        self.SearchRuns = channel.unary_unary(
+                '/trainyard.registry.v1.RunService/SearchRuns',
+                request_serializer=trainyard_dot_registry_dot_v1_dot_run__service__pb2.SearchRunsRequest.SerializeToString,
+                response_deserializer=trainyard_dot_registry_dot_v1_dot_run__service__pb2.SearchRunsResponse.FromString,
+                )
+        self.CompareRuns = channel.unary_unary(
+                '/trainyard.registry.v1.RunService/CompareRuns',
+                request_serializer=trainyard_dot_registry_dot_v1_dot_run__service__pb2.CompareRunsRequest.SerializeToString,
+                response_deserializer=trainyard_dot_registry_dot_v1_dot_run__service__pb2.CompareRunsResponse.FromString,
+                )
+        self.UpdateRun = channel.unary_unary(
+                '/trainyard.registry.v1.RunService/UpdateRun',
+                request_serializer=trainyard_dot_registry_dot_v1_dot_run__service__pb2.UpdateRunRequest.SerializeToString,
+                response_deserializer=trainyard_dot_registry_dot_v1_dot_run__service__pb2.UpdateRunResponse.FromString,
+                )
+        self.DeleteRun = channel.unary_unary(
+                '/trainyard.registry.v1.RunService/DeleteRun',
+                request_serializer=trainyard_dot_registry_dot_v1_dot_run__service__pb2.DeleteRunRequest.SerializeToString,
+                response_deserializer=trainyard_dot_registry_dot_v1_dot_run__service__pb2.DeleteRunResponse.FromString,
+                )
+        self.RestoreRun = channel.unary_unary(
+                '/trainyard.registry.v1.RunService/RestoreRun',
+                request_serializer=trainyard_dot_registry_dot_v1_dot_run__service__pb2.RestoreRunRequest.SerializeToString,
+                response_deserializer=trainyard_dot_registry_dot_v1_dot_run__service__pb2.RestoreRunResponse.FromString,
+                )
+        self.DeleteExperiment = channel.unary_unary(
+                '/trainyard.registry.v1.RunService/DeleteExperiment',
+                request_serializer=trainyard_dot_registry_dot_v1_dot_run__service__pb2.DeleteExperimentRequest.SerializeToString,
+                response_deserializer=trainyard_dot_registry_dot_v1_dot_run__service__pb2.DeleteExperimentResponse.FromString,
+                )
+        self.RestoreExperiment = channel.unary_unary(
+                '/trainyard.registry.v1.RunService/RestoreExperiment',
+                request_serializer=trainyard_dot_registry_dot_v1_dot_run__service__pb2.RestoreExperimentRequest.SerializeToString,
+                response_deserializer=trainyard_dot_registry_dot_v1_dot_run__service__pb2.RestoreExperimentResponse.FromString,
+                )
+        self.WatchMetrics = channel.unary_stream(
+                '/trainyard.registry.v1.RunService/WatchMetrics',
+                request_serializer=trainyard_dot_registry_dot_v1_dot_run__service__pb2.WatchMetricsRequest.SerializeToString,
+                response_deserializer=trainyard_dot_registry_dot_v1_dot_run__service__pb2.WatchMetricsResponse.FromString,
+                )
         self.GetMetricHistory = channel.unary_unary(
                 '/trainyard.registry.v1.RunService/GetMetricHistory',
                 request_serializer=trainyard_dot_registry_dot_v1_dot_run__service__pb2.GetMetricHistoryRequest.SerializeToString,
@@ -60,6 +100,16 @@ class RunServiceStub(object):
                 request_serializer=trainyard_dot_registry_dot_v1_dot_run__service__pb2.DownloadArtifactRequest.SerializeToString,
                 response_deserializer=trainyard_dot_registry_dot_v1_dot_run__service__pb2.DownloadArtifactResponse.FromString,
                 )
+        self.DownloadCheckpointFile = channel.unary_stream(
+                '/trainyard.registry.v1.RunService/DownloadCheckpointFile',
+                request_serializer=trainyard_dot_registry_dot_v1_dot_run__service__pb2.DownloadCheckpointFileRequest.SerializeToString,
+                response_deserializer=trainyard_dot_registry_dot_v1_dot_run__service__pb2.DownloadCheckpointFileResponse.FromString,
+                )
+        self.GetCheckpointLineage = channel.unary_unary(
+                '/trainyard.registry.v1.RunService/GetCheckpointLineage',
+                request_serializer=trainyard_dot_registry_dot_v1_dot_run__service__pb2.GetCheckpointLineageRequest.SerializeToString,
+                response_deserializer=trainyard_dot_registry_dot_v1_dot_run__service__pb2.GetCheckpointLineageResponse.FromString,
+                )
 
 
 class RunServiceServicer(object):
@@ -87,9 +137,68 @@ class RunServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def SearchRuns(self, request, context):
+        """SearchRuns returns the runs that satisfy a filter in MLflow's grammar, in the order asked for.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CompareRuns(self, request, context):
+        """CompareRuns lays the params and latest metrics of several runs side by side.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UpdateRun(self, request, context):
+        """UpdateRun changes what people may change of a run: name, notes, tags, parent, datasets. Params and metrics never change.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteRun(self, request, context):
+        """DeleteRun takes a run out of listings; nothing of it is lost. A run whose attempt is open is refused (ILLEGAL_TRANSITION).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RestoreRun(self, request, context):
+        """RestoreRun brings a deleted run back.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteExperiment(self, request, context):
+        """DeleteExperiment deletes an experiment together with its runs.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RestoreExperiment(self, request, context):
+        """RestoreExperiment brings a deleted experiment back together with all of its runs.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def WatchMetrics(self, request, context):
+        """WatchMetrics sends a run's points as they become durable: first those above after_step, then new ones within a second,
+        by key and then step. The first frame comes at once. None is missed; after a reconnect with the last step seen, or when
+        a value is logged below one that was sent, points may come twice: (key, step, time, attempt) tells. The stream ends with
+        OK when the run has SUCCEEDED and everything was sent; a run in another ended state may be continued, so its stream stays.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetMetricHistory(self, request, context):
         """GetMetricHistory returns one series in step order. With max_points it is downsampled to the minimum and maximum of equal
-        step ranges, so that no peak is lost. A step that was logged by two attempts has the newer attempt's value.
+        ranges, so that no peak is lost. A step that was logged by two attempts has the newer attempt's value.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -125,7 +234,22 @@ class RunServiceServicer(object):
 
     def DownloadArtifact(self, request, context):
         """DownloadArtifact streams an artifact's content, verified against its digest while it is sent: DATA_LOSS at the end means
-        that the bytes are not what was committed.
+        that the bytes are not what was committed. A range of it cannot be verified.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DownloadCheckpointFile(self, request, context):
+        """DownloadCheckpointFile is DownloadArtifact for a file of a checkpoint. Where the object store can be reached, the presigned
+        URLs of ResolveModel are faster.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetCheckpointLineage(self, request, context):
+        """GetCheckpointLineage returns where a checkpoint comes from and what was made of it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -148,6 +272,46 @@ def add_RunServiceServicer_to_server(servicer, server):
                     servicer.ListRuns,
                     request_deserializer=trainyard_dot_registry_dot_v1_dot_run__service__pb2.ListRunsRequest.FromString,
                     response_serializer=trainyard_dot_registry_dot_v1_dot_run__service__pb2.ListRunsResponse.SerializeToString,
+            ),
+            'SearchRuns': grpc.unary_unary_rpc_method_handler(
+                    servicer.SearchRuns,
+                    request_deserializer=trainyard_dot_registry_dot_v1_dot_run__service__pb2.SearchRunsRequest.FromString,
+                    response_serializer=trainyard_dot_registry_dot_v1_dot_run__service__pb2.SearchRunsResponse.SerializeToString,
+            ),
+            'CompareRuns': grpc.unary_unary_rpc_method_handler(
+                    servicer.CompareRuns,
+                    request_deserializer=trainyard_dot_registry_dot_v1_dot_run__service__pb2.CompareRunsRequest.FromString,
+                    response_serializer=trainyard_dot_registry_dot_v1_dot_run__service__pb2.CompareRunsResponse.SerializeToString,
+            ),
+            'UpdateRun': grpc.unary_unary_rpc_method_handler(
+                    servicer.UpdateRun,
+                    request_deserializer=trainyard_dot_registry_dot_v1_dot_run__service__pb2.UpdateRunRequest.FromString,
+                    response_serializer=trainyard_dot_registry_dot_v1_dot_run__service__pb2.UpdateRunResponse.SerializeToString,
+            ),
+            'DeleteRun': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteRun,
+                    request_deserializer=trainyard_dot_registry_dot_v1_dot_run__service__pb2.DeleteRunRequest.FromString,
+                    response_serializer=trainyard_dot_registry_dot_v1_dot_run__service__pb2.DeleteRunResponse.SerializeToString,
+            ),
+            'RestoreRun': grpc.unary_unary_rpc_method_handler(
+                    servicer.RestoreRun,
+                    request_deserializer=trainyard_dot_registry_dot_v1_dot_run__service__pb2.RestoreRunRequest.FromString,
+                    response_serializer=trainyard_dot_registry_dot_v1_dot_run__service__pb2.RestoreRunResponse.SerializeToString,
+            ),
+            'DeleteExperiment': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteExperiment,
+                    request_deserializer=trainyard_dot_registry_dot_v1_dot_run__service__pb2.DeleteExperimentRequest.FromString,
+                    response_serializer=trainyard_dot_registry_dot_v1_dot_run__service__pb2.DeleteExperimentResponse.SerializeToString,
+            ),
+            'RestoreExperiment': grpc.unary_unary_rpc_method_handler(
+                    servicer.RestoreExperiment,
+                    request_deserializer=trainyard_dot_registry_dot_v1_dot_run__service__pb2.RestoreExperimentRequest.FromString,
+                    response_serializer=trainyard_dot_registry_dot_v1_dot_run__service__pb2.RestoreExperimentResponse.SerializeToString,
+            ),
+            'WatchMetrics': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchMetrics,
+                    request_deserializer=trainyard_dot_registry_dot_v1_dot_run__service__pb2.WatchMetricsRequest.FromString,
+                    response_serializer=trainyard_dot_registry_dot_v1_dot_run__service__pb2.WatchMetricsResponse.SerializeToString,
             ),
             'GetMetricHistory': grpc.unary_unary_rpc_method_handler(
                     servicer.GetMetricHistory,
@@ -178,6 +342,16 @@ def add_RunServiceServicer_to_server(servicer, server):
                     servicer.DownloadArtifact,
                     request_deserializer=trainyard_dot_registry_dot_v1_dot_run__service__pb2.DownloadArtifactRequest.FromString,
                     response_serializer=trainyard_dot_registry_dot_v1_dot_run__service__pb2.DownloadArtifactResponse.SerializeToString,
+            ),
+            'DownloadCheckpointFile': grpc.unary_stream_rpc_method_handler(
+                    servicer.DownloadCheckpointFile,
+                    request_deserializer=trainyard_dot_registry_dot_v1_dot_run__service__pb2.DownloadCheckpointFileRequest.FromString,
+                    response_serializer=trainyard_dot_registry_dot_v1_dot_run__service__pb2.DownloadCheckpointFileResponse.SerializeToString,
+            ),
+            'GetCheckpointLineage': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetCheckpointLineage,
+                    request_deserializer=trainyard_dot_registry_dot_v1_dot_run__service__pb2.GetCheckpointLineageRequest.FromString,
+                    response_serializer=trainyard_dot_registry_dot_v1_dot_run__service__pb2.GetCheckpointLineageResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -238,6 +412,142 @@ class RunService(object):
         return grpc.experimental.unary_unary(request, target, '/trainyard.registry.v1.RunService/ListRuns',
             trainyard_dot_registry_dot_v1_dot_run__service__pb2.ListRunsRequest.SerializeToString,
             trainyard_dot_registry_dot_v1_dot_run__service__pb2.ListRunsResponse.FromString,
+            options, channel_credentials,
+            insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
+
+    @staticmethod
+    def SearchRuns(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(request, target, '/trainyard.registry.v1.RunService/SearchRuns',
+            trainyard_dot_registry_dot_v1_dot_run__service__pb2.SearchRunsRequest.SerializeToString,
+            trainyard_dot_registry_dot_v1_dot_run__service__pb2.SearchRunsResponse.FromString,
+            options, channel_credentials,
+            insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
+
+    @staticmethod
+    def CompareRuns(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(request, target, '/trainyard.registry.v1.RunService/CompareRuns',
+            trainyard_dot_registry_dot_v1_dot_run__service__pb2.CompareRunsRequest.SerializeToString,
+            trainyard_dot_registry_dot_v1_dot_run__service__pb2.CompareRunsResponse.FromString,
+            options, channel_credentials,
+            insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
+
+    @staticmethod
+    def UpdateRun(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(request, target, '/trainyard.registry.v1.RunService/UpdateRun',
+            trainyard_dot_registry_dot_v1_dot_run__service__pb2.UpdateRunRequest.SerializeToString,
+            trainyard_dot_registry_dot_v1_dot_run__service__pb2.UpdateRunResponse.FromString,
+            options, channel_credentials,
+            insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
+
+    @staticmethod
+    def DeleteRun(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(request, target, '/trainyard.registry.v1.RunService/DeleteRun',
+            trainyard_dot_registry_dot_v1_dot_run__service__pb2.DeleteRunRequest.SerializeToString,
+            trainyard_dot_registry_dot_v1_dot_run__service__pb2.DeleteRunResponse.FromString,
+            options, channel_credentials,
+            insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
+
+    @staticmethod
+    def RestoreRun(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(request, target, '/trainyard.registry.v1.RunService/RestoreRun',
+            trainyard_dot_registry_dot_v1_dot_run__service__pb2.RestoreRunRequest.SerializeToString,
+            trainyard_dot_registry_dot_v1_dot_run__service__pb2.RestoreRunResponse.FromString,
+            options, channel_credentials,
+            insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
+
+    @staticmethod
+    def DeleteExperiment(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(request, target, '/trainyard.registry.v1.RunService/DeleteExperiment',
+            trainyard_dot_registry_dot_v1_dot_run__service__pb2.DeleteExperimentRequest.SerializeToString,
+            trainyard_dot_registry_dot_v1_dot_run__service__pb2.DeleteExperimentResponse.FromString,
+            options, channel_credentials,
+            insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
+
+    @staticmethod
+    def RestoreExperiment(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(request, target, '/trainyard.registry.v1.RunService/RestoreExperiment',
+            trainyard_dot_registry_dot_v1_dot_run__service__pb2.RestoreExperimentRequest.SerializeToString,
+            trainyard_dot_registry_dot_v1_dot_run__service__pb2.RestoreExperimentResponse.FromString,
+            options, channel_credentials,
+            insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
+
+    @staticmethod
+    def WatchMetrics(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(request, target, '/trainyard.registry.v1.RunService/WatchMetrics',
+            trainyard_dot_registry_dot_v1_dot_run__service__pb2.WatchMetricsRequest.SerializeToString,
+            trainyard_dot_registry_dot_v1_dot_run__service__pb2.WatchMetricsResponse.FromString,
             options, channel_credentials,
             insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
 
@@ -340,5 +650,39 @@ class RunService(object):
         return grpc.experimental.unary_stream(request, target, '/trainyard.registry.v1.RunService/DownloadArtifact',
             trainyard_dot_registry_dot_v1_dot_run__service__pb2.DownloadArtifactRequest.SerializeToString,
             trainyard_dot_registry_dot_v1_dot_run__service__pb2.DownloadArtifactResponse.FromString,
+            options, channel_credentials,
+            insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
+
+    @staticmethod
+    def DownloadCheckpointFile(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(request, target, '/trainyard.registry.v1.RunService/DownloadCheckpointFile',
+            trainyard_dot_registry_dot_v1_dot_run__service__pb2.DownloadCheckpointFileRequest.SerializeToString,
+            trainyard_dot_registry_dot_v1_dot_run__service__pb2.DownloadCheckpointFileResponse.FromString,
+            options, channel_credentials,
+            insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
+
+    @staticmethod
+    def GetCheckpointLineage(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(request, target, '/trainyard.registry.v1.RunService/GetCheckpointLineage',
+            trainyard_dot_registry_dot_v1_dot_run__service__pb2.GetCheckpointLineageRequest.SerializeToString,
+            trainyard_dot_registry_dot_v1_dot_run__service__pb2.GetCheckpointLineageResponse.FromString,
             options, channel_credentials,
             insecure, call_credentials, compression, wait_for_ready, timeout, metadata)

@@ -15,7 +15,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file trainyard/registry/v1/model_service.proto.
  */
 export const file_trainyard_registry_v1_model_service: GenFile = /*@__PURE__*/
-  fileDesc("Cil0cmFpbnlhcmQvcmVnaXN0cnkvdjEvbW9kZWxfc2VydmljZS5wcm90bxIVdHJhaW55YXJkLnJlZ2lzdHJ5LnYxIukBCgVNb2RlbBIMCgRuYW1lGAEgASgJEjUKCHZlcnNpb25zGAIgAygLMiMudHJhaW55YXJkLnJlZ2lzdHJ5LnYxLk1vZGVsVmVyc2lvbhI6CgdhbGlhc2VzGAMgAygLMikudHJhaW55YXJkLnJlZ2lzdHJ5LnYxLk1vZGVsLkFsaWFzZXNFbnRyeRIvCgtjcmVhdGVfdGltZRgEIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXAaLgoMQWxpYXNlc0VudHJ5EgsKA2tleRgBIAEoCRINCgV2YWx1ZRgCIAEoAzoCOAEikAMKDE1vZGVsVmVyc2lvbhISCgptb2RlbF9uYW1lGAEgASgJEg8KB3ZlcnNpb24YAiABKAMSKwoFc3RhZ2UYAyABKA4yHC50cmFpbnlhcmQucmVnaXN0cnkudjEuU3RhZ2USFQoNY2hlY2twb2ludF9pZBgEIAEoCRIOCgZydW5faWQYBSABKAkSQQoHbWV0cmljcxgGIAMoCzIwLnRyYWlueWFyZC5yZWdpc3RyeS52MS5Nb2RlbFZlcnNpb24uTWV0cmljc0VudHJ5EhcKD21hbmlmZXN0X3NoYTI1NhgHIAEoDBIPCgdhbGlhc2VzGAggAygJEi8KC2NyZWF0ZV90aW1lGAkgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBITCgt0cmFjZXBhcmVudBgKIAEoCRIMCgRldGFnGAsgASgJEhYKDmZlYXR1cmVfc2NoZW1hGAwgASgJGi4KDE1ldHJpY3NFbnRyeRILCgNrZXkYASABKAkSDQoFdmFsdWUYAiABKAE6AjgBIkUKDVByb21vdGlvbkdhdGUSGgoGbWV0cmljGAEgASgJQgq6SAdyBRABGPoBEhgKB21pbmltdW0YAiABKAFCB7pIBBICQAEixAIKCk1vZGVsRXZlbnQSEAoIc2VxdWVuY2UYASABKAMSEgoKbW9kZWxfbmFtZRgCIAEoCRIPCgd2ZXJzaW9uGAMgASgDEjAKCmZyb21fc3RhZ2UYBCABKA4yHC50cmFpbnlhcmQucmVnaXN0cnkudjEuU3RhZ2USLgoIdG9fc3RhZ2UYBSABKA4yHC50cmFpbnlhcmQucmVnaXN0cnkudjEuU3RhZ2USDgoGYWN0aW9uGAYgASgJEg0KBWFjdG9yGAcgASgJEg4KBnJlYXNvbhgIIAEoCRINCgVnYXRlcxgJIAMoCRIoCgR0aW1lGAogASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIMCgRoYXNoGAsgASgMEhUKDXByZXZpb3VzX2hhc2gYDCABKAwSEAoIdHJhY2VfaWQYDSABKAkiMQoRTGlzdE1vZGVsc1JlcXVlc3QSHAoLbmFtZV9wcmVmaXgYASABKAlCB7pIBHICGGQiQgoSTGlzdE1vZGVsc1Jlc3BvbnNlEiwKBm1vZGVscxgBIAMoCzIcLnRyYWlueWFyZC5yZWdpc3RyeS52MS5Nb2RlbCIwCg9HZXRNb2RlbFJlcXVlc3QSHQoKbW9kZWxfbmFtZRgBIAEoCUIJukgGcgQQARhkIj8KEEdldE1vZGVsUmVzcG9uc2USKwoFbW9kZWwYASABKAsyHC50cmFpbnlhcmQucmVnaXN0cnkudjEuTW9kZWwimAEKGUNyZWF0ZU1vZGVsVmVyc2lvblJlcXVlc3QSHAoKcmVxdWVzdF9pZBgBIAEoCUIIukgFcgOwAQESPAoKbW9kZWxfbmFtZRgCIAEoCUIoukglciMyIV5bQS1aYS16MC05XVtBLVphLXowLTkuXy1dezAsOTl9JBIfCg1jaGVja3BvaW50X2lkGAMgASgJQgi6SAVyA7ABASJSChpDcmVhdGVNb2RlbFZlcnNpb25SZXNwb25zZRI0Cgd2ZXJzaW9uGAEgASgLMiMudHJhaW55YXJkLnJlZ2lzdHJ5LnYxLk1vZGVsVmVyc2lvbiLPAgoaUHJvbW90ZU1vZGVsVmVyc2lvblJlcXVlc3QSHAoKcmVxdWVzdF9pZBgBIAEoCUIIukgFcgOwAQESHQoKbW9kZWxfbmFtZRgCIAEoCUIJukgGcgQQARhkEhgKB3ZlcnNpb24YAyABKANCB7pIBCICKAASNwoFc3RhZ2UYBCABKA4yHC50cmFpbnlhcmQucmVnaXN0cnkudjEuU3RhZ2VCCrpIB4IBBBABIAASPQoFZ2F0ZXMYBSADKAsyJC50cmFpbnlhcmQucmVnaXN0cnkudjEuUHJvbW90aW9uR2F0ZUIIukgFkgECEEASGAoGcmVhc29uGAYgASgJQgi6SAVyAxjoBxIoChtleHBlY3RlZF9wcm9kdWN0aW9uX3ZlcnNpb24YByABKANIAIgBAUIeChxfZXhwZWN0ZWRfcHJvZHVjdGlvbl92ZXJzaW9uIoUBChtQcm9tb3RlTW9kZWxWZXJzaW9uUmVzcG9uc2USNAoHdmVyc2lvbhgBIAEoCzIjLnRyYWlueWFyZC5yZWdpc3RyeS52MS5Nb2RlbFZlcnNpb24SMAoFZXZlbnQYAiABKAsyIS50cmFpbnlhcmQucmVnaXN0cnkudjEuTW9kZWxFdmVudCJtChRSb2xsYmFja01vZGVsUmVxdWVzdBIcCgpyZXF1ZXN0X2lkGAEgASgJQgi6SAVyA7ABARIdCgptb2RlbF9uYW1lGAIgASgJQgm6SAZyBBABGGQSGAoGcmVhc29uGAMgASgJQgi6SAVyAxjoByJ/ChVSb2xsYmFja01vZGVsUmVzcG9uc2USNAoHdmVyc2lvbhgBIAEoCzIjLnRyYWlueWFyZC5yZWdpc3RyeS52MS5Nb2RlbFZlcnNpb24SMAoFZXZlbnQYAiABKAsyIS50cmFpbnlhcmQucmVnaXN0cnkudjEuTW9kZWxFdmVudCKaAQoTUmVzb2x2ZU1vZGVsUmVxdWVzdBIdCgptb2RlbF9uYW1lGAEgASgJQgm6SAZyBBABGGQSLQoFc3RhZ2UYAiABKA4yHC50cmFpbnlhcmQucmVnaXN0cnkudjEuU3RhZ2VIABIPCgVhbGlhcxgDIAEoCUgAEhEKB3ZlcnNpb24YBCABKANIAEIRCghzZWxlY3RvchIFukgCCAEiugEKFFJlc29sdmVNb2RlbFJlc3BvbnNlEjQKB3ZlcnNpb24YASABKAsyIy50cmFpbnlhcmQucmVnaXN0cnkudjEuTW9kZWxWZXJzaW9uEjUKCmNoZWNrcG9pbnQYAiABKAsyIS50cmFpbnlhcmQucmVnaXN0cnkudjEuQ2hlY2twb2ludBI1Cglkb3dubG9hZHMYAyADKAsyIi50cmFpbnlhcmQucmVnaXN0cnkudjEuVHJhbnNmZXJVUkwiMgoRV2F0Y2hNb2RlbFJlcXVlc3QSHQoKbW9kZWxfbmFtZRgBIAEoCUIJukgGcgQQARhkIkoKEldhdGNoTW9kZWxSZXNwb25zZRI0Cgd2ZXJzaW9uGAEgASgLMiMudHJhaW55YXJkLnJlZ2lzdHJ5LnYxLk1vZGVsVmVyc2lvbiKfAQoXTGlzdE1vZGVsSGlzdG9yeVJlcXVlc3QSHQoKbW9kZWxfbmFtZRgBIAEoCUIJukgGcgQQARhkEisKB2F0X3RpbWUYAiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEhoKCXBhZ2Vfc2l6ZRgDIAEoBUIHukgEGgIoABIcCgpwYWdlX3Rva2VuGAQgASgJQgi6SAVyAxiACCKKAQoYTGlzdE1vZGVsSGlzdG9yeVJlc3BvbnNlEjEKBmV2ZW50cxgBIAMoCzIhLnRyYWlueWFyZC5yZWdpc3RyeS52MS5Nb2RlbEV2ZW50EiIKGnByb2R1Y3Rpb25fdmVyc2lvbl9hdF90aW1lGAIgASgDEhcKD25leHRfcGFnZV90b2tlbhgDIAEoCSprCgVTdGFnZRIVChFTVEFHRV9VTlNQRUNJRklFRBAAEg4KClNUQUdFX05PTkUQARIRCg1TVEFHRV9TVEFHSU5HEAISFAoQU1RBR0VfUFJPRFVDVElPThADEhIKDlNUQUdFX0FSQ0hJVkVEEAQy9gYKDE1vZGVsU2VydmljZRJhCgpMaXN0TW9kZWxzEigudHJhaW55YXJkLnJlZ2lzdHJ5LnYxLkxpc3RNb2RlbHNSZXF1ZXN0GikudHJhaW55YXJkLnJlZ2lzdHJ5LnYxLkxpc3RNb2RlbHNSZXNwb25zZRJbCghHZXRNb2RlbBImLnRyYWlueWFyZC5yZWdpc3RyeS52MS5HZXRNb2RlbFJlcXVlc3QaJy50cmFpbnlhcmQucmVnaXN0cnkudjEuR2V0TW9kZWxSZXNwb25zZRJ5ChJDcmVhdGVNb2RlbFZlcnNpb24SMC50cmFpbnlhcmQucmVnaXN0cnkudjEuQ3JlYXRlTW9kZWxWZXJzaW9uUmVxdWVzdBoxLnRyYWlueWFyZC5yZWdpc3RyeS52MS5DcmVhdGVNb2RlbFZlcnNpb25SZXNwb25zZRJ8ChNQcm9tb3RlTW9kZWxWZXJzaW9uEjEudHJhaW55YXJkLnJlZ2lzdHJ5LnYxLlByb21vdGVNb2RlbFZlcnNpb25SZXF1ZXN0GjIudHJhaW55YXJkLnJlZ2lzdHJ5LnYxLlByb21vdGVNb2RlbFZlcnNpb25SZXNwb25zZRJqCg1Sb2xsYmFja01vZGVsEisudHJhaW55YXJkLnJlZ2lzdHJ5LnYxLlJvbGxiYWNrTW9kZWxSZXF1ZXN0GiwudHJhaW55YXJkLnJlZ2lzdHJ5LnYxLlJvbGxiYWNrTW9kZWxSZXNwb25zZRJnCgxSZXNvbHZlTW9kZWwSKi50cmFpbnlhcmQucmVnaXN0cnkudjEuUmVzb2x2ZU1vZGVsUmVxdWVzdBorLnRyYWlueWFyZC5yZWdpc3RyeS52MS5SZXNvbHZlTW9kZWxSZXNwb25zZRJjCgpXYXRjaE1vZGVsEigudHJhaW55YXJkLnJlZ2lzdHJ5LnYxLldhdGNoTW9kZWxSZXF1ZXN0GikudHJhaW55YXJkLnJlZ2lzdHJ5LnYxLldhdGNoTW9kZWxSZXNwb25zZTABEnMKEExpc3RNb2RlbEhpc3RvcnkSLi50cmFpbnlhcmQucmVnaXN0cnkudjEuTGlzdE1vZGVsSGlzdG9yeVJlcXVlc3QaLy50cmFpbnlhcmQucmVnaXN0cnkudjEuTGlzdE1vZGVsSGlzdG9yeVJlc3BvbnNlQvkBChljb20udHJhaW55YXJkLnJlZ2lzdHJ5LnYxQhFNb2RlbFNlcnZpY2VQcm90b1ABWlNnaXRodWIuY29tL3VsdHJhdGhpbmstcGlsb3QvdHJhaW55YXJkL3Byb3RvL2dlbi9nby90cmFpbnlhcmQvcmVnaXN0cnkvdjE7cmVnaXN0cnl2MaICA1RSWKoCFVRyYWlueWFyZC5SZWdpc3RyeS5WMcoCFVRyYWlueWFyZFxSZWdpc3RyeVxWMeICIVRyYWlueWFyZFxSZWdpc3RyeVxWMVxHUEJNZXRhZGF0YeoCF1RyYWlueWFyZDo6UmVnaXN0cnk6OlYxYgZwcm90bzM", [file_buf_validate_validate, file_google_protobuf_timestamp, file_trainyard_registry_v1_checkpoint]);
+  fileDesc("Cil0cmFpbnlhcmQvcmVnaXN0cnkvdjEvbW9kZWxfc2VydmljZS5wcm90bxIVdHJhaW55YXJkLnJlZ2lzdHJ5LnYxIqECCgVNb2RlbBIMCgRuYW1lGAEgASgJEjUKCHZlcnNpb25zGAIgAygLMiMudHJhaW55YXJkLnJlZ2lzdHJ5LnYxLk1vZGVsVmVyc2lvbhI6CgdhbGlhc2VzGAMgAygLMikudHJhaW55YXJkLnJlZ2lzdHJ5LnYxLk1vZGVsLkFsaWFzZXNFbnRyeRIvCgtjcmVhdGVfdGltZRgEIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASNgoGcG9saWN5GAUgASgLMiYudHJhaW55YXJkLnJlZ2lzdHJ5LnYxLlByb21vdGlvblBvbGljeRouCgxBbGlhc2VzRW50cnkSCwoDa2V5GAEgASgJEg0KBXZhbHVlGAIgASgDOgI4ASKZAQoPUHJvbW90aW9uUG9saWN5Ej0KBWdhdGVzGAEgAygLMiQudHJhaW55YXJkLnJlZ2lzdHJ5LnYxLlByb21vdGlvbkdhdGVCCLpIBZIBAhBAEisKD3JlcXVpcmVkX2NoZWNrcxgCIAMoCUISukgPkgEMEEAYASIGcgQQARhkEhoKCWFwcHJvdmFscxgDIAEoDUIHukgEKgIYFCJuCgVDaGVjaxIMCgRuYW1lGAEgASgJEg4KBnBhc3NlZBgCIAEoCBIOCgZkZXRhaWwYAyABKAkSDQoFYWN0b3IYBCABKAkSKAoEdGltZRgFIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXAiUwoIQXBwcm92YWwSDQoFYWN0b3IYASABKAkSDgoGcmVhc29uGAIgASgJEigKBHRpbWUYAyABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wIo0ECgxNb2RlbFZlcnNpb24SEgoKbW9kZWxfbmFtZRgBIAEoCRIPCgd2ZXJzaW9uGAIgASgDEisKBXN0YWdlGAMgASgOMhwudHJhaW55YXJkLnJlZ2lzdHJ5LnYxLlN0YWdlEhUKDWNoZWNrcG9pbnRfaWQYBCABKAkSDgoGcnVuX2lkGAUgASgJEkEKB21ldHJpY3MYBiADKAsyMC50cmFpbnlhcmQucmVnaXN0cnkudjEuTW9kZWxWZXJzaW9uLk1ldHJpY3NFbnRyeRIXCg9tYW5pZmVzdF9zaGEyNTYYByABKAwSDwoHYWxpYXNlcxgIIAMoCRIvCgtjcmVhdGVfdGltZRgJIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASEwoLdHJhY2VwYXJlbnQYCiABKAkSDAoEZXRhZxgLIAEoCRIWCg5mZWF0dXJlX3NjaGVtYRgMIAEoCRIZChFldmFsdWF0aW9uX3dpbmRvdxgNIAEoCRIsCgZjaGVja3MYDiADKAsyHC50cmFpbnlhcmQucmVnaXN0cnkudjEuQ2hlY2sSMgoJYXBwcm92YWxzGA8gAygLMh8udHJhaW55YXJkLnJlZ2lzdHJ5LnYxLkFwcHJvdmFsGi4KDE1ldHJpY3NFbnRyeRILCgNrZXkYASABKAkSDQoFdmFsdWUYAiABKAE6AjgBItQBCg1Qcm9tb3Rpb25HYXRlEhoKBm1ldHJpYxgBIAEoCUIKukgHcgUQARj6ARIYCgdtaW5pbXVtGAIgASgBQge6SAQSAkABEh0KB21heGltdW0YAyABKAFCB7pIBBICQAFIAIgBARInChFwcm9kdWN0aW9uX21hcmdpbhgEIAEoAUIHukgEEgJAAUgBiAEBEiMKEWV2YWx1YXRpb25fd2luZG93GAUgASgJQgi6SAVyAxjIAUIKCghfbWF4aW11bUIUChJfcHJvZHVjdGlvbl9tYXJnaW4i1QIKCk1vZGVsRXZlbnQSEAoIc2VxdWVuY2UYASABKAMSEgoKbW9kZWxfbmFtZRgCIAEoCRIPCgd2ZXJzaW9uGAMgASgDEjAKCmZyb21fc3RhZ2UYBCABKA4yHC50cmFpbnlhcmQucmVnaXN0cnkudjEuU3RhZ2USLgoIdG9fc3RhZ2UYBSABKA4yHC50cmFpbnlhcmQucmVnaXN0cnkudjEuU3RhZ2USDgoGYWN0aW9uGAYgASgJEg0KBWFjdG9yGAcgASgJEg4KBnJlYXNvbhgIIAEoCRINCgVnYXRlcxgJIAMoCRIoCgR0aW1lGAogASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIMCgRoYXNoGAsgASgMEhUKDXByZXZpb3VzX2hhc2gYDCABKAwSEAoIdHJhY2VfaWQYDSABKAkSDwoHc3ViamVjdBgOIAEoCSIxChFMaXN0TW9kZWxzUmVxdWVzdBIcCgtuYW1lX3ByZWZpeBgBIAEoCUIHukgEcgIYZCJCChJMaXN0TW9kZWxzUmVzcG9uc2USLAoGbW9kZWxzGAEgAygLMhwudHJhaW55YXJkLnJlZ2lzdHJ5LnYxLk1vZGVsIjAKD0dldE1vZGVsUmVxdWVzdBIdCgptb2RlbF9uYW1lGAEgASgJQgm6SAZyBBABGGQiPwoQR2V0TW9kZWxSZXNwb25zZRIrCgVtb2RlbBgBIAEoCzIcLnRyYWlueWFyZC5yZWdpc3RyeS52MS5Nb2RlbCKYAQoZQ3JlYXRlTW9kZWxWZXJzaW9uUmVxdWVzdBIcCgpyZXF1ZXN0X2lkGAEgASgJQgi6SAVyA7ABARI8Cgptb2RlbF9uYW1lGAIgASgJQii6SCVyIzIhXltBLVphLXowLTldW0EtWmEtejAtOS5fLV17MCw5OX0kEh8KDWNoZWNrcG9pbnRfaWQYAyABKAlCCLpIBXIDsAEBIlIKGkNyZWF0ZU1vZGVsVmVyc2lvblJlc3BvbnNlEjQKB3ZlcnNpb24YASABKAsyIy50cmFpbnlhcmQucmVnaXN0cnkudjEuTW9kZWxWZXJzaW9uIs8CChpQcm9tb3RlTW9kZWxWZXJzaW9uUmVxdWVzdBIcCgpyZXF1ZXN0X2lkGAEgASgJQgi6SAVyA7ABARIdCgptb2RlbF9uYW1lGAIgASgJQgm6SAZyBBABGGQSGAoHdmVyc2lvbhgDIAEoA0IHukgEIgIoABI3CgVzdGFnZRgEIAEoDjIcLnRyYWlueWFyZC5yZWdpc3RyeS52MS5TdGFnZUIKukgHggEEEAEgABI9CgVnYXRlcxgFIAMoCzIkLnRyYWlueWFyZC5yZWdpc3RyeS52MS5Qcm9tb3Rpb25HYXRlQgi6SAWSAQIQQBIYCgZyZWFzb24YBiABKAlCCLpIBXIDGOgHEigKG2V4cGVjdGVkX3Byb2R1Y3Rpb25fdmVyc2lvbhgHIAEoA0gAiAEBQh4KHF9leHBlY3RlZF9wcm9kdWN0aW9uX3ZlcnNpb24ihQEKG1Byb21vdGVNb2RlbFZlcnNpb25SZXNwb25zZRI0Cgd2ZXJzaW9uGAEgASgLMiMudHJhaW55YXJkLnJlZ2lzdHJ5LnYxLk1vZGVsVmVyc2lvbhIwCgVldmVudBgCIAEoCzIhLnRyYWlueWFyZC5yZWdpc3RyeS52MS5Nb2RlbEV2ZW50Im0KFFJvbGxiYWNrTW9kZWxSZXF1ZXN0EhwKCnJlcXVlc3RfaWQYASABKAlCCLpIBXIDsAEBEh0KCm1vZGVsX25hbWUYAiABKAlCCbpIBnIEEAEYZBIYCgZyZWFzb24YAyABKAlCCLpIBXIDGOgHIn8KFVJvbGxiYWNrTW9kZWxSZXNwb25zZRI0Cgd2ZXJzaW9uGAEgASgLMiMudHJhaW55YXJkLnJlZ2lzdHJ5LnYxLk1vZGVsVmVyc2lvbhIwCgVldmVudBgCIAEoCzIhLnRyYWlueWFyZC5yZWdpc3RyeS52MS5Nb2RlbEV2ZW50IpoBChNSZXNvbHZlTW9kZWxSZXF1ZXN0Eh0KCm1vZGVsX25hbWUYASABKAlCCbpIBnIEEAEYZBItCgVzdGFnZRgCIAEoDjIcLnRyYWlueWFyZC5yZWdpc3RyeS52MS5TdGFnZUgAEg8KBWFsaWFzGAMgASgJSAASEQoHdmVyc2lvbhgEIAEoA0gAQhEKCHNlbGVjdG9yEgW6SAIIASK6AQoUUmVzb2x2ZU1vZGVsUmVzcG9uc2USNAoHdmVyc2lvbhgBIAEoCzIjLnRyYWlueWFyZC5yZWdpc3RyeS52MS5Nb2RlbFZlcnNpb24SNQoKY2hlY2twb2ludBgCIAEoCzIhLnRyYWlueWFyZC5yZWdpc3RyeS52MS5DaGVja3BvaW50EjUKCWRvd25sb2FkcxgDIAMoCzIiLnRyYWlueWFyZC5yZWdpc3RyeS52MS5UcmFuc2ZlclVSTCIyChFXYXRjaE1vZGVsUmVxdWVzdBIdCgptb2RlbF9uYW1lGAEgASgJQgm6SAZyBBABGGQiSgoSV2F0Y2hNb2RlbFJlc3BvbnNlEjQKB3ZlcnNpb24YASABKAsyIy50cmFpbnlhcmQucmVnaXN0cnkudjEuTW9kZWxWZXJzaW9uIp8BChdMaXN0TW9kZWxIaXN0b3J5UmVxdWVzdBIdCgptb2RlbF9uYW1lGAEgASgJQgm6SAZyBBABGGQSKwoHYXRfdGltZRgCIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASGgoJcGFnZV9zaXplGAMgASgFQge6SAQaAigAEhwKCnBhZ2VfdG9rZW4YBCABKAlCCLpIBXIDGIAIIooBChhMaXN0TW9kZWxIaXN0b3J5UmVzcG9uc2USMQoGZXZlbnRzGAEgAygLMiEudHJhaW55YXJkLnJlZ2lzdHJ5LnYxLk1vZGVsRXZlbnQSIgoacHJvZHVjdGlvbl92ZXJzaW9uX2F0X3RpbWUYAiABKAMSFwoPbmV4dF9wYWdlX3Rva2VuGAMgASgJIrIBChlTZXRQcm9tb3Rpb25Qb2xpY3lSZXF1ZXN0EhwKCnJlcXVlc3RfaWQYASABKAlCCLpIBXIDsAEBEh0KCm1vZGVsX25hbWUYAiABKAlCCbpIBnIEEAEYZBI+CgZwb2xpY3kYAyABKAsyJi50cmFpbnlhcmQucmVnaXN0cnkudjEuUHJvbW90aW9uUG9saWN5Qga6SAPIAQESGAoGcmVhc29uGAQgASgJQgi6SAVyAxjoByJJChpTZXRQcm9tb3Rpb25Qb2xpY3lSZXNwb25zZRIrCgVtb2RlbBgBIAEoCzIcLnRyYWlueWFyZC5yZWdpc3RyeS52MS5Nb2RlbCKuAQoSUmVjb3JkQ2hlY2tSZXF1ZXN0EhwKCnJlcXVlc3RfaWQYASABKAlCCLpIBXIDsAEBEh0KCm1vZGVsX25hbWUYAiABKAlCCbpIBnIEEAEYZBIYCgd2ZXJzaW9uGAMgASgDQge6SAQiAigBEhcKBG5hbWUYBCABKAlCCbpIBnIEEAEYZBIOCgZwYXNzZWQYBSABKAgSGAoGZGV0YWlsGAYgASgJQgi6SAVyAxjoByJLChNSZWNvcmRDaGVja1Jlc3BvbnNlEjQKB3ZlcnNpb24YASABKAsyIy50cmFpbnlhcmQucmVnaXN0cnkudjEuTW9kZWxWZXJzaW9uIo0BChpBcHByb3ZlTW9kZWxWZXJzaW9uUmVxdWVzdBIcCgpyZXF1ZXN0X2lkGAEgASgJQgi6SAVyA7ABARIdCgptb2RlbF9uYW1lGAIgASgJQgm6SAZyBBABGGQSGAoHdmVyc2lvbhgDIAEoA0IHukgEIgIoARIYCgZyZWFzb24YBCABKAlCCLpIBXIDGOgHIlMKG0FwcHJvdmVNb2RlbFZlcnNpb25SZXNwb25zZRI0Cgd2ZXJzaW9uGAEgASgLMiMudHJhaW55YXJkLnJlZ2lzdHJ5LnYxLk1vZGVsVmVyc2lvbiI6ChlWZXJpZnlNb2RlbEhpc3RvcnlSZXF1ZXN0Eh0KCm1vZGVsX25hbWUYASABKAlCCbpIBnIEEAEYZCJgChpWZXJpZnlNb2RlbEhpc3RvcnlSZXNwb25zZRIOCgZpbnRhY3QYASABKAgSDgoGZXZlbnRzGAIgASgDEhEKCWhlYWRfaGFzaBgDIAEoDBIPCgdwcm9ibGVtGAQgASgJKmsKBVN0YWdlEhUKEVNUQUdFX1VOU1BFQ0lGSUVEEAASDgoKU1RBR0VfTk9ORRABEhEKDVNUQUdFX1NUQUdJTkcQAhIUChBTVEFHRV9QUk9EVUNUSU9OEAMSEgoOU1RBR0VfQVJDSElWRUQQBDLQCgoMTW9kZWxTZXJ2aWNlEmEKCkxpc3RNb2RlbHMSKC50cmFpbnlhcmQucmVnaXN0cnkudjEuTGlzdE1vZGVsc1JlcXVlc3QaKS50cmFpbnlhcmQucmVnaXN0cnkudjEuTGlzdE1vZGVsc1Jlc3BvbnNlElsKCEdldE1vZGVsEiYudHJhaW55YXJkLnJlZ2lzdHJ5LnYxLkdldE1vZGVsUmVxdWVzdBonLnRyYWlueWFyZC5yZWdpc3RyeS52MS5HZXRNb2RlbFJlc3BvbnNlEnkKEkNyZWF0ZU1vZGVsVmVyc2lvbhIwLnRyYWlueWFyZC5yZWdpc3RyeS52MS5DcmVhdGVNb2RlbFZlcnNpb25SZXF1ZXN0GjEudHJhaW55YXJkLnJlZ2lzdHJ5LnYxLkNyZWF0ZU1vZGVsVmVyc2lvblJlc3BvbnNlEnwKE1Byb21vdGVNb2RlbFZlcnNpb24SMS50cmFpbnlhcmQucmVnaXN0cnkudjEuUHJvbW90ZU1vZGVsVmVyc2lvblJlcXVlc3QaMi50cmFpbnlhcmQucmVnaXN0cnkudjEuUHJvbW90ZU1vZGVsVmVyc2lvblJlc3BvbnNlEnkKElNldFByb21vdGlvblBvbGljeRIwLnRyYWlueWFyZC5yZWdpc3RyeS52MS5TZXRQcm9tb3Rpb25Qb2xpY3lSZXF1ZXN0GjEudHJhaW55YXJkLnJlZ2lzdHJ5LnYxLlNldFByb21vdGlvblBvbGljeVJlc3BvbnNlEmQKC1JlY29yZENoZWNrEikudHJhaW55YXJkLnJlZ2lzdHJ5LnYxLlJlY29yZENoZWNrUmVxdWVzdBoqLnRyYWlueWFyZC5yZWdpc3RyeS52MS5SZWNvcmRDaGVja1Jlc3BvbnNlEnwKE0FwcHJvdmVNb2RlbFZlcnNpb24SMS50cmFpbnlhcmQucmVnaXN0cnkudjEuQXBwcm92ZU1vZGVsVmVyc2lvblJlcXVlc3QaMi50cmFpbnlhcmQucmVnaXN0cnkudjEuQXBwcm92ZU1vZGVsVmVyc2lvblJlc3BvbnNlEmoKDVJvbGxiYWNrTW9kZWwSKy50cmFpbnlhcmQucmVnaXN0cnkudjEuUm9sbGJhY2tNb2RlbFJlcXVlc3QaLC50cmFpbnlhcmQucmVnaXN0cnkudjEuUm9sbGJhY2tNb2RlbFJlc3BvbnNlEmcKDFJlc29sdmVNb2RlbBIqLnRyYWlueWFyZC5yZWdpc3RyeS52MS5SZXNvbHZlTW9kZWxSZXF1ZXN0GisudHJhaW55YXJkLnJlZ2lzdHJ5LnYxLlJlc29sdmVNb2RlbFJlc3BvbnNlEmMKCldhdGNoTW9kZWwSKC50cmFpbnlhcmQucmVnaXN0cnkudjEuV2F0Y2hNb2RlbFJlcXVlc3QaKS50cmFpbnlhcmQucmVnaXN0cnkudjEuV2F0Y2hNb2RlbFJlc3BvbnNlMAEScwoQTGlzdE1vZGVsSGlzdG9yeRIuLnRyYWlueWFyZC5yZWdpc3RyeS52MS5MaXN0TW9kZWxIaXN0b3J5UmVxdWVzdBovLnRyYWlueWFyZC5yZWdpc3RyeS52MS5MaXN0TW9kZWxIaXN0b3J5UmVzcG9uc2USeQoSVmVyaWZ5TW9kZWxIaXN0b3J5EjAudHJhaW55YXJkLnJlZ2lzdHJ5LnYxLlZlcmlmeU1vZGVsSGlzdG9yeVJlcXVlc3QaMS50cmFpbnlhcmQucmVnaXN0cnkudjEuVmVyaWZ5TW9kZWxIaXN0b3J5UmVzcG9uc2VC+QEKGWNvbS50cmFpbnlhcmQucmVnaXN0cnkudjFCEU1vZGVsU2VydmljZVByb3RvUAFaU2dpdGh1Yi5jb20vdWx0cmF0aGluay1waWxvdC90cmFpbnlhcmQvcHJvdG8vZ2VuL2dvL3RyYWlueWFyZC9yZWdpc3RyeS92MTtyZWdpc3RyeXYxogIDVFJYqgIVVHJhaW55YXJkLlJlZ2lzdHJ5LlYxygIVVHJhaW55YXJkXFJlZ2lzdHJ5XFYx4gIhVHJhaW55YXJkXFJlZ2lzdHJ5XFYxXEdQQk1ldGFkYXRh6gIXVHJhaW55YXJkOjpSZWdpc3RyeTo6VjFiBnByb3RvMw", [file_buf_validate_validate, file_google_protobuf_timestamp, file_trainyard_registry_v1_checkpoint]);
 
 /**
  * Model is a name with versions.
@@ -50,6 +50,13 @@ export type Model = Message<"trainyard.registry.v1.Model"> & {
    * @generated from field: google.protobuf.Timestamp create_time = 4;
    */
   createTime?: Timestamp | undefined;
+
+  /**
+   * What a promotion into PRODUCTION must meet; unset means nothing.
+   *
+   * @generated from field: trainyard.registry.v1.PromotionPolicy policy = 5;
+   */
+  policy?: PromotionPolicy | undefined;
 };
 
 /**
@@ -58,6 +65,125 @@ export type Model = Message<"trainyard.registry.v1.Model"> & {
  */
 export const ModelSchema: GenMessage<Model> = /*@__PURE__*/
   messageDesc(file_trainyard_registry_v1_model_service, 0);
+
+/**
+ * PromotionPolicy is what every promotion into PRODUCTION must meet.
+ *
+ * @generated from message trainyard.registry.v1.PromotionPolicy
+ */
+export type PromotionPolicy = Message<"trainyard.registry.v1.PromotionPolicy"> & {
+  /**
+   * Conditions on metrics; all must hold.
+   *
+   * @generated from field: repeated trainyard.registry.v1.PromotionGate gates = 1;
+   */
+  gates: PromotionGate[];
+
+  /**
+   * Names of checks whose newest outcome must be passed.
+   *
+   * @generated from field: repeated string required_checks = 2;
+   */
+  requiredChecks: string[];
+
+  /**
+   * How many people other than the one who promotes must have approved the version.
+   *
+   * @generated from field: uint32 approvals = 3;
+   */
+  approvals: number;
+};
+
+/**
+ * Describes the message trainyard.registry.v1.PromotionPolicy.
+ * Use `create(PromotionPolicySchema)` to create a new message.
+ */
+export const PromotionPolicySchema: GenMessage<PromotionPolicy> = /*@__PURE__*/
+  messageDesc(file_trainyard_registry_v1_model_service, 1);
+
+/**
+ * Check is the outcome of a named check of a version.
+ *
+ * @generated from message trainyard.registry.v1.Check
+ */
+export type Check = Message<"trainyard.registry.v1.Check"> & {
+  /**
+   * Name.
+   *
+   * @generated from field: string name = 1;
+   */
+  name: string;
+
+  /**
+   * Outcome.
+   *
+   * @generated from field: bool passed = 2;
+   */
+  passed: boolean;
+
+  /**
+   * What was found, for people.
+   *
+   * @generated from field: string detail = 3;
+   */
+  detail: string;
+
+  /**
+   * Who recorded it.
+   *
+   * @generated from field: string actor = 4;
+   */
+  actor: string;
+
+  /**
+   * When, by the registry's clock.
+   *
+   * @generated from field: google.protobuf.Timestamp time = 5;
+   */
+  time?: Timestamp | undefined;
+};
+
+/**
+ * Describes the message trainyard.registry.v1.Check.
+ * Use `create(CheckSchema)` to create a new message.
+ */
+export const CheckSchema: GenMessage<Check> = /*@__PURE__*/
+  messageDesc(file_trainyard_registry_v1_model_service, 2);
+
+/**
+ * Approval is a person's approval of a version.
+ *
+ * @generated from message trainyard.registry.v1.Approval
+ */
+export type Approval = Message<"trainyard.registry.v1.Approval"> & {
+  /**
+   * Who.
+   *
+   * @generated from field: string actor = 1;
+   */
+  actor: string;
+
+  /**
+   * Why.
+   *
+   * @generated from field: string reason = 2;
+   */
+  reason: string;
+
+  /**
+   * When, by the registry's clock.
+   *
+   * @generated from field: google.protobuf.Timestamp time = 3;
+   */
+  time?: Timestamp | undefined;
+};
+
+/**
+ * Describes the message trainyard.registry.v1.Approval.
+ * Use `create(ApprovalSchema)` to create a new message.
+ */
+export const ApprovalSchema: GenMessage<Approval> = /*@__PURE__*/
+  messageDesc(file_trainyard_registry_v1_model_service, 3);
 
 /**
  * ModelVersion is a checkpoint under a model's name. Its checkpoint never changes.
@@ -148,6 +274,27 @@ export type ModelVersion = Message<"trainyard.registry.v1.ModelVersion"> & {
    * @generated from field: string feature_schema = 12;
    */
   featureSchema: string;
+
+  /**
+   * Evaluation window behind the metrics; empty means unknown.
+   *
+   * @generated from field: string evaluation_window = 13;
+   */
+  evaluationWindow: string;
+
+  /**
+   * Checks that were recorded, by name.
+   *
+   * @generated from field: repeated trainyard.registry.v1.Check checks = 14;
+   */
+  checks: Check[];
+
+  /**
+   * Approvals, oldest first.
+   *
+   * @generated from field: repeated trainyard.registry.v1.Approval approvals = 15;
+   */
+  approvals: Approval[];
 };
 
 /**
@@ -155,7 +302,7 @@ export type ModelVersion = Message<"trainyard.registry.v1.ModelVersion"> & {
  * Use `create(ModelVersionSchema)` to create a new message.
  */
 export const ModelVersionSchema: GenMessage<ModelVersion> = /*@__PURE__*/
-  messageDesc(file_trainyard_registry_v1_model_service, 1);
+  messageDesc(file_trainyard_registry_v1_model_service, 4);
 
 /**
  * PromotionGate is a condition on the version's metrics.
@@ -171,11 +318,33 @@ export type PromotionGate = Message<"trainyard.registry.v1.PromotionGate"> & {
   metric: string;
 
   /**
-   * Least value that passes; NaN and infinities never pass.
+   * Least value that passes; NaN and infinities never pass. Not looked at when maximum or production_margin is set.
    *
    * @generated from field: double minimum = 2;
    */
   minimum: number;
+
+  /**
+   * Greatest value that passes.
+   *
+   * @generated from field: optional double maximum = 3;
+   */
+  maximum?: number | undefined;
+
+  /**
+   * The value must exceed that of the version in PRODUCTION by at least this (0: be no worse), both measured on the same
+   * evaluation window. With nothing in PRODUCTION it passes.
+   *
+   * @generated from field: optional double production_margin = 4;
+   */
+  productionMargin?: number | undefined;
+
+  /**
+   * Evaluation window that the metric must come from; empty means any.
+   *
+   * @generated from field: string evaluation_window = 5;
+   */
+  evaluationWindow: string;
 };
 
 /**
@@ -183,7 +352,7 @@ export type PromotionGate = Message<"trainyard.registry.v1.PromotionGate"> & {
  * Use `create(PromotionGateSchema)` to create a new message.
  */
 export const PromotionGateSchema: GenMessage<PromotionGate> = /*@__PURE__*/
-  messageDesc(file_trainyard_registry_v1_model_service, 2);
+  messageDesc(file_trainyard_registry_v1_model_service, 5);
 
 /**
  * ModelEvent is one line of a model's history. Lines are never changed; each carries the hash of the one before.
@@ -227,7 +396,7 @@ export type ModelEvent = Message<"trainyard.registry.v1.ModelEvent"> & {
   toStage: Stage;
 
   /**
-   * "register", "promote", "archive" or "rollback".
+   * "register", "promote", "archive", "rollback", "alias", "unalias", "delete", "policy", "check" or "approve".
    *
    * @generated from field: string action = 6;
    */
@@ -281,6 +450,13 @@ export type ModelEvent = Message<"trainyard.registry.v1.ModelEvent"> & {
    * @generated from field: string trace_id = 13;
    */
   traceId: string;
+
+  /**
+   * Alias of "alias" and "unalias", name of a "check".
+   *
+   * @generated from field: string subject = 14;
+   */
+  subject: string;
 };
 
 /**
@@ -288,7 +464,7 @@ export type ModelEvent = Message<"trainyard.registry.v1.ModelEvent"> & {
  * Use `create(ModelEventSchema)` to create a new message.
  */
 export const ModelEventSchema: GenMessage<ModelEvent> = /*@__PURE__*/
-  messageDesc(file_trainyard_registry_v1_model_service, 3);
+  messageDesc(file_trainyard_registry_v1_model_service, 6);
 
 /**
  * ListModelsRequest filters models.
@@ -309,7 +485,7 @@ export type ListModelsRequest = Message<"trainyard.registry.v1.ListModelsRequest
  * Use `create(ListModelsRequestSchema)` to create a new message.
  */
 export const ListModelsRequestSchema: GenMessage<ListModelsRequest> = /*@__PURE__*/
-  messageDesc(file_trainyard_registry_v1_model_service, 4);
+  messageDesc(file_trainyard_registry_v1_model_service, 7);
 
 /**
  * ListModelsResponse has models.
@@ -330,7 +506,7 @@ export type ListModelsResponse = Message<"trainyard.registry.v1.ListModelsRespon
  * Use `create(ListModelsResponseSchema)` to create a new message.
  */
 export const ListModelsResponseSchema: GenMessage<ListModelsResponse> = /*@__PURE__*/
-  messageDesc(file_trainyard_registry_v1_model_service, 5);
+  messageDesc(file_trainyard_registry_v1_model_service, 8);
 
 /**
  * GetModelRequest names a model.
@@ -351,7 +527,7 @@ export type GetModelRequest = Message<"trainyard.registry.v1.GetModelRequest"> &
  * Use `create(GetModelRequestSchema)` to create a new message.
  */
 export const GetModelRequestSchema: GenMessage<GetModelRequest> = /*@__PURE__*/
-  messageDesc(file_trainyard_registry_v1_model_service, 6);
+  messageDesc(file_trainyard_registry_v1_model_service, 9);
 
 /**
  * GetModelResponse has the model.
@@ -372,7 +548,7 @@ export type GetModelResponse = Message<"trainyard.registry.v1.GetModelResponse">
  * Use `create(GetModelResponseSchema)` to create a new message.
  */
 export const GetModelResponseSchema: GenMessage<GetModelResponse> = /*@__PURE__*/
-  messageDesc(file_trainyard_registry_v1_model_service, 7);
+  messageDesc(file_trainyard_registry_v1_model_service, 10);
 
 /**
  * CreateModelVersionRequest registers a checkpoint.
@@ -407,7 +583,7 @@ export type CreateModelVersionRequest = Message<"trainyard.registry.v1.CreateMod
  * Use `create(CreateModelVersionRequestSchema)` to create a new message.
  */
 export const CreateModelVersionRequestSchema: GenMessage<CreateModelVersionRequest> = /*@__PURE__*/
-  messageDesc(file_trainyard_registry_v1_model_service, 8);
+  messageDesc(file_trainyard_registry_v1_model_service, 11);
 
 /**
  * CreateModelVersionResponse has the version.
@@ -428,7 +604,7 @@ export type CreateModelVersionResponse = Message<"trainyard.registry.v1.CreateMo
  * Use `create(CreateModelVersionResponseSchema)` to create a new message.
  */
 export const CreateModelVersionResponseSchema: GenMessage<CreateModelVersionResponse> = /*@__PURE__*/
-  messageDesc(file_trainyard_registry_v1_model_service, 9);
+  messageDesc(file_trainyard_registry_v1_model_service, 12);
 
 /**
  * PromoteModelVersionRequest moves a version.
@@ -491,7 +667,7 @@ export type PromoteModelVersionRequest = Message<"trainyard.registry.v1.PromoteM
  * Use `create(PromoteModelVersionRequestSchema)` to create a new message.
  */
 export const PromoteModelVersionRequestSchema: GenMessage<PromoteModelVersionRequest> = /*@__PURE__*/
-  messageDesc(file_trainyard_registry_v1_model_service, 10);
+  messageDesc(file_trainyard_registry_v1_model_service, 13);
 
 /**
  * PromoteModelVersionResponse has the version and the event.
@@ -519,7 +695,7 @@ export type PromoteModelVersionResponse = Message<"trainyard.registry.v1.Promote
  * Use `create(PromoteModelVersionResponseSchema)` to create a new message.
  */
 export const PromoteModelVersionResponseSchema: GenMessage<PromoteModelVersionResponse> = /*@__PURE__*/
-  messageDesc(file_trainyard_registry_v1_model_service, 11);
+  messageDesc(file_trainyard_registry_v1_model_service, 14);
 
 /**
  * RollbackModelRequest names a model.
@@ -554,7 +730,7 @@ export type RollbackModelRequest = Message<"trainyard.registry.v1.RollbackModelR
  * Use `create(RollbackModelRequestSchema)` to create a new message.
  */
 export const RollbackModelRequestSchema: GenMessage<RollbackModelRequest> = /*@__PURE__*/
-  messageDesc(file_trainyard_registry_v1_model_service, 12);
+  messageDesc(file_trainyard_registry_v1_model_service, 15);
 
 /**
  * RollbackModelResponse has the version that is PRODUCTION again.
@@ -582,7 +758,7 @@ export type RollbackModelResponse = Message<"trainyard.registry.v1.RollbackModel
  * Use `create(RollbackModelResponseSchema)` to create a new message.
  */
 export const RollbackModelResponseSchema: GenMessage<RollbackModelResponse> = /*@__PURE__*/
-  messageDesc(file_trainyard_registry_v1_model_service, 13);
+  messageDesc(file_trainyard_registry_v1_model_service, 16);
 
 /**
  * ResolveModelRequest names a version in one of three ways.
@@ -634,7 +810,7 @@ export type ResolveModelRequest = Message<"trainyard.registry.v1.ResolveModelReq
  * Use `create(ResolveModelRequestSchema)` to create a new message.
  */
 export const ResolveModelRequestSchema: GenMessage<ResolveModelRequest> = /*@__PURE__*/
-  messageDesc(file_trainyard_registry_v1_model_service, 14);
+  messageDesc(file_trainyard_registry_v1_model_service, 17);
 
 /**
  * ResolveModelResponse has the version and where its bytes are.
@@ -669,7 +845,7 @@ export type ResolveModelResponse = Message<"trainyard.registry.v1.ResolveModelRe
  * Use `create(ResolveModelResponseSchema)` to create a new message.
  */
 export const ResolveModelResponseSchema: GenMessage<ResolveModelResponse> = /*@__PURE__*/
-  messageDesc(file_trainyard_registry_v1_model_service, 15);
+  messageDesc(file_trainyard_registry_v1_model_service, 18);
 
 /**
  * WatchModelRequest names a model.
@@ -690,7 +866,7 @@ export type WatchModelRequest = Message<"trainyard.registry.v1.WatchModelRequest
  * Use `create(WatchModelRequestSchema)` to create a new message.
  */
 export const WatchModelRequestSchema: GenMessage<WatchModelRequest> = /*@__PURE__*/
-  messageDesc(file_trainyard_registry_v1_model_service, 16);
+  messageDesc(file_trainyard_registry_v1_model_service, 19);
 
 /**
  * WatchModelResponse is one frame.
@@ -711,7 +887,7 @@ export type WatchModelResponse = Message<"trainyard.registry.v1.WatchModelRespon
  * Use `create(WatchModelResponseSchema)` to create a new message.
  */
 export const WatchModelResponseSchema: GenMessage<WatchModelResponse> = /*@__PURE__*/
-  messageDesc(file_trainyard_registry_v1_model_service, 17);
+  messageDesc(file_trainyard_registry_v1_model_service, 20);
 
 /**
  * ListModelHistoryRequest filters and pages a history.
@@ -753,7 +929,7 @@ export type ListModelHistoryRequest = Message<"trainyard.registry.v1.ListModelHi
  * Use `create(ListModelHistoryRequestSchema)` to create a new message.
  */
 export const ListModelHistoryRequestSchema: GenMessage<ListModelHistoryRequest> = /*@__PURE__*/
-  messageDesc(file_trainyard_registry_v1_model_service, 18);
+  messageDesc(file_trainyard_registry_v1_model_service, 21);
 
 /**
  * ListModelHistoryResponse has a page.
@@ -788,7 +964,273 @@ export type ListModelHistoryResponse = Message<"trainyard.registry.v1.ListModelH
  * Use `create(ListModelHistoryResponseSchema)` to create a new message.
  */
 export const ListModelHistoryResponseSchema: GenMessage<ListModelHistoryResponse> = /*@__PURE__*/
-  messageDesc(file_trainyard_registry_v1_model_service, 19);
+  messageDesc(file_trainyard_registry_v1_model_service, 22);
+
+/**
+ * SetPromotionPolicyRequest sets a policy.
+ *
+ * @generated from message trainyard.registry.v1.SetPromotionPolicyRequest
+ */
+export type SetPromotionPolicyRequest = Message<"trainyard.registry.v1.SetPromotionPolicyRequest"> & {
+  /**
+   * UUID that makes the call idempotent.
+   *
+   * @generated from field: string request_id = 1;
+   */
+  requestId: string;
+
+  /**
+   * Name of the model.
+   *
+   * @generated from field: string model_name = 2;
+   */
+  modelName: string;
+
+  /**
+   * The policy; an empty one asks for nothing.
+   *
+   * @generated from field: trainyard.registry.v1.PromotionPolicy policy = 3;
+   */
+  policy?: PromotionPolicy | undefined;
+
+  /**
+   * Why, for the record.
+   *
+   * @generated from field: string reason = 4;
+   */
+  reason: string;
+};
+
+/**
+ * Describes the message trainyard.registry.v1.SetPromotionPolicyRequest.
+ * Use `create(SetPromotionPolicyRequestSchema)` to create a new message.
+ */
+export const SetPromotionPolicyRequestSchema: GenMessage<SetPromotionPolicyRequest> = /*@__PURE__*/
+  messageDesc(file_trainyard_registry_v1_model_service, 23);
+
+/**
+ * SetPromotionPolicyResponse has the model.
+ *
+ * @generated from message trainyard.registry.v1.SetPromotionPolicyResponse
+ */
+export type SetPromotionPolicyResponse = Message<"trainyard.registry.v1.SetPromotionPolicyResponse"> & {
+  /**
+   * The model after the call.
+   *
+   * @generated from field: trainyard.registry.v1.Model model = 1;
+   */
+  model?: Model | undefined;
+};
+
+/**
+ * Describes the message trainyard.registry.v1.SetPromotionPolicyResponse.
+ * Use `create(SetPromotionPolicyResponseSchema)` to create a new message.
+ */
+export const SetPromotionPolicyResponseSchema: GenMessage<SetPromotionPolicyResponse> = /*@__PURE__*/
+  messageDesc(file_trainyard_registry_v1_model_service, 24);
+
+/**
+ * RecordCheckRequest records a check.
+ *
+ * @generated from message trainyard.registry.v1.RecordCheckRequest
+ */
+export type RecordCheckRequest = Message<"trainyard.registry.v1.RecordCheckRequest"> & {
+  /**
+   * UUID that makes the call idempotent.
+   *
+   * @generated from field: string request_id = 1;
+   */
+  requestId: string;
+
+  /**
+   * Name of the model.
+   *
+   * @generated from field: string model_name = 2;
+   */
+  modelName: string;
+
+  /**
+   * Version.
+   *
+   * @generated from field: int64 version = 3;
+   */
+  version: bigint;
+
+  /**
+   * Name of the check.
+   *
+   * @generated from field: string name = 4;
+   */
+  name: string;
+
+  /**
+   * Outcome.
+   *
+   * @generated from field: bool passed = 5;
+   */
+  passed: boolean;
+
+  /**
+   * What was found, for people.
+   *
+   * @generated from field: string detail = 6;
+   */
+  detail: string;
+};
+
+/**
+ * Describes the message trainyard.registry.v1.RecordCheckRequest.
+ * Use `create(RecordCheckRequestSchema)` to create a new message.
+ */
+export const RecordCheckRequestSchema: GenMessage<RecordCheckRequest> = /*@__PURE__*/
+  messageDesc(file_trainyard_registry_v1_model_service, 25);
+
+/**
+ * RecordCheckResponse has the version.
+ *
+ * @generated from message trainyard.registry.v1.RecordCheckResponse
+ */
+export type RecordCheckResponse = Message<"trainyard.registry.v1.RecordCheckResponse"> & {
+  /**
+   * The version after the call.
+   *
+   * @generated from field: trainyard.registry.v1.ModelVersion version = 1;
+   */
+  version?: ModelVersion | undefined;
+};
+
+/**
+ * Describes the message trainyard.registry.v1.RecordCheckResponse.
+ * Use `create(RecordCheckResponseSchema)` to create a new message.
+ */
+export const RecordCheckResponseSchema: GenMessage<RecordCheckResponse> = /*@__PURE__*/
+  messageDesc(file_trainyard_registry_v1_model_service, 26);
+
+/**
+ * ApproveModelVersionRequest approves a version.
+ *
+ * @generated from message trainyard.registry.v1.ApproveModelVersionRequest
+ */
+export type ApproveModelVersionRequest = Message<"trainyard.registry.v1.ApproveModelVersionRequest"> & {
+  /**
+   * UUID that makes the call idempotent.
+   *
+   * @generated from field: string request_id = 1;
+   */
+  requestId: string;
+
+  /**
+   * Name of the model.
+   *
+   * @generated from field: string model_name = 2;
+   */
+  modelName: string;
+
+  /**
+   * Version.
+   *
+   * @generated from field: int64 version = 3;
+   */
+  version: bigint;
+
+  /**
+   * Why, for the record.
+   *
+   * @generated from field: string reason = 4;
+   */
+  reason: string;
+};
+
+/**
+ * Describes the message trainyard.registry.v1.ApproveModelVersionRequest.
+ * Use `create(ApproveModelVersionRequestSchema)` to create a new message.
+ */
+export const ApproveModelVersionRequestSchema: GenMessage<ApproveModelVersionRequest> = /*@__PURE__*/
+  messageDesc(file_trainyard_registry_v1_model_service, 27);
+
+/**
+ * ApproveModelVersionResponse has the version.
+ *
+ * @generated from message trainyard.registry.v1.ApproveModelVersionResponse
+ */
+export type ApproveModelVersionResponse = Message<"trainyard.registry.v1.ApproveModelVersionResponse"> & {
+  /**
+   * The version after the call.
+   *
+   * @generated from field: trainyard.registry.v1.ModelVersion version = 1;
+   */
+  version?: ModelVersion | undefined;
+};
+
+/**
+ * Describes the message trainyard.registry.v1.ApproveModelVersionResponse.
+ * Use `create(ApproveModelVersionResponseSchema)` to create a new message.
+ */
+export const ApproveModelVersionResponseSchema: GenMessage<ApproveModelVersionResponse> = /*@__PURE__*/
+  messageDesc(file_trainyard_registry_v1_model_service, 28);
+
+/**
+ * VerifyModelHistoryRequest names a model.
+ *
+ * @generated from message trainyard.registry.v1.VerifyModelHistoryRequest
+ */
+export type VerifyModelHistoryRequest = Message<"trainyard.registry.v1.VerifyModelHistoryRequest"> & {
+  /**
+   * Name of the model.
+   *
+   * @generated from field: string model_name = 1;
+   */
+  modelName: string;
+};
+
+/**
+ * Describes the message trainyard.registry.v1.VerifyModelHistoryRequest.
+ * Use `create(VerifyModelHistoryRequestSchema)` to create a new message.
+ */
+export const VerifyModelHistoryRequestSchema: GenMessage<VerifyModelHistoryRequest> = /*@__PURE__*/
+  messageDesc(file_trainyard_registry_v1_model_service, 29);
+
+/**
+ * VerifyModelHistoryResponse is what was found.
+ *
+ * @generated from message trainyard.registry.v1.VerifyModelHistoryResponse
+ */
+export type VerifyModelHistoryResponse = Message<"trainyard.registry.v1.VerifyModelHistoryResponse"> & {
+  /**
+   * True when every line holds.
+   *
+   * @generated from field: bool intact = 1;
+   */
+  intact: boolean;
+
+  /**
+   * Lines that were checked.
+   *
+   * @generated from field: int64 events = 2;
+   */
+  events: bigint;
+
+  /**
+   * Hash of the newest line: note it elsewhere, and a history that was cut or written anew shows, too.
+   *
+   * @generated from field: bytes head_hash = 3;
+   */
+  headHash: Uint8Array;
+
+  /**
+   * The first line that does not hold, for people; empty when all do.
+   *
+   * @generated from field: string problem = 4;
+   */
+  problem: string;
+};
+
+/**
+ * Describes the message trainyard.registry.v1.VerifyModelHistoryResponse.
+ * Use `create(VerifyModelHistoryResponseSchema)` to create a new message.
+ */
+export const VerifyModelHistoryResponseSchema: GenMessage<VerifyModelHistoryResponse> = /*@__PURE__*/
+  messageDesc(file_trainyard_registry_v1_model_service, 30);
 
 /**
  * Stage is where a version stands.
@@ -889,7 +1331,39 @@ export const ModelService: GenService<{
     output: typeof PromoteModelVersionResponseSchema;
   },
   /**
-   * RollbackModel makes the previous PRODUCTION version the PRODUCTION version again, after its files were proven present with
+   * SetPromotionPolicy says what every promotion of a model into PRODUCTION must meet, whoever asks and by whichever API. It is
+   * recorded in the history.
+   *
+   * @generated from rpc trainyard.registry.v1.ModelService.SetPromotionPolicy
+   */
+  setPromotionPolicy: {
+    methodKind: "unary";
+    input: typeof SetPromotionPolicyRequestSchema;
+    output: typeof SetPromotionPolicyResponseSchema;
+  },
+  /**
+   * RecordCheck records the outcome of a named check of a version (a backtest, a review by a script); a later one of the same
+   * name replaces it. It is recorded in the history.
+   *
+   * @generated from rpc trainyard.registry.v1.ModelService.RecordCheck
+   */
+  recordCheck: {
+    methodKind: "unary";
+    input: typeof RecordCheckRequestSchema;
+    output: typeof RecordCheckResponseSchema;
+  },
+  /**
+   * ApproveModelVersion records the caller's approval of a version, once per caller. It is recorded in the history.
+   *
+   * @generated from rpc trainyard.registry.v1.ModelService.ApproveModelVersion
+   */
+  approveModelVersion: {
+    methodKind: "unary";
+    input: typeof ApproveModelVersionRequestSchema;
+    output: typeof ApproveModelVersionResponseSchema;
+  },
+  /**
+   * RollbackModel makes the previous PRODUCTION version the PRODUCTION version again, without asking the policy, after its files were proven present with
    * their digests. FAILED_PRECONDITION when there is none, or its bytes are gone or different.
    *
    * @generated from rpc trainyard.registry.v1.ModelService.RollbackModel
@@ -929,6 +1403,16 @@ export const ModelService: GenService<{
     methodKind: "unary";
     input: typeof ListModelHistoryRequestSchema;
     output: typeof ListModelHistoryResponseSchema;
+  },
+  /**
+   * VerifyModelHistory checks the hash chain of a model's whole history and names the first line that does not hold.
+   *
+   * @generated from rpc trainyard.registry.v1.ModelService.VerifyModelHistory
+   */
+  verifyModelHistory: {
+    methodKind: "unary";
+    input: typeof VerifyModelHistoryRequestSchema;
+    output: typeof VerifyModelHistoryResponseSchema;
   },
 }> = /*@__PURE__*/
   serviceDesc(file_trainyard_registry_v1_model_service, 0);

@@ -8,6 +8,7 @@
 
 import type { GenEnum, GenFile, GenMessage } from "@bufbuild/protobuf/codegenv2";
 import { enumDesc, fileDesc, messageDesc } from "@bufbuild/protobuf/codegenv2";
+import { file_buf_validate_validate } from "../../../buf/validate/validate_pb.js";
 import type { Timestamp } from "@bufbuild/protobuf/wkt";
 import { file_google_protobuf_timestamp } from "@bufbuild/protobuf/wkt";
 import type { FailureClass, JobSpec } from "../../job/v1/job_pb.js";
@@ -18,7 +19,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file trainyard/registry/v1/run.proto.
  */
 export const file_trainyard_registry_v1_run: GenFile = /*@__PURE__*/
-  fileDesc("Ch90cmFpbnlhcmQvcmVnaXN0cnkvdjEvcnVuLnByb3RvEhV0cmFpbnlhcmQucmVnaXN0cnkudjEidQoKRXhwZXJpbWVudBIVCg1leHBlcmltZW50X2lkGAEgASgJEgwKBHBhdGgYAiABKAkSEQoJcnVuX2NvdW50GAMgASgDEi8KC2NyZWF0ZV90aW1lGAQgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcCLkBQoDUnVuEg4KBnJ1bl9pZBgBIAEoCRIUCgxkaXNwbGF5X25hbWUYAiABKAkSEgoKZXhwZXJpbWVudBgDIAEoCRIvCgVzdGF0ZRgEIAEoDjIgLnRyYWlueWFyZC5yZWdpc3RyeS52MS5SdW4uU3RhdGUSDwoHYXR0ZW1wdBgFIAEoDRINCgVmZW5jZRgGIAEoBBI2CgZwYXJhbXMYByADKAsyJi50cmFpbnlhcmQucmVnaXN0cnkudjEuUnVuLlBhcmFtc0VudHJ5EjIKBHRhZ3MYCCADKAsyJC50cmFpbnlhcmQucmVnaXN0cnkudjEuUnVuLlRhZ3NFbnRyeRI1Cg5sYXRlc3RfbWV0cmljcxgJIAMoCzIdLnRyYWlueWFyZC5yZWdpc3RyeS52MS5NZXRyaWMSJwoEc3BlYxgKIAEoCzIZLnRyYWlueWFyZC5qb2IudjEuSm9iU3BlYxITCgt0cmFjZXBhcmVudBgLIAEoCRIvCgtjcmVhdGVfdGltZRgMIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLAoIZW5kX3RpbWUYDSABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEjUKDWZhaWx1cmVfY2xhc3MYDiABKA4yHi50cmFpbnlhcmQuam9iLnYxLkZhaWx1cmVDbGFzcxISCgphZ2VudF9uYW1lGA8gASgJGi0KC1BhcmFtc0VudHJ5EgsKA2tleRgBIAEoCRINCgV2YWx1ZRgCIAEoCToCOAEaKwoJVGFnc0VudHJ5EgsKA2tleRgBIAEoCRINCgV2YWx1ZRgCIAEoCToCOAEiawoFU3RhdGUSFQoRU1RBVEVfVU5TUEVDSUZJRUQQABIRCg1TVEFURV9SVU5OSU5HEAESEwoPU1RBVEVfU1VDQ0VFREVEEAISEAoMU1RBVEVfRkFJTEVEEAMSEQoNU1RBVEVfU1RPUFBFRBAEIlwKBk1ldHJpYxILCgNrZXkYASABKAkSDQoFdmFsdWUYAiABKAESDAoEc3RlcBgDIAEoAxIoCgR0aW1lGAQgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcCKDAQoIQXJ0aWZhY3QSDAoEcGF0aBgBIAEoCRIUCgxjb250ZW50X3R5cGUYAiABKAkSDgoGc2hhMjU2GAMgASgMEhIKCnNpemVfYnl0ZXMYBCABKAMSLwoLY3JlYXRlX3RpbWUYBSABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wQvABChljb20udHJhaW55YXJkLnJlZ2lzdHJ5LnYxQghSdW5Qcm90b1ABWlNnaXRodWIuY29tL3VsdHJhdGhpbmstcGlsb3QvdHJhaW55YXJkL3Byb3RvL2dlbi9nby90cmFpbnlhcmQvcmVnaXN0cnkvdjE7cmVnaXN0cnl2MaICA1RSWKoCFVRyYWlueWFyZC5SZWdpc3RyeS5WMcoCFVRyYWlueWFyZFxSZWdpc3RyeVxWMeICIVRyYWlueWFyZFxSZWdpc3RyeVxWMVxHUEJNZXRhZGF0YeoCF1RyYWlueWFyZDo6UmVnaXN0cnk6OlYxYgZwcm90bzM", [file_google_protobuf_timestamp, file_trainyard_job_v1_job]);
+  fileDesc("Ch90cmFpbnlhcmQvcmVnaXN0cnkvdjEvcnVuLnByb3RvEhV0cmFpbnlhcmQucmVnaXN0cnkudjEihgEKCkV4cGVyaW1lbnQSFQoNZXhwZXJpbWVudF9pZBgBIAEoCRIMCgRwYXRoGAIgASgJEhEKCXJ1bl9jb3VudBgDIAEoAxIvCgtjcmVhdGVfdGltZRgEIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASDwoHZGVsZXRlZBgFIAEoCCJYCgdEYXRhc2V0EhgKBG5hbWUYASABKAlCCrpIB3IFEAEY9AMSGQoGZGlnZXN0GAIgASgJQgm6SAZyBBABGGQSGAoHY29udGV4dBgDIAEoCUIHukgEcgIYZCLNBgoDUnVuEg4KBnJ1bl9pZBgBIAEoCRIUCgxkaXNwbGF5X25hbWUYAiABKAkSEgoKZXhwZXJpbWVudBgDIAEoCRIvCgVzdGF0ZRgEIAEoDjIgLnRyYWlueWFyZC5yZWdpc3RyeS52MS5SdW4uU3RhdGUSDwoHYXR0ZW1wdBgFIAEoDRINCgVmZW5jZRgGIAEoBBI2CgZwYXJhbXMYByADKAsyJi50cmFpbnlhcmQucmVnaXN0cnkudjEuUnVuLlBhcmFtc0VudHJ5EjIKBHRhZ3MYCCADKAsyJC50cmFpbnlhcmQucmVnaXN0cnkudjEuUnVuLlRhZ3NFbnRyeRI1Cg5sYXRlc3RfbWV0cmljcxgJIAMoCzIdLnRyYWlueWFyZC5yZWdpc3RyeS52MS5NZXRyaWMSJwoEc3BlYxgKIAEoCzIZLnRyYWlueWFyZC5qb2IudjEuSm9iU3BlYxITCgt0cmFjZXBhcmVudBgLIAEoCRIvCgtjcmVhdGVfdGltZRgMIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLAoIZW5kX3RpbWUYDSABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEjUKDWZhaWx1cmVfY2xhc3MYDiABKA4yHi50cmFpbnlhcmQuam9iLnYxLkZhaWx1cmVDbGFzcxISCgphZ2VudF9uYW1lGA8gASgJEhUKDXBhcmVudF9ydW5faWQYECABKAkSDQoFbm90ZXMYESABKAkSDwoHZGVsZXRlZBgSIAEoCBIwCghkYXRhc2V0cxgTIAMoCzIeLnRyYWlueWFyZC5yZWdpc3RyeS52MS5EYXRhc2V0Gi0KC1BhcmFtc0VudHJ5EgsKA2tleRgBIAEoCRINCgV2YWx1ZRgCIAEoCToCOAEaKwoJVGFnc0VudHJ5EgsKA2tleRgBIAEoCRINCgV2YWx1ZRgCIAEoCToCOAEiawoFU3RhdGUSFQoRU1RBVEVfVU5TUEVDSUZJRUQQABIRCg1TVEFURV9SVU5OSU5HEAESEwoPU1RBVEVfU1VDQ0VFREVEEAISEAoMU1RBVEVfRkFJTEVEEAMSEQoNU1RBVEVfU1RPUFBFRBAEIm0KBk1ldHJpYxILCgNrZXkYASABKAkSDQoFdmFsdWUYAiABKAESDAoEc3RlcBgDIAEoAxIoCgR0aW1lGAQgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIPCgdhdHRlbXB0GAUgASgNIoMBCghBcnRpZmFjdBIMCgRwYXRoGAEgASgJEhQKDGNvbnRlbnRfdHlwZRgCIAEoCRIOCgZzaGEyNTYYAyABKAwSEgoKc2l6ZV9ieXRlcxgEIAEoAxIvCgtjcmVhdGVfdGltZRgFIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXBC8AEKGWNvbS50cmFpbnlhcmQucmVnaXN0cnkudjFCCFJ1blByb3RvUAFaU2dpdGh1Yi5jb20vdWx0cmF0aGluay1waWxvdC90cmFpbnlhcmQvcHJvdG8vZ2VuL2dvL3RyYWlueWFyZC9yZWdpc3RyeS92MTtyZWdpc3RyeXYxogIDVFJYqgIVVHJhaW55YXJkLlJlZ2lzdHJ5LlYxygIVVHJhaW55YXJkXFJlZ2lzdHJ5XFYx4gIhVHJhaW55YXJkXFJlZ2lzdHJ5XFYxXEdQQk1ldGFkYXRh6gIXVHJhaW55YXJkOjpSZWdpc3RyeTo6VjFiBnByb3RvMw", [file_buf_validate_validate, file_google_protobuf_timestamp, file_trainyard_job_v1_job]);
 
 /**
  * Experiment groups runs by path: "specialists/bull" is a child of "specialists".
@@ -53,6 +54,13 @@ export type Experiment = Message<"trainyard.registry.v1.Experiment"> & {
    * @generated from field: google.protobuf.Timestamp create_time = 4;
    */
   createTime?: Timestamp | undefined;
+
+  /**
+   * True when it was deleted; RestoreExperiment brings it back.
+   *
+   * @generated from field: bool deleted = 5;
+   */
+  deleted: boolean;
 };
 
 /**
@@ -61,6 +69,41 @@ export type Experiment = Message<"trainyard.registry.v1.Experiment"> & {
  */
 export const ExperimentSchema: GenMessage<Experiment> = /*@__PURE__*/
   messageDesc(file_trainyard_registry_v1_run, 0);
+
+/**
+ * Dataset is what a run read.
+ *
+ * @generated from message trainyard.registry.v1.Dataset
+ */
+export type Dataset = Message<"trainyard.registry.v1.Dataset"> & {
+  /**
+   * Name.
+   *
+   * @generated from field: string name = 1;
+   */
+  name: string;
+
+  /**
+   * Digest of its content.
+   *
+   * @generated from field: string digest = 2;
+   */
+  digest: string;
+
+  /**
+   * What it was read for, such as "training"; may be empty.
+   *
+   * @generated from field: string context = 3;
+   */
+  context: string;
+};
+
+/**
+ * Describes the message trainyard.registry.v1.Dataset.
+ * Use `create(DatasetSchema)` to create a new message.
+ */
+export const DatasetSchema: GenMessage<Dataset> = /*@__PURE__*/
+  messageDesc(file_trainyard_registry_v1_run, 1);
 
 /**
  * Run is the record of one job; all of its attempts write to it.
@@ -172,6 +215,34 @@ export type Run = Message<"trainyard.registry.v1.Run"> & {
    * @generated from field: string agent_name = 15;
    */
   agentName: string;
+
+  /**
+   * Run that this one is a part of (a study, a pipeline); empty means none.
+   *
+   * @generated from field: string parent_run_id = 16;
+   */
+  parentRunId: string;
+
+  /**
+   * Notes for people, in Markdown.
+   *
+   * @generated from field: string notes = 17;
+   */
+  notes: string;
+
+  /**
+   * True when it was deleted; RestoreRun brings it back.
+   *
+   * @generated from field: bool deleted = 18;
+   */
+  deleted: boolean;
+
+  /**
+   * What it read.
+   *
+   * @generated from field: repeated trainyard.registry.v1.Dataset datasets = 19;
+   */
+  datasets: Dataset[];
 };
 
 /**
@@ -179,7 +250,7 @@ export type Run = Message<"trainyard.registry.v1.Run"> & {
  * Use `create(RunSchema)` to create a new message.
  */
 export const RunSchema: GenMessage<Run> = /*@__PURE__*/
-  messageDesc(file_trainyard_registry_v1_run, 1);
+  messageDesc(file_trainyard_registry_v1_run, 2);
 
 /**
  * State of a run.
@@ -227,7 +298,7 @@ export enum Run_State {
  * Describes the enum trainyard.registry.v1.Run.State.
  */
 export const Run_StateSchema: GenEnum<Run_State> = /*@__PURE__*/
-  enumDesc(file_trainyard_registry_v1_run, 1, 0);
+  enumDesc(file_trainyard_registry_v1_run, 2, 0);
 
 /**
  * Metric is one point of a series. NaN and infinities are kept as they are.
@@ -262,6 +333,13 @@ export type Metric = Message<"trainyard.registry.v1.Metric"> & {
    * @generated from field: google.protobuf.Timestamp time = 4;
    */
   time?: Timestamp | undefined;
+
+  /**
+   * Attempt that logged it; 0 for runs of MLflow clients.
+   *
+   * @generated from field: uint32 attempt = 5;
+   */
+  attempt: number;
 };
 
 /**
@@ -269,7 +347,7 @@ export type Metric = Message<"trainyard.registry.v1.Metric"> & {
  * Use `create(MetricSchema)` to create a new message.
  */
 export const MetricSchema: GenMessage<Metric> = /*@__PURE__*/
-  messageDesc(file_trainyard_registry_v1_run, 2);
+  messageDesc(file_trainyard_registry_v1_run, 3);
 
 /**
  * Artifact is a file of a run that is not part of a checkpoint.
@@ -318,5 +396,5 @@ export type Artifact = Message<"trainyard.registry.v1.Artifact"> & {
  * Use `create(ArtifactSchema)` to create a new message.
  */
 export const ArtifactSchema: GenMessage<Artifact> = /*@__PURE__*/
-  messageDesc(file_trainyard_registry_v1_run, 3);
+  messageDesc(file_trainyard_registry_v1_run, 4);
 

@@ -2,12 +2,12 @@
 // @generated from file trainyard/registry/v1/run_service.proto (package trainyard.registry.v1, syntax proto3)
 /* eslint-disable */
 
-import type { GenFile, GenMessage, GenService } from "@bufbuild/protobuf/codegenv2";
-import { fileDesc, messageDesc, serviceDesc } from "@bufbuild/protobuf/codegenv2";
+import type { GenEnum, GenFile, GenMessage, GenService } from "@bufbuild/protobuf/codegenv2";
+import { enumDesc, fileDesc, messageDesc, serviceDesc } from "@bufbuild/protobuf/codegenv2";
 import { file_buf_validate_validate } from "../../../buf/validate/validate_pb.js";
 import type { Checkpoint, Checkpoint_State } from "./checkpoint_pb.js";
 import { file_trainyard_registry_v1_checkpoint } from "./checkpoint_pb.js";
-import type { Artifact, Experiment, Metric, Run, Run_State } from "./run_pb.js";
+import type { Artifact, Dataset, Experiment, Metric, Run, Run_State } from "./run_pb.js";
 import { file_trainyard_registry_v1_run } from "./run_pb.js";
 import type { Message } from "@bufbuild/protobuf";
 
@@ -15,7 +15,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file trainyard/registry/v1/run_service.proto.
  */
 export const file_trainyard_registry_v1_run_service: GenFile = /*@__PURE__*/
-  fileDesc("Cid0cmFpbnlhcmQvcmVnaXN0cnkvdjEvcnVuX3NlcnZpY2UucHJvdG8SFXRyYWlueWFyZC5yZWdpc3RyeS52MSI3ChZMaXN0RXhwZXJpbWVudHNSZXF1ZXN0Eh0KC3BhdGhfcHJlZml4GAEgASgJQgi6SAVyAxj6ASJRChdMaXN0RXhwZXJpbWVudHNSZXNwb25zZRI2CgtleHBlcmltZW50cxgBIAMoCzIhLnRyYWlueWFyZC5yZWdpc3RyeS52MS5FeHBlcmltZW50IikKDUdldFJ1blJlcXVlc3QSGAoGcnVuX2lkGAEgASgJQgi6SAVyA7ABASI5Cg5HZXRSdW5SZXNwb25zZRInCgNydW4YASABKAsyGi50cmFpbnlhcmQucmVnaXN0cnkudjEuUnVuIqwBCg9MaXN0UnVuc1JlcXVlc3QSIwoRZXhwZXJpbWVudF9wcmVmaXgYASABKAlCCLpIBXIDGPoBEjoKBnN0YXRlcxgCIAMoDjIgLnRyYWlueWFyZC5yZWdpc3RyeS52MS5SdW4uU3RhdGVCCLpIBZIBAhAQEhoKCXBhZ2Vfc2l6ZRgDIAEoBUIHukgEGgIoABIcCgpwYWdlX3Rva2VuGAQgASgJQgi6SAVyAxiACCJVChBMaXN0UnVuc1Jlc3BvbnNlEigKBHJ1bnMYASADKAsyGi50cmFpbnlhcmQucmVnaXN0cnkudjEuUnVuEhcKD25leHRfcGFnZV90b2tlbhgCIAEoCSJpChdHZXRNZXRyaWNIaXN0b3J5UmVxdWVzdBIYCgZydW5faWQYASABKAlCCLpIBXIDsAEBEhcKA2tleRgCIAEoCUIKukgHcgUQARj6ARIbCgptYXhfcG9pbnRzGAMgASgFQge6SAQaAigAImAKGEdldE1ldHJpY0hpc3RvcnlSZXNwb25zZRIuCgdtZXRyaWNzGAEgAygLMh0udHJhaW55YXJkLnJlZ2lzdHJ5LnYxLk1ldHJpYxIUCgx0b3RhbF9wb2ludHMYAiABKAMiNwoUR2V0Q2hlY2twb2ludFJlcXVlc3QSHwoNY2hlY2twb2ludF9pZBgBIAEoCUIIukgFcgOwAQEiTgoVR2V0Q2hlY2twb2ludFJlc3BvbnNlEjUKCmNoZWNrcG9pbnQYASABKAsyIS50cmFpbnlhcmQucmVnaXN0cnkudjEuQ2hlY2twb2ludCLTAQoWTGlzdENoZWNrcG9pbnRzUmVxdWVzdBIXCgZydW5faWQYASABKAlCB7pIBHICGEASIwoRZXhwZXJpbWVudF9wcmVmaXgYAiABKAlCCLpIBXIDGPoBEkEKBnN0YXRlcxgDIAMoDjInLnRyYWlueWFyZC5yZWdpc3RyeS52MS5DaGVja3BvaW50LlN0YXRlQgi6SAWSAQIQEBIaCglwYWdlX3NpemUYBCABKAVCB7pIBBoCKAASHAoKcGFnZV90b2tlbhgFIAEoCUIIukgFcgMYgAgiagoXTGlzdENoZWNrcG9pbnRzUmVzcG9uc2USNgoLY2hlY2twb2ludHMYASADKAsyIS50cmFpbnlhcmQucmVnaXN0cnkudjEuQ2hlY2twb2ludBIXCg9uZXh0X3BhZ2VfdG9rZW4YAiABKAkiggEKF1NldENoZWNrcG9pbnRQaW5SZXF1ZXN0EhwKCnJlcXVlc3RfaWQYASABKAlCCLpIBXIDsAEBEh8KDWNoZWNrcG9pbnRfaWQYAiABKAlCCLpIBXIDsAEBEg4KBnBpbm5lZBgDIAEoCBIYCgZyZWFzb24YBCABKAlCCLpIBXIDGOgHIlEKGFNldENoZWNrcG9pbnRQaW5SZXNwb25zZRI1CgpjaGVja3BvaW50GAEgASgLMiEudHJhaW55YXJkLnJlZ2lzdHJ5LnYxLkNoZWNrcG9pbnQiMAoUTGlzdEFydGlmYWN0c1JlcXVlc3QSGAoGcnVuX2lkGAEgASgJQgi6SAVyA7ABASJLChVMaXN0QXJ0aWZhY3RzUmVzcG9uc2USMgoJYXJ0aWZhY3RzGAEgAygLMh8udHJhaW55YXJkLnJlZ2lzdHJ5LnYxLkFydGlmYWN0Ik0KF0Rvd25sb2FkQXJ0aWZhY3RSZXF1ZXN0EhgKBnJ1bl9pZBgBIAEoCUIIukgFcgOwAQESGAoEcGF0aBgCIAEoCUIKukgHcgUQARiACCIpChhEb3dubG9hZEFydGlmYWN0UmVzcG9uc2USDQoFY2h1bmsYASABKAwy3QcKClJ1blNlcnZpY2UScAoPTGlzdEV4cGVyaW1lbnRzEi0udHJhaW55YXJkLnJlZ2lzdHJ5LnYxLkxpc3RFeHBlcmltZW50c1JlcXVlc3QaLi50cmFpbnlhcmQucmVnaXN0cnkudjEuTGlzdEV4cGVyaW1lbnRzUmVzcG9uc2USVQoGR2V0UnVuEiQudHJhaW55YXJkLnJlZ2lzdHJ5LnYxLkdldFJ1blJlcXVlc3QaJS50cmFpbnlhcmQucmVnaXN0cnkudjEuR2V0UnVuUmVzcG9uc2USWwoITGlzdFJ1bnMSJi50cmFpbnlhcmQucmVnaXN0cnkudjEuTGlzdFJ1bnNSZXF1ZXN0GicudHJhaW55YXJkLnJlZ2lzdHJ5LnYxLkxpc3RSdW5zUmVzcG9uc2UScwoQR2V0TWV0cmljSGlzdG9yeRIuLnRyYWlueWFyZC5yZWdpc3RyeS52MS5HZXRNZXRyaWNIaXN0b3J5UmVxdWVzdBovLnRyYWlueWFyZC5yZWdpc3RyeS52MS5HZXRNZXRyaWNIaXN0b3J5UmVzcG9uc2USagoNR2V0Q2hlY2twb2ludBIrLnRyYWlueWFyZC5yZWdpc3RyeS52MS5HZXRDaGVja3BvaW50UmVxdWVzdBosLnRyYWlueWFyZC5yZWdpc3RyeS52MS5HZXRDaGVja3BvaW50UmVzcG9uc2UScAoPTGlzdENoZWNrcG9pbnRzEi0udHJhaW55YXJkLnJlZ2lzdHJ5LnYxLkxpc3RDaGVja3BvaW50c1JlcXVlc3QaLi50cmFpbnlhcmQucmVnaXN0cnkudjEuTGlzdENoZWNrcG9pbnRzUmVzcG9uc2UScwoQU2V0Q2hlY2twb2ludFBpbhIuLnRyYWlueWFyZC5yZWdpc3RyeS52MS5TZXRDaGVja3BvaW50UGluUmVxdWVzdBovLnRyYWlueWFyZC5yZWdpc3RyeS52MS5TZXRDaGVja3BvaW50UGluUmVzcG9uc2USagoNTGlzdEFydGlmYWN0cxIrLnRyYWlueWFyZC5yZWdpc3RyeS52MS5MaXN0QXJ0aWZhY3RzUmVxdWVzdBosLnRyYWlueWFyZC5yZWdpc3RyeS52MS5MaXN0QXJ0aWZhY3RzUmVzcG9uc2USdQoQRG93bmxvYWRBcnRpZmFjdBIuLnRyYWlueWFyZC5yZWdpc3RyeS52MS5Eb3dubG9hZEFydGlmYWN0UmVxdWVzdBovLnRyYWlueWFyZC5yZWdpc3RyeS52MS5Eb3dubG9hZEFydGlmYWN0UmVzcG9uc2UwAUL3AQoZY29tLnRyYWlueWFyZC5yZWdpc3RyeS52MUIPUnVuU2VydmljZVByb3RvUAFaU2dpdGh1Yi5jb20vdWx0cmF0aGluay1waWxvdC90cmFpbnlhcmQvcHJvdG8vZ2VuL2dvL3RyYWlueWFyZC9yZWdpc3RyeS92MTtyZWdpc3RyeXYxogIDVFJYqgIVVHJhaW55YXJkLlJlZ2lzdHJ5LlYxygIVVHJhaW55YXJkXFJlZ2lzdHJ5XFYx4gIhVHJhaW55YXJkXFJlZ2lzdHJ5XFYxXEdQQk1ldGFkYXRh6gIXVHJhaW55YXJkOjpSZWdpc3RyeTo6VjFiBnByb3RvMw", [file_buf_validate_validate, file_trainyard_registry_v1_checkpoint, file_trainyard_registry_v1_run]);
+  fileDesc("Cid0cmFpbnlhcmQvcmVnaXN0cnkvdjEvcnVuX3NlcnZpY2UucHJvdG8SFXRyYWlueWFyZC5yZWdpc3RyeS52MSI3ChZMaXN0RXhwZXJpbWVudHNSZXF1ZXN0Eh0KC3BhdGhfcHJlZml4GAEgASgJQgi6SAVyAxj6ASJRChdMaXN0RXhwZXJpbWVudHNSZXNwb25zZRI2CgtleHBlcmltZW50cxgBIAMoCzIhLnRyYWlueWFyZC5yZWdpc3RyeS52MS5FeHBlcmltZW50IikKDUdldFJ1blJlcXVlc3QSGAoGcnVuX2lkGAEgASgJQgi6SAVyA7ABASI5Cg5HZXRSdW5SZXNwb25zZRInCgNydW4YASABKAsyGi50cmFpbnlhcmQucmVnaXN0cnkudjEuUnVuIqwBCg9MaXN0UnVuc1JlcXVlc3QSIwoRZXhwZXJpbWVudF9wcmVmaXgYASABKAlCCLpIBXIDGPoBEjoKBnN0YXRlcxgCIAMoDjIgLnRyYWlueWFyZC5yZWdpc3RyeS52MS5SdW4uU3RhdGVCCLpIBZIBAhAQEhoKCXBhZ2Vfc2l6ZRgDIAEoBUIHukgEGgIoABIcCgpwYWdlX3Rva2VuGAQgASgJQgi6SAVyAxiACCJVChBMaXN0UnVuc1Jlc3BvbnNlEigKBHJ1bnMYASADKAsyGi50cmFpbnlhcmQucmVnaXN0cnkudjEuUnVuEhcKD25leHRfcGFnZV90b2tlbhgCIAEoCSKxAQoXR2V0TWV0cmljSGlzdG9yeVJlcXVlc3QSGAoGcnVuX2lkGAEgASgJQgi6SAVyA7ABARIXCgNrZXkYAiABKAlCCrpIB3IFEAEY+gESGwoKbWF4X3BvaW50cxgDIAEoBUIHukgEGgIoABIVCghtaW5fc3RlcBgEIAEoA0gAiAEBEhUKCG1heF9zdGVwGAUgASgDSAGIAQFCCwoJX21pbl9zdGVwQgsKCV9tYXhfc3RlcCJgChhHZXRNZXRyaWNIaXN0b3J5UmVzcG9uc2USLgoHbWV0cmljcxgBIAMoCzIdLnRyYWlueWFyZC5yZWdpc3RyeS52MS5NZXRyaWMSFAoMdG90YWxfcG9pbnRzGAIgASgDIjcKFEdldENoZWNrcG9pbnRSZXF1ZXN0Eh8KDWNoZWNrcG9pbnRfaWQYASABKAlCCLpIBXIDsAEBIk4KFUdldENoZWNrcG9pbnRSZXNwb25zZRI1CgpjaGVja3BvaW50GAEgASgLMiEudHJhaW55YXJkLnJlZ2lzdHJ5LnYxLkNoZWNrcG9pbnQi0wEKFkxpc3RDaGVja3BvaW50c1JlcXVlc3QSFwoGcnVuX2lkGAEgASgJQge6SARyAhhAEiMKEWV4cGVyaW1lbnRfcHJlZml4GAIgASgJQgi6SAVyAxj6ARJBCgZzdGF0ZXMYAyADKA4yJy50cmFpbnlhcmQucmVnaXN0cnkudjEuQ2hlY2twb2ludC5TdGF0ZUIIukgFkgECEBASGgoJcGFnZV9zaXplGAQgASgFQge6SAQaAigAEhwKCnBhZ2VfdG9rZW4YBSABKAlCCLpIBXIDGIAIImoKF0xpc3RDaGVja3BvaW50c1Jlc3BvbnNlEjYKC2NoZWNrcG9pbnRzGAEgAygLMiEudHJhaW55YXJkLnJlZ2lzdHJ5LnYxLkNoZWNrcG9pbnQSFwoPbmV4dF9wYWdlX3Rva2VuGAIgASgJIoIBChdTZXRDaGVja3BvaW50UGluUmVxdWVzdBIcCgpyZXF1ZXN0X2lkGAEgASgJQgi6SAVyA7ABARIfCg1jaGVja3BvaW50X2lkGAIgASgJQgi6SAVyA7ABARIOCgZwaW5uZWQYAyABKAgSGAoGcmVhc29uGAQgASgJQgi6SAVyAxjoByJRChhTZXRDaGVja3BvaW50UGluUmVzcG9uc2USNQoKY2hlY2twb2ludBgBIAEoCzIhLnRyYWlueWFyZC5yZWdpc3RyeS52MS5DaGVja3BvaW50IjAKFExpc3RBcnRpZmFjdHNSZXF1ZXN0EhgKBnJ1bl9pZBgBIAEoCUIIukgFcgOwAQEiSwoVTGlzdEFydGlmYWN0c1Jlc3BvbnNlEjIKCWFydGlmYWN0cxgBIAMoCzIfLnRyYWlueWFyZC5yZWdpc3RyeS52MS5BcnRpZmFjdCJ/ChdEb3dubG9hZEFydGlmYWN0UmVxdWVzdBIYCgZydW5faWQYASABKAlCCLpIBXIDsAEBEhgKBHBhdGgYAiABKAlCCrpIB3IFEAEYgAgSFwoGb2Zmc2V0GAMgASgDQge6SAQiAigAEhcKBmxlbmd0aBgEIAEoA0IHukgEIgIoACIpChhEb3dubG9hZEFydGlmYWN0UmVzcG9uc2USDQoFY2h1bmsYASABKAwiiAMKEVNlYXJjaFJ1bnNSZXF1ZXN0EiMKEWV4cGVyaW1lbnRfcHJlZml4GAEgASgJQgi6SAVyAxj6ARIYCgZmaWx0ZXIYAiABKAlCCLpIBXIDGJBOEiEKCG9yZGVyX2J5GAMgAygJQg+6SAySAQkQCCIFcgMY9AMSTwoJbGlmZWN5Y2xlGAQgASgOMjIudHJhaW55YXJkLnJlZ2lzdHJ5LnYxLlNlYXJjaFJ1bnNSZXF1ZXN0LkxpZmVjeWNsZUIIukgFggECEAESHgoNcGFyZW50X3J1bl9pZBgFIAEoCUIHukgEcgIYQBIaCglwYWdlX3NpemUYBiABKAVCB7pIBBoCKAASHAoKcGFnZV90b2tlbhgHIAEoCUIIukgFcgMYgEAiZgoJTGlmZWN5Y2xlEhkKFUxJRkVDWUNMRV9VTlNQRUNJRklFRBAAEhQKEExJRkVDWUNMRV9BQ1RJVkUQARIVChFMSUZFQ1lDTEVfREVMRVRFRBACEhEKDUxJRkVDWUNMRV9BTEwQAyJXChJTZWFyY2hSdW5zUmVzcG9uc2USKAoEcnVucxgBIAMoCzIaLnRyYWlueWFyZC5yZWdpc3RyeS52MS5SdW4SFwoPbmV4dF9wYWdlX3Rva2VuGAIgASgJIlMKEkNvbXBhcmVSdW5zUmVxdWVzdBIlCgdydW5faWRzGAEgAygJQhS6SBGSAQ4IAhBkGAEiBnIEEAEYQBIWCg5vbmx5X2RpZmZlcmVudBgCIAEoCCLmAgoTQ29tcGFyZVJ1bnNSZXNwb25zZRIoCgRydW5zGAEgAygLMhoudHJhaW55YXJkLnJlZ2lzdHJ5LnYxLlJ1bhJDCgZwYXJhbXMYAiADKAsyMy50cmFpbnlhcmQucmVnaXN0cnkudjEuQ29tcGFyZVJ1bnNSZXNwb25zZS5QYXJhbVJvdxJFCgdtZXRyaWNzGAMgAygLMjQudHJhaW55YXJkLnJlZ2lzdHJ5LnYxLkNvbXBhcmVSdW5zUmVzcG9uc2UuTWV0cmljUm93GksKCFBhcmFtUm93EgsKA2tleRgBIAEoCRIOCgZ2YWx1ZXMYAiADKAkSDwoHcHJlc2VudBgDIAMoCBIRCglkaWZmZXJlbnQYBCABKAgaTAoJTWV0cmljUm93EgsKA2tleRgBIAEoCRIOCgZ2YWx1ZXMYAiADKAESDwoHcHJlc2VudBgDIAMoCBIRCglkaWZmZXJlbnQYBCABKAgi0QMKEFVwZGF0ZVJ1blJlcXVlc3QSHAoKcmVxdWVzdF9pZBgBIAEoCUIIukgFcgOwAQESGQoGcnVuX2lkGAIgASgJQgm6SAZyBBABGEASIwoMZGlzcGxheV9uYW1lGAMgASgJQgi6SAVyAxjIAUgAiAEBEhwKBW5vdGVzGAQgASgJQgi6SAVyAxjAPkgBiAEBEmAKCHNldF90YWdzGAUgAygLMjQudHJhaW55YXJkLnJlZ2lzdHJ5LnYxLlVwZGF0ZVJ1blJlcXVlc3QuU2V0VGFnc0VudHJ5Qhi6SBWaARIQZCIHcgUQARj6ASoFcgMYwD4SHQoLZGVsZXRlX3RhZ3MYBiADKAlCCLpIBZIBAhBkEiMKDXBhcmVudF9ydW5faWQYByABKAlCB7pIBHICGEBIAogBARI+CgxhZGRfZGF0YXNldHMYCCADKAsyHi50cmFpbnlhcmQucmVnaXN0cnkudjEuRGF0YXNldEIIukgFkgECEGQaLgoMU2V0VGFnc0VudHJ5EgsKA2tleRgBIAEoCRINCgV2YWx1ZRgCIAEoCToCOAFCDwoNX2Rpc3BsYXlfbmFtZUIICgZfbm90ZXNCEAoOX3BhcmVudF9ydW5faWQiPAoRVXBkYXRlUnVuUmVzcG9uc2USJwoDcnVuGAEgASgLMhoudHJhaW55YXJkLnJlZ2lzdHJ5LnYxLlJ1biJLChBEZWxldGVSdW5SZXF1ZXN0EhwKCnJlcXVlc3RfaWQYASABKAlCCLpIBXIDsAEBEhkKBnJ1bl9pZBgCIAEoCUIJukgGcgQQARhAIhMKEURlbGV0ZVJ1blJlc3BvbnNlIkwKEVJlc3RvcmVSdW5SZXF1ZXN0EhwKCnJlcXVlc3RfaWQYASABKAlCCLpIBXIDsAEBEhkKBnJ1bl9pZBgCIAEoCUIJukgGcgQQARhAIhQKElJlc3RvcmVSdW5SZXNwb25zZSJRChdEZWxldGVFeHBlcmltZW50UmVxdWVzdBIcCgpyZXF1ZXN0X2lkGAEgASgJQgi6SAVyA7ABARIYCgRwYXRoGAIgASgJQgq6SAdyBRABGPQDIhoKGERlbGV0ZUV4cGVyaW1lbnRSZXNwb25zZSJSChhSZXN0b3JlRXhwZXJpbWVudFJlcXVlc3QSHAoKcmVxdWVzdF9pZBgBIAEoCUIIukgFcgOwAQESGAoEcGF0aBgCIAEoCUIKukgHcgUQARj0AyIbChlSZXN0b3JlRXhwZXJpbWVudFJlc3BvbnNlInEKE1dhdGNoTWV0cmljc1JlcXVlc3QSGQoGcnVuX2lkGAEgASgJQgm6SAZyBBABGEASFwoEa2V5cxgCIAMoCUIJukgGkgEDEIACEhcKCmFmdGVyX3N0ZXAYAyABKANIAIgBAUINCgtfYWZ0ZXJfc3RlcCJ3ChRXYXRjaE1ldHJpY3NSZXNwb25zZRIuCgdtZXRyaWNzGAEgAygLMh0udHJhaW55YXJkLnJlZ2lzdHJ5LnYxLk1ldHJpYxIvCgVzdGF0ZRgCIAEoDjIgLnRyYWlueWFyZC5yZWdpc3RyeS52MS5SdW4uU3RhdGUijAEKHURvd25sb2FkQ2hlY2twb2ludEZpbGVSZXF1ZXN0Eh8KDWNoZWNrcG9pbnRfaWQYASABKAlCCLpIBXIDsAEBEhgKBHBhdGgYAiABKAlCCrpIB3IFEAEYgAgSFwoGb2Zmc2V0GAMgASgDQge6SAQiAigAEhcKBmxlbmd0aBgEIAEoA0IHukgEIgIoACIvCh5Eb3dubG9hZENoZWNrcG9pbnRGaWxlUmVzcG9uc2USDQoFY2h1bmsYASABKAwiPgobR2V0Q2hlY2twb2ludExpbmVhZ2VSZXF1ZXN0Eh8KDWNoZWNrcG9pbnRfaWQYASABKAlCCLpIBXIDsAEBIo0CChxHZXRDaGVja3BvaW50TGluZWFnZVJlc3BvbnNlEjMKCGFuY2VzdHJ5GAEgAygLMiEudHJhaW55YXJkLnJlZ2lzdHJ5LnYxLkNoZWNrcG9pbnQSMwoIY2hpbGRyZW4YAiADKAsyIS50cmFpbnlhcmQucmVnaXN0cnkudjEuQ2hlY2twb2ludBJQCgh2ZXJzaW9ucxgDIAMoCzI+LnRyYWlueWFyZC5yZWdpc3RyeS52MS5HZXRDaGVja3BvaW50TGluZWFnZVJlc3BvbnNlLlZlcnNpb25SZWYaMQoKVmVyc2lvblJlZhISCgptb2RlbF9uYW1lGAEgASgJEg8KB3ZlcnNpb24YAiABKAMyrBAKClJ1blNlcnZpY2UScAoPTGlzdEV4cGVyaW1lbnRzEi0udHJhaW55YXJkLnJlZ2lzdHJ5LnYxLkxpc3RFeHBlcmltZW50c1JlcXVlc3QaLi50cmFpbnlhcmQucmVnaXN0cnkudjEuTGlzdEV4cGVyaW1lbnRzUmVzcG9uc2USVQoGR2V0UnVuEiQudHJhaW55YXJkLnJlZ2lzdHJ5LnYxLkdldFJ1blJlcXVlc3QaJS50cmFpbnlhcmQucmVnaXN0cnkudjEuR2V0UnVuUmVzcG9uc2USWwoITGlzdFJ1bnMSJi50cmFpbnlhcmQucmVnaXN0cnkudjEuTGlzdFJ1bnNSZXF1ZXN0GicudHJhaW55YXJkLnJlZ2lzdHJ5LnYxLkxpc3RSdW5zUmVzcG9uc2USYQoKU2VhcmNoUnVucxIoLnRyYWlueWFyZC5yZWdpc3RyeS52MS5TZWFyY2hSdW5zUmVxdWVzdBopLnRyYWlueWFyZC5yZWdpc3RyeS52MS5TZWFyY2hSdW5zUmVzcG9uc2USZAoLQ29tcGFyZVJ1bnMSKS50cmFpbnlhcmQucmVnaXN0cnkudjEuQ29tcGFyZVJ1bnNSZXF1ZXN0GioudHJhaW55YXJkLnJlZ2lzdHJ5LnYxLkNvbXBhcmVSdW5zUmVzcG9uc2USXgoJVXBkYXRlUnVuEicudHJhaW55YXJkLnJlZ2lzdHJ5LnYxLlVwZGF0ZVJ1blJlcXVlc3QaKC50cmFpbnlhcmQucmVnaXN0cnkudjEuVXBkYXRlUnVuUmVzcG9uc2USXgoJRGVsZXRlUnVuEicudHJhaW55YXJkLnJlZ2lzdHJ5LnYxLkRlbGV0ZVJ1blJlcXVlc3QaKC50cmFpbnlhcmQucmVnaXN0cnkudjEuRGVsZXRlUnVuUmVzcG9uc2USYQoKUmVzdG9yZVJ1bhIoLnRyYWlueWFyZC5yZWdpc3RyeS52MS5SZXN0b3JlUnVuUmVxdWVzdBopLnRyYWlueWFyZC5yZWdpc3RyeS52MS5SZXN0b3JlUnVuUmVzcG9uc2UScwoQRGVsZXRlRXhwZXJpbWVudBIuLnRyYWlueWFyZC5yZWdpc3RyeS52MS5EZWxldGVFeHBlcmltZW50UmVxdWVzdBovLnRyYWlueWFyZC5yZWdpc3RyeS52MS5EZWxldGVFeHBlcmltZW50UmVzcG9uc2USdgoRUmVzdG9yZUV4cGVyaW1lbnQSLy50cmFpbnlhcmQucmVnaXN0cnkudjEuUmVzdG9yZUV4cGVyaW1lbnRSZXF1ZXN0GjAudHJhaW55YXJkLnJlZ2lzdHJ5LnYxLlJlc3RvcmVFeHBlcmltZW50UmVzcG9uc2USaQoMV2F0Y2hNZXRyaWNzEioudHJhaW55YXJkLnJlZ2lzdHJ5LnYxLldhdGNoTWV0cmljc1JlcXVlc3QaKy50cmFpbnlhcmQucmVnaXN0cnkudjEuV2F0Y2hNZXRyaWNzUmVzcG9uc2UwARJzChBHZXRNZXRyaWNIaXN0b3J5Ei4udHJhaW55YXJkLnJlZ2lzdHJ5LnYxLkdldE1ldHJpY0hpc3RvcnlSZXF1ZXN0Gi8udHJhaW55YXJkLnJlZ2lzdHJ5LnYxLkdldE1ldHJpY0hpc3RvcnlSZXNwb25zZRJqCg1HZXRDaGVja3BvaW50EisudHJhaW55YXJkLnJlZ2lzdHJ5LnYxLkdldENoZWNrcG9pbnRSZXF1ZXN0GiwudHJhaW55YXJkLnJlZ2lzdHJ5LnYxLkdldENoZWNrcG9pbnRSZXNwb25zZRJwCg9MaXN0Q2hlY2twb2ludHMSLS50cmFpbnlhcmQucmVnaXN0cnkudjEuTGlzdENoZWNrcG9pbnRzUmVxdWVzdBouLnRyYWlueWFyZC5yZWdpc3RyeS52MS5MaXN0Q2hlY2twb2ludHNSZXNwb25zZRJzChBTZXRDaGVja3BvaW50UGluEi4udHJhaW55YXJkLnJlZ2lzdHJ5LnYxLlNldENoZWNrcG9pbnRQaW5SZXF1ZXN0Gi8udHJhaW55YXJkLnJlZ2lzdHJ5LnYxLlNldENoZWNrcG9pbnRQaW5SZXNwb25zZRJqCg1MaXN0QXJ0aWZhY3RzEisudHJhaW55YXJkLnJlZ2lzdHJ5LnYxLkxpc3RBcnRpZmFjdHNSZXF1ZXN0GiwudHJhaW55YXJkLnJlZ2lzdHJ5LnYxLkxpc3RBcnRpZmFjdHNSZXNwb25zZRJ1ChBEb3dubG9hZEFydGlmYWN0Ei4udHJhaW55YXJkLnJlZ2lzdHJ5LnYxLkRvd25sb2FkQXJ0aWZhY3RSZXF1ZXN0Gi8udHJhaW55YXJkLnJlZ2lzdHJ5LnYxLkRvd25sb2FkQXJ0aWZhY3RSZXNwb25zZTABEocBChZEb3dubG9hZENoZWNrcG9pbnRGaWxlEjQudHJhaW55YXJkLnJlZ2lzdHJ5LnYxLkRvd25sb2FkQ2hlY2twb2ludEZpbGVSZXF1ZXN0GjUudHJhaW55YXJkLnJlZ2lzdHJ5LnYxLkRvd25sb2FkQ2hlY2twb2ludEZpbGVSZXNwb25zZTABEn8KFEdldENoZWNrcG9pbnRMaW5lYWdlEjIudHJhaW55YXJkLnJlZ2lzdHJ5LnYxLkdldENoZWNrcG9pbnRMaW5lYWdlUmVxdWVzdBozLnRyYWlueWFyZC5yZWdpc3RyeS52MS5HZXRDaGVja3BvaW50TGluZWFnZVJlc3BvbnNlQvcBChljb20udHJhaW55YXJkLnJlZ2lzdHJ5LnYxQg9SdW5TZXJ2aWNlUHJvdG9QAVpTZ2l0aHViLmNvbS91bHRyYXRoaW5rLXBpbG90L3RyYWlueWFyZC9wcm90by9nZW4vZ28vdHJhaW55YXJkL3JlZ2lzdHJ5L3YxO3JlZ2lzdHJ5djGiAgNUUliqAhVUcmFpbnlhcmQuUmVnaXN0cnkuVjHKAhVUcmFpbnlhcmRcUmVnaXN0cnlcVjHiAiFUcmFpbnlhcmRcUmVnaXN0cnlcVjFcR1BCTWV0YWRhdGHqAhdUcmFpbnlhcmQ6OlJlZ2lzdHJ5OjpWMWIGcHJvdG8z", [file_buf_validate_validate, file_trainyard_registry_v1_checkpoint, file_trainyard_registry_v1_run]);
 
 /**
  * ListExperimentsRequest filters experiments.
@@ -197,6 +197,20 @@ export type GetMetricHistoryRequest = Message<"trainyard.registry.v1.GetMetricHi
    * @generated from field: int32 max_points = 3;
    */
   maxPoints: number;
+
+  /**
+   * First step of the range; unset means the first of all.
+   *
+   * @generated from field: optional int64 min_step = 4;
+   */
+  minStep?: bigint | undefined;
+
+  /**
+   * Last step of the range; unset means the last of all.
+   *
+   * @generated from field: optional int64 max_step = 5;
+   */
+  maxStep?: bigint | undefined;
 };
 
 /**
@@ -220,7 +234,7 @@ export type GetMetricHistoryResponse = Message<"trainyard.registry.v1.GetMetricH
   metrics: Metric[];
 
   /**
-   * Points stored, before downsampling.
+   * Points in the range, before downsampling.
    *
    * @generated from field: int64 total_points = 2;
    */
@@ -477,6 +491,20 @@ export type DownloadArtifactRequest = Message<"trainyard.registry.v1.DownloadArt
    * @generated from field: string path = 2;
    */
   path: string;
+
+  /**
+   * First byte; 0 with length 0 means the whole content.
+   *
+   * @generated from field: int64 offset = 3;
+   */
+  offset: bigint;
+
+  /**
+   * Bytes from there on; 0 means to the end.
+   *
+   * @generated from field: int64 length = 4;
+   */
+  length: bigint;
 };
 
 /**
@@ -506,6 +534,760 @@ export type DownloadArtifactResponse = Message<"trainyard.registry.v1.DownloadAr
  */
 export const DownloadArtifactResponseSchema: GenMessage<DownloadArtifactResponse> = /*@__PURE__*/
   messageDesc(file_trainyard_registry_v1_run_service, 17);
+
+/**
+ * SearchRunsRequest is a search.
+ *
+ * @generated from message trainyard.registry.v1.SearchRunsRequest
+ */
+export type SearchRunsRequest = Message<"trainyard.registry.v1.SearchRunsRequest"> & {
+  /**
+   * Experiment path prefix; empty means all.
+   *
+   * @generated from field: string experiment_prefix = 1;
+   */
+  experimentPrefix: string;
+
+  /**
+   * Conditions joined by AND, such as `metrics."validation/sharpe" > 1 AND params.seed = '7' AND tags.team LIKE 'desk%'`; also
+   * attributes.{run_id,run_name,status,user_id,start_time,end_time} and datasets.{name,digest,context}. Empty means all.
+   *
+   * @generated from field: string filter = 2;
+   */
+  filter: string;
+
+  /**
+   * Order, such as `metrics."validation/sharpe" DESC`; then newest first. NaN comes after numbers, missing values last.
+   *
+   * @generated from field: repeated string order_by = 3;
+   */
+  orderBy: string[];
+
+  /**
+   * Which lifecycle.
+   *
+   * @generated from field: trainyard.registry.v1.SearchRunsRequest.Lifecycle lifecycle = 4;
+   */
+  lifecycle: SearchRunsRequest_Lifecycle;
+
+  /**
+   * Parent run; empty means any.
+   *
+   * @generated from field: string parent_run_id = 5;
+   */
+  parentRunId: string;
+
+  /**
+   * Rows per page; 0 means 100, more than 1000 is taken as 1000.
+   *
+   * @generated from field: int32 page_size = 6;
+   */
+  pageSize: number;
+
+  /**
+   * Token of the previous answer; bound to the search.
+   *
+   * @generated from field: string page_token = 7;
+   */
+  pageToken: string;
+};
+
+/**
+ * Describes the message trainyard.registry.v1.SearchRunsRequest.
+ * Use `create(SearchRunsRequestSchema)` to create a new message.
+ */
+export const SearchRunsRequestSchema: GenMessage<SearchRunsRequest> = /*@__PURE__*/
+  messageDesc(file_trainyard_registry_v1_run_service, 18);
+
+/**
+ * Which runs by their lifecycle.
+ *
+ * @generated from enum trainyard.registry.v1.SearchRunsRequest.Lifecycle
+ */
+export enum SearchRunsRequest_Lifecycle {
+  /**
+   * The same as ACTIVE.
+   *
+   * @generated from enum value: LIFECYCLE_UNSPECIFIED = 0;
+   */
+  UNSPECIFIED = 0,
+
+  /**
+   * Those that are not deleted.
+   *
+   * @generated from enum value: LIFECYCLE_ACTIVE = 1;
+   */
+  ACTIVE = 1,
+
+  /**
+   * Deleted ones.
+   *
+   * @generated from enum value: LIFECYCLE_DELETED = 2;
+   */
+  DELETED = 2,
+
+  /**
+   * Both.
+   *
+   * @generated from enum value: LIFECYCLE_ALL = 3;
+   */
+  ALL = 3,
+}
+
+/**
+ * Describes the enum trainyard.registry.v1.SearchRunsRequest.Lifecycle.
+ */
+export const SearchRunsRequest_LifecycleSchema: GenEnum<SearchRunsRequest_Lifecycle> = /*@__PURE__*/
+  enumDesc(file_trainyard_registry_v1_run_service, 18, 0);
+
+/**
+ * SearchRunsResponse has a page.
+ *
+ * @generated from message trainyard.registry.v1.SearchRunsResponse
+ */
+export type SearchRunsResponse = Message<"trainyard.registry.v1.SearchRunsResponse"> & {
+  /**
+   * In the order asked for.
+   *
+   * @generated from field: repeated trainyard.registry.v1.Run runs = 1;
+   */
+  runs: Run[];
+
+  /**
+   * Empty on the last page.
+   *
+   * @generated from field: string next_page_token = 2;
+   */
+  nextPageToken: string;
+};
+
+/**
+ * Describes the message trainyard.registry.v1.SearchRunsResponse.
+ * Use `create(SearchRunsResponseSchema)` to create a new message.
+ */
+export const SearchRunsResponseSchema: GenMessage<SearchRunsResponse> = /*@__PURE__*/
+  messageDesc(file_trainyard_registry_v1_run_service, 19);
+
+/**
+ * CompareRunsRequest names runs.
+ *
+ * @generated from message trainyard.registry.v1.CompareRunsRequest
+ */
+export type CompareRunsRequest = Message<"trainyard.registry.v1.CompareRunsRequest"> & {
+  /**
+   * Runs, in the order of the columns.
+   *
+   * @generated from field: repeated string run_ids = 1;
+   */
+  runIds: string[];
+
+  /**
+   * Leave out rows in which all runs agree.
+   *
+   * @generated from field: bool only_different = 2;
+   */
+  onlyDifferent: boolean;
+};
+
+/**
+ * Describes the message trainyard.registry.v1.CompareRunsRequest.
+ * Use `create(CompareRunsRequestSchema)` to create a new message.
+ */
+export const CompareRunsRequestSchema: GenMessage<CompareRunsRequest> = /*@__PURE__*/
+  messageDesc(file_trainyard_registry_v1_run_service, 20);
+
+/**
+ * CompareRunsResponse is a table.
+ *
+ * @generated from message trainyard.registry.v1.CompareRunsResponse
+ */
+export type CompareRunsResponse = Message<"trainyard.registry.v1.CompareRunsResponse"> & {
+  /**
+   * The runs, in the order of the request.
+   *
+   * @generated from field: repeated trainyard.registry.v1.Run runs = 1;
+   */
+  runs: Run[];
+
+  /**
+   * By key.
+   *
+   * @generated from field: repeated trainyard.registry.v1.CompareRunsResponse.ParamRow params = 2;
+   */
+  params: CompareRunsResponse_ParamRow[];
+
+  /**
+   * By key.
+   *
+   * @generated from field: repeated trainyard.registry.v1.CompareRunsResponse.MetricRow metrics = 3;
+   */
+  metrics: CompareRunsResponse_MetricRow[];
+};
+
+/**
+ * Describes the message trainyard.registry.v1.CompareRunsResponse.
+ * Use `create(CompareRunsResponseSchema)` to create a new message.
+ */
+export const CompareRunsResponseSchema: GenMessage<CompareRunsResponse> = /*@__PURE__*/
+  messageDesc(file_trainyard_registry_v1_run_service, 21);
+
+/**
+ * ParamRow is one param over all runs.
+ *
+ * @generated from message trainyard.registry.v1.CompareRunsResponse.ParamRow
+ */
+export type CompareRunsResponse_ParamRow = Message<"trainyard.registry.v1.CompareRunsResponse.ParamRow"> & {
+  /**
+   * Name.
+   *
+   * @generated from field: string key = 1;
+   */
+  key: string;
+
+  /**
+   * One value per run; a run without it has an empty one and false in present.
+   *
+   * @generated from field: repeated string values = 2;
+   */
+  values: string[];
+
+  /**
+   * Whether each run has it.
+   *
+   * @generated from field: repeated bool present = 3;
+   */
+  present: boolean[];
+
+  /**
+   * False when all runs have the same value.
+   *
+   * @generated from field: bool different = 4;
+   */
+  different: boolean;
+};
+
+/**
+ * Describes the message trainyard.registry.v1.CompareRunsResponse.ParamRow.
+ * Use `create(CompareRunsResponse_ParamRowSchema)` to create a new message.
+ */
+export const CompareRunsResponse_ParamRowSchema: GenMessage<CompareRunsResponse_ParamRow> = /*@__PURE__*/
+  messageDesc(file_trainyard_registry_v1_run_service, 21, 0);
+
+/**
+ * MetricRow is one metric's latest value over all runs.
+ *
+ * @generated from message trainyard.registry.v1.CompareRunsResponse.MetricRow
+ */
+export type CompareRunsResponse_MetricRow = Message<"trainyard.registry.v1.CompareRunsResponse.MetricRow"> & {
+  /**
+   * Name.
+   *
+   * @generated from field: string key = 1;
+   */
+  key: string;
+
+  /**
+   * One value per run; a run without it has 0 and false in present.
+   *
+   * @generated from field: repeated double values = 2;
+   */
+  values: number[];
+
+  /**
+   * Whether each run has it.
+   *
+   * @generated from field: repeated bool present = 3;
+   */
+  present: boolean[];
+
+  /**
+   * False when all runs have the same value.
+   *
+   * @generated from field: bool different = 4;
+   */
+  different: boolean;
+};
+
+/**
+ * Describes the message trainyard.registry.v1.CompareRunsResponse.MetricRow.
+ * Use `create(CompareRunsResponse_MetricRowSchema)` to create a new message.
+ */
+export const CompareRunsResponse_MetricRowSchema: GenMessage<CompareRunsResponse_MetricRow> = /*@__PURE__*/
+  messageDesc(file_trainyard_registry_v1_run_service, 21, 1);
+
+/**
+ * UpdateRunRequest changes a run. What is not set stays.
+ *
+ * @generated from message trainyard.registry.v1.UpdateRunRequest
+ */
+export type UpdateRunRequest = Message<"trainyard.registry.v1.UpdateRunRequest"> & {
+  /**
+   * UUID that makes the call idempotent.
+   *
+   * @generated from field: string request_id = 1;
+   */
+  requestId: string;
+
+  /**
+   * Run.
+   *
+   * @generated from field: string run_id = 2;
+   */
+  runId: string;
+
+  /**
+   * Name for people.
+   *
+   * @generated from field: optional string display_name = 3;
+   */
+  displayName?: string | undefined;
+
+  /**
+   * Notes in Markdown.
+   *
+   * @generated from field: optional string notes = 4;
+   */
+  notes?: string | undefined;
+
+  /**
+   * Tags to write; the last write wins.
+   *
+   * @generated from field: map<string, string> set_tags = 5;
+   */
+  setTags: { [key: string]: string };
+
+  /**
+   * Tags to remove.
+   *
+   * @generated from field: repeated string delete_tags = 6;
+   */
+  deleteTags: string[];
+
+  /**
+   * Run that this one is a part of; empty takes it out. A circle is refused.
+   *
+   * @generated from field: optional string parent_run_id = 7;
+   */
+  parentRunId?: string | undefined;
+
+  /**
+   * Datasets to add.
+   *
+   * @generated from field: repeated trainyard.registry.v1.Dataset add_datasets = 8;
+   */
+  addDatasets: Dataset[];
+};
+
+/**
+ * Describes the message trainyard.registry.v1.UpdateRunRequest.
+ * Use `create(UpdateRunRequestSchema)` to create a new message.
+ */
+export const UpdateRunRequestSchema: GenMessage<UpdateRunRequest> = /*@__PURE__*/
+  messageDesc(file_trainyard_registry_v1_run_service, 22);
+
+/**
+ * UpdateRunResponse has the run.
+ *
+ * @generated from message trainyard.registry.v1.UpdateRunResponse
+ */
+export type UpdateRunResponse = Message<"trainyard.registry.v1.UpdateRunResponse"> & {
+  /**
+   * The run after the call.
+   *
+   * @generated from field: trainyard.registry.v1.Run run = 1;
+   */
+  run?: Run | undefined;
+};
+
+/**
+ * Describes the message trainyard.registry.v1.UpdateRunResponse.
+ * Use `create(UpdateRunResponseSchema)` to create a new message.
+ */
+export const UpdateRunResponseSchema: GenMessage<UpdateRunResponse> = /*@__PURE__*/
+  messageDesc(file_trainyard_registry_v1_run_service, 23);
+
+/**
+ * DeleteRunRequest names a run.
+ *
+ * @generated from message trainyard.registry.v1.DeleteRunRequest
+ */
+export type DeleteRunRequest = Message<"trainyard.registry.v1.DeleteRunRequest"> & {
+  /**
+   * UUID that makes the call idempotent.
+   *
+   * @generated from field: string request_id = 1;
+   */
+  requestId: string;
+
+  /**
+   * Run.
+   *
+   * @generated from field: string run_id = 2;
+   */
+  runId: string;
+};
+
+/**
+ * Describes the message trainyard.registry.v1.DeleteRunRequest.
+ * Use `create(DeleteRunRequestSchema)` to create a new message.
+ */
+export const DeleteRunRequestSchema: GenMessage<DeleteRunRequest> = /*@__PURE__*/
+  messageDesc(file_trainyard_registry_v1_run_service, 24);
+
+/**
+ * DeleteRunResponse is empty.
+ *
+ * @generated from message trainyard.registry.v1.DeleteRunResponse
+ */
+export type DeleteRunResponse = Message<"trainyard.registry.v1.DeleteRunResponse"> & {
+};
+
+/**
+ * Describes the message trainyard.registry.v1.DeleteRunResponse.
+ * Use `create(DeleteRunResponseSchema)` to create a new message.
+ */
+export const DeleteRunResponseSchema: GenMessage<DeleteRunResponse> = /*@__PURE__*/
+  messageDesc(file_trainyard_registry_v1_run_service, 25);
+
+/**
+ * RestoreRunRequest names a run.
+ *
+ * @generated from message trainyard.registry.v1.RestoreRunRequest
+ */
+export type RestoreRunRequest = Message<"trainyard.registry.v1.RestoreRunRequest"> & {
+  /**
+   * UUID that makes the call idempotent.
+   *
+   * @generated from field: string request_id = 1;
+   */
+  requestId: string;
+
+  /**
+   * Run.
+   *
+   * @generated from field: string run_id = 2;
+   */
+  runId: string;
+};
+
+/**
+ * Describes the message trainyard.registry.v1.RestoreRunRequest.
+ * Use `create(RestoreRunRequestSchema)` to create a new message.
+ */
+export const RestoreRunRequestSchema: GenMessage<RestoreRunRequest> = /*@__PURE__*/
+  messageDesc(file_trainyard_registry_v1_run_service, 26);
+
+/**
+ * RestoreRunResponse is empty.
+ *
+ * @generated from message trainyard.registry.v1.RestoreRunResponse
+ */
+export type RestoreRunResponse = Message<"trainyard.registry.v1.RestoreRunResponse"> & {
+};
+
+/**
+ * Describes the message trainyard.registry.v1.RestoreRunResponse.
+ * Use `create(RestoreRunResponseSchema)` to create a new message.
+ */
+export const RestoreRunResponseSchema: GenMessage<RestoreRunResponse> = /*@__PURE__*/
+  messageDesc(file_trainyard_registry_v1_run_service, 27);
+
+/**
+ * DeleteExperimentRequest names an experiment.
+ *
+ * @generated from message trainyard.registry.v1.DeleteExperimentRequest
+ */
+export type DeleteExperimentRequest = Message<"trainyard.registry.v1.DeleteExperimentRequest"> & {
+  /**
+   * UUID that makes the call idempotent.
+   *
+   * @generated from field: string request_id = 1;
+   */
+  requestId: string;
+
+  /**
+   * Path.
+   *
+   * @generated from field: string path = 2;
+   */
+  path: string;
+};
+
+/**
+ * Describes the message trainyard.registry.v1.DeleteExperimentRequest.
+ * Use `create(DeleteExperimentRequestSchema)` to create a new message.
+ */
+export const DeleteExperimentRequestSchema: GenMessage<DeleteExperimentRequest> = /*@__PURE__*/
+  messageDesc(file_trainyard_registry_v1_run_service, 28);
+
+/**
+ * DeleteExperimentResponse is empty.
+ *
+ * @generated from message trainyard.registry.v1.DeleteExperimentResponse
+ */
+export type DeleteExperimentResponse = Message<"trainyard.registry.v1.DeleteExperimentResponse"> & {
+};
+
+/**
+ * Describes the message trainyard.registry.v1.DeleteExperimentResponse.
+ * Use `create(DeleteExperimentResponseSchema)` to create a new message.
+ */
+export const DeleteExperimentResponseSchema: GenMessage<DeleteExperimentResponse> = /*@__PURE__*/
+  messageDesc(file_trainyard_registry_v1_run_service, 29);
+
+/**
+ * RestoreExperimentRequest names an experiment.
+ *
+ * @generated from message trainyard.registry.v1.RestoreExperimentRequest
+ */
+export type RestoreExperimentRequest = Message<"trainyard.registry.v1.RestoreExperimentRequest"> & {
+  /**
+   * UUID that makes the call idempotent.
+   *
+   * @generated from field: string request_id = 1;
+   */
+  requestId: string;
+
+  /**
+   * Path.
+   *
+   * @generated from field: string path = 2;
+   */
+  path: string;
+};
+
+/**
+ * Describes the message trainyard.registry.v1.RestoreExperimentRequest.
+ * Use `create(RestoreExperimentRequestSchema)` to create a new message.
+ */
+export const RestoreExperimentRequestSchema: GenMessage<RestoreExperimentRequest> = /*@__PURE__*/
+  messageDesc(file_trainyard_registry_v1_run_service, 30);
+
+/**
+ * RestoreExperimentResponse is empty.
+ *
+ * @generated from message trainyard.registry.v1.RestoreExperimentResponse
+ */
+export type RestoreExperimentResponse = Message<"trainyard.registry.v1.RestoreExperimentResponse"> & {
+};
+
+/**
+ * Describes the message trainyard.registry.v1.RestoreExperimentResponse.
+ * Use `create(RestoreExperimentResponseSchema)` to create a new message.
+ */
+export const RestoreExperimentResponseSchema: GenMessage<RestoreExperimentResponse> = /*@__PURE__*/
+  messageDesc(file_trainyard_registry_v1_run_service, 31);
+
+/**
+ * WatchMetricsRequest names what to follow.
+ *
+ * @generated from message trainyard.registry.v1.WatchMetricsRequest
+ */
+export type WatchMetricsRequest = Message<"trainyard.registry.v1.WatchMetricsRequest"> & {
+  /**
+   * Run.
+   *
+   * @generated from field: string run_id = 1;
+   */
+  runId: string;
+
+  /**
+   * Metrics; empty means all.
+   *
+   * @generated from field: repeated string keys = 2;
+   */
+  keys: string[];
+
+  /**
+   * Begin above this step; unset begins with what comes from now on.
+   *
+   * @generated from field: optional int64 after_step = 3;
+   */
+  afterStep?: bigint | undefined;
+};
+
+/**
+ * Describes the message trainyard.registry.v1.WatchMetricsRequest.
+ * Use `create(WatchMetricsRequestSchema)` to create a new message.
+ */
+export const WatchMetricsRequestSchema: GenMessage<WatchMetricsRequest> = /*@__PURE__*/
+  messageDesc(file_trainyard_registry_v1_run_service, 32);
+
+/**
+ * WatchMetricsResponse is one frame.
+ *
+ * @generated from message trainyard.registry.v1.WatchMetricsResponse
+ */
+export type WatchMetricsResponse = Message<"trainyard.registry.v1.WatchMetricsResponse"> & {
+  /**
+   * New points, by key and then step; may be empty in the first frame and in one that tells a new state.
+   *
+   * @generated from field: repeated trainyard.registry.v1.Metric metrics = 1;
+   */
+  metrics: Metric[];
+
+  /**
+   * State of the run.
+   *
+   * @generated from field: trainyard.registry.v1.Run.State state = 2;
+   */
+  state: Run_State;
+};
+
+/**
+ * Describes the message trainyard.registry.v1.WatchMetricsResponse.
+ * Use `create(WatchMetricsResponseSchema)` to create a new message.
+ */
+export const WatchMetricsResponseSchema: GenMessage<WatchMetricsResponse> = /*@__PURE__*/
+  messageDesc(file_trainyard_registry_v1_run_service, 33);
+
+/**
+ * DownloadCheckpointFileRequest names a file.
+ *
+ * @generated from message trainyard.registry.v1.DownloadCheckpointFileRequest
+ */
+export type DownloadCheckpointFileRequest = Message<"trainyard.registry.v1.DownloadCheckpointFileRequest"> & {
+  /**
+   * Checkpoint.
+   *
+   * @generated from field: string checkpoint_id = 1;
+   */
+  checkpointId: string;
+
+  /**
+   * Path inside the checkpoint.
+   *
+   * @generated from field: string path = 2;
+   */
+  path: string;
+
+  /**
+   * First byte; 0 with length 0 means the whole content.
+   *
+   * @generated from field: int64 offset = 3;
+   */
+  offset: bigint;
+
+  /**
+   * Bytes from there on; 0 means to the end.
+   *
+   * @generated from field: int64 length = 4;
+   */
+  length: bigint;
+};
+
+/**
+ * Describes the message trainyard.registry.v1.DownloadCheckpointFileRequest.
+ * Use `create(DownloadCheckpointFileRequestSchema)` to create a new message.
+ */
+export const DownloadCheckpointFileRequestSchema: GenMessage<DownloadCheckpointFileRequest> = /*@__PURE__*/
+  messageDesc(file_trainyard_registry_v1_run_service, 34);
+
+/**
+ * DownloadCheckpointFileResponse is a piece of content.
+ *
+ * @generated from message trainyard.registry.v1.DownloadCheckpointFileResponse
+ */
+export type DownloadCheckpointFileResponse = Message<"trainyard.registry.v1.DownloadCheckpointFileResponse"> & {
+  /**
+   * At most 256 KiB.
+   *
+   * @generated from field: bytes chunk = 1;
+   */
+  chunk: Uint8Array;
+};
+
+/**
+ * Describes the message trainyard.registry.v1.DownloadCheckpointFileResponse.
+ * Use `create(DownloadCheckpointFileResponseSchema)` to create a new message.
+ */
+export const DownloadCheckpointFileResponseSchema: GenMessage<DownloadCheckpointFileResponse> = /*@__PURE__*/
+  messageDesc(file_trainyard_registry_v1_run_service, 35);
+
+/**
+ * GetCheckpointLineageRequest names a checkpoint.
+ *
+ * @generated from message trainyard.registry.v1.GetCheckpointLineageRequest
+ */
+export type GetCheckpointLineageRequest = Message<"trainyard.registry.v1.GetCheckpointLineageRequest"> & {
+  /**
+   * Id.
+   *
+   * @generated from field: string checkpoint_id = 1;
+   */
+  checkpointId: string;
+};
+
+/**
+ * Describes the message trainyard.registry.v1.GetCheckpointLineageRequest.
+ * Use `create(GetCheckpointLineageRequestSchema)` to create a new message.
+ */
+export const GetCheckpointLineageRequestSchema: GenMessage<GetCheckpointLineageRequest> = /*@__PURE__*/
+  messageDesc(file_trainyard_registry_v1_run_service, 36);
+
+/**
+ * GetCheckpointLineageResponse is where it comes from and what became of it. Data version, feature schema, code version, run
+ * (and so job) and attempt of each step are in the checkpoints themselves.
+ *
+ * @generated from message trainyard.registry.v1.GetCheckpointLineageResponse
+ */
+export type GetCheckpointLineageResponse = Message<"trainyard.registry.v1.GetCheckpointLineageResponse"> & {
+  /**
+   * The checkpoint, then its parent, and so on to the first, at most 1,000.
+   *
+   * @generated from field: repeated trainyard.registry.v1.Checkpoint ancestry = 1;
+   */
+  ancestry: Checkpoint[];
+
+  /**
+   * Checkpoints whose parent it is, oldest first, at most 1,000.
+   *
+   * @generated from field: repeated trainyard.registry.v1.Checkpoint children = 2;
+   */
+  children: Checkpoint[];
+
+  /**
+   * Model versions made from it.
+   *
+   * @generated from field: repeated trainyard.registry.v1.GetCheckpointLineageResponse.VersionRef versions = 3;
+   */
+  versions: GetCheckpointLineageResponse_VersionRef[];
+};
+
+/**
+ * Describes the message trainyard.registry.v1.GetCheckpointLineageResponse.
+ * Use `create(GetCheckpointLineageResponseSchema)` to create a new message.
+ */
+export const GetCheckpointLineageResponseSchema: GenMessage<GetCheckpointLineageResponse> = /*@__PURE__*/
+  messageDesc(file_trainyard_registry_v1_run_service, 37);
+
+/**
+ * VersionRef names a model version.
+ *
+ * @generated from message trainyard.registry.v1.GetCheckpointLineageResponse.VersionRef
+ */
+export type GetCheckpointLineageResponse_VersionRef = Message<"trainyard.registry.v1.GetCheckpointLineageResponse.VersionRef"> & {
+  /**
+   * Model.
+   *
+   * @generated from field: string model_name = 1;
+   */
+  modelName: string;
+
+  /**
+   * Version.
+   *
+   * @generated from field: int64 version = 2;
+   */
+  version: bigint;
+};
+
+/**
+ * Describes the message trainyard.registry.v1.GetCheckpointLineageResponse.VersionRef.
+ * Use `create(GetCheckpointLineageResponse_VersionRefSchema)` to create a new message.
+ */
+export const GetCheckpointLineageResponse_VersionRefSchema: GenMessage<GetCheckpointLineageResponse_VersionRef> = /*@__PURE__*/
+  messageDesc(file_trainyard_registry_v1_run_service, 37, 0);
 
 /**
  * RunService is the registry's service for people and SDKs that read runs, metrics, checkpoints and artifacts.
@@ -544,8 +1326,91 @@ export const RunService: GenService<{
     output: typeof ListRunsResponseSchema;
   },
   /**
+   * SearchRuns returns the runs that satisfy a filter in MLflow's grammar, in the order asked for.
+   *
+   * @generated from rpc trainyard.registry.v1.RunService.SearchRuns
+   */
+  searchRuns: {
+    methodKind: "unary";
+    input: typeof SearchRunsRequestSchema;
+    output: typeof SearchRunsResponseSchema;
+  },
+  /**
+   * CompareRuns lays the params and latest metrics of several runs side by side.
+   *
+   * @generated from rpc trainyard.registry.v1.RunService.CompareRuns
+   */
+  compareRuns: {
+    methodKind: "unary";
+    input: typeof CompareRunsRequestSchema;
+    output: typeof CompareRunsResponseSchema;
+  },
+  /**
+   * UpdateRun changes what people may change of a run: name, notes, tags, parent, datasets. Params and metrics never change.
+   *
+   * @generated from rpc trainyard.registry.v1.RunService.UpdateRun
+   */
+  updateRun: {
+    methodKind: "unary";
+    input: typeof UpdateRunRequestSchema;
+    output: typeof UpdateRunResponseSchema;
+  },
+  /**
+   * DeleteRun takes a run out of listings; nothing of it is lost. A run whose attempt is open is refused (ILLEGAL_TRANSITION).
+   *
+   * @generated from rpc trainyard.registry.v1.RunService.DeleteRun
+   */
+  deleteRun: {
+    methodKind: "unary";
+    input: typeof DeleteRunRequestSchema;
+    output: typeof DeleteRunResponseSchema;
+  },
+  /**
+   * RestoreRun brings a deleted run back.
+   *
+   * @generated from rpc trainyard.registry.v1.RunService.RestoreRun
+   */
+  restoreRun: {
+    methodKind: "unary";
+    input: typeof RestoreRunRequestSchema;
+    output: typeof RestoreRunResponseSchema;
+  },
+  /**
+   * DeleteExperiment deletes an experiment together with its runs.
+   *
+   * @generated from rpc trainyard.registry.v1.RunService.DeleteExperiment
+   */
+  deleteExperiment: {
+    methodKind: "unary";
+    input: typeof DeleteExperimentRequestSchema;
+    output: typeof DeleteExperimentResponseSchema;
+  },
+  /**
+   * RestoreExperiment brings a deleted experiment back together with all of its runs.
+   *
+   * @generated from rpc trainyard.registry.v1.RunService.RestoreExperiment
+   */
+  restoreExperiment: {
+    methodKind: "unary";
+    input: typeof RestoreExperimentRequestSchema;
+    output: typeof RestoreExperimentResponseSchema;
+  },
+  /**
+   * WatchMetrics sends a run's points as they become durable: first those above after_step, then new ones within a second,
+   * by key and then step. The first frame comes at once. None is missed; after a reconnect with the last step seen, or when
+   * a value is logged below one that was sent, points may come twice: (key, step, time, attempt) tells. The stream ends with
+   * OK when the run has SUCCEEDED and everything was sent; a run in another ended state may be continued, so its stream stays.
+   *
+   * @generated from rpc trainyard.registry.v1.RunService.WatchMetrics
+   */
+  watchMetrics: {
+    methodKind: "server_streaming";
+    input: typeof WatchMetricsRequestSchema;
+    output: typeof WatchMetricsResponseSchema;
+  },
+  /**
    * GetMetricHistory returns one series in step order. With max_points it is downsampled to the minimum and maximum of equal
-   * step ranges, so that no peak is lost. A step that was logged by two attempts has the newer attempt's value.
+   * ranges, so that no peak is lost. A step that was logged by two attempts has the newer attempt's value.
    *
    * @generated from rpc trainyard.registry.v1.RunService.GetMetricHistory
    */
@@ -596,7 +1461,7 @@ export const RunService: GenService<{
   },
   /**
    * DownloadArtifact streams an artifact's content, verified against its digest while it is sent: DATA_LOSS at the end means
-   * that the bytes are not what was committed.
+   * that the bytes are not what was committed. A range of it cannot be verified.
    *
    * @generated from rpc trainyard.registry.v1.RunService.DownloadArtifact
    */
@@ -604,6 +1469,27 @@ export const RunService: GenService<{
     methodKind: "server_streaming";
     input: typeof DownloadArtifactRequestSchema;
     output: typeof DownloadArtifactResponseSchema;
+  },
+  /**
+   * DownloadCheckpointFile is DownloadArtifact for a file of a checkpoint. Where the object store can be reached, the presigned
+   * URLs of ResolveModel are faster.
+   *
+   * @generated from rpc trainyard.registry.v1.RunService.DownloadCheckpointFile
+   */
+  downloadCheckpointFile: {
+    methodKind: "server_streaming";
+    input: typeof DownloadCheckpointFileRequestSchema;
+    output: typeof DownloadCheckpointFileResponseSchema;
+  },
+  /**
+   * GetCheckpointLineage returns where a checkpoint comes from and what was made of it.
+   *
+   * @generated from rpc trainyard.registry.v1.RunService.GetCheckpointLineage
+   */
+  getCheckpointLineage: {
+    methodKind: "unary";
+    input: typeof GetCheckpointLineageRequestSchema;
+    output: typeof GetCheckpointLineageResponseSchema;
   },
 }> = /*@__PURE__*/
   serviceDesc(file_trainyard_registry_v1_run_service, 0);
