@@ -6,6 +6,7 @@ import (
 	"fmt"
 
 	"github.com/ultrathink-pilot/trainyard/services/registry/internal/catalog"
+	"github.com/ultrathink-pilot/trainyard/services/registry/internal/outbox"
 )
 
 // importFence is the fence of an import's only attempt. It is not zero, so that MLflow
@@ -45,6 +46,9 @@ func (t *Tx) BeginImport(ctx context.Context, in Import) error {
 	}
 	if err := writePairs(ctx, t.tx, upsertTags, map[string]map[string]string{in.RunID: tags}); err != nil {
 		return fmt.Errorf("write provenance: %w", err)
+	}
+	if err := t.tellRunMade(ctx, in.RunID, tags); err != nil {
+		return err
 	}
 	if _, err := t.BeginCheckpoint(ctx, BeginCheckpoint{ID: in.CheckpointID, RunID: in.RunID, Attempt: 1, Fence: importFence, Files: in.Files}); err != nil {
 		return err
@@ -104,10 +108,12 @@ func (t *Tx) CommitImport(ctx context.Context, id string, by By) (catalog.Versio
 		FeatureSchema: in.FeatureSchema, DataVersion: in.DataVersion, EvaluationWindow: in.EvaluationWindow}); err != nil {
 		return catalog.Version{}, err
 	}
-	p := pendingPoints{effects: t.effects}
+	var points []catalog.MetricPoint
 	for _, k := range catalog.SortedKeys(in.Metrics) {
-		p.add(in.RunID, 1, []catalog.MetricPoint{{Key: k, Time: t.now, Value: in.Metrics[k]}})
+		points = append(points, catalog.MetricPoint{Key: k, Time: t.now, Value: in.Metrics[k]})
 	}
+	p := pendingPoints{effects: t.effects}
+	p.add(in.RunID, 1, points)
 	if err := p.flush(ctx, t.tx, t.series); err != nil {
 		return catalog.Version{}, err
 	}
@@ -116,6 +122,12 @@ func (t *Tx) CommitImport(ctx context.Context, id string, by By) (catalog.Versio
 	}
 	if _, err := t.tx.Exec(ctx, `UPDATE runs SET state = 'SUCCEEDED', end_time = $2, update_time = $2 WHERE run_id = $1`, in.RunID, t.now); err != nil {
 		return catalog.Version{}, fmt.Errorf("close the import's run: %w", err)
+	}
+	if err := t.tell(ctx, func() []outbox.Entry {
+		lane := outbox.RunLane(in.RunID)
+		return append(outbox.Metrics(lane, points), outbox.Updated(lane, catalog.RunSucceeded, t.now, ""))
+	}); err != nil {
+		return catalog.Version{}, err
 	}
 	v, err := t.RegisterVersion(ctx, in.Model, in.CheckpointID, by)
 	if err != nil {

@@ -8,6 +8,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/ultrathink-pilot/trainyard/services/registry/internal/catalog"
+	"github.com/ultrathink-pilot/trainyard/services/registry/internal/outbox"
 )
 
 // Tags that carry what MLflow's clients keep in tags: one place for both doors.
@@ -80,7 +81,21 @@ func (t *Tx) EditRun(ctx context.Context, runID string, e RunEdit) error {
 			return fmt.Errorf("add dataset: %w", err)
 		}
 	}
-	return nil
+	return t.tell(ctx, func() []outbox.Entry {
+		lane := outbox.RunLane(runID)
+		var entries []outbox.Entry
+		for _, key := range drop {
+			entries = append(entries, outbox.TagGone(lane, key))
+		}
+		if len(e.Datasets) > 0 {
+			documents := make([]json.RawMessage, 0, len(e.Datasets))
+			for _, d := range e.Datasets {
+				documents = append(documents, d.JSON)
+			}
+			entries = append(entries, outbox.Inputs(lane, documents))
+		}
+		return append(entries, outbox.Tags(lane, set)...)
+	})
 }
 
 // checkParent refuses a parent that is not there and one that descends from the run.
