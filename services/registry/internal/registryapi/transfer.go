@@ -35,11 +35,16 @@ func (a *api) uploads(ctx context.Context, files []catalog.File) ([]*registryv1.
 	})
 }
 
-// downloads presigns one GET per content.
+// downloads presigns one GET per content; none where the artifact store has no URLs, and
+// files are streamed.
 func (a *api) downloads(ctx context.Context, files []catalog.File) ([]*registryv1.TransferURL, error) {
-	return transfers(files, func(f catalog.File) (objectstore.Request, error) {
+	out, err := transfers(files, func(f catalog.File) (objectstore.Request, error) {
 		return a.Objects.PresignGet(ctx, f.ObjectKey, transferTTL)
 	})
+	if errors.Is(err, objectstore.ErrUnsupported) {
+		return nil, nil
+	}
+	return out, err
 }
 
 func transfers(files []catalog.File, sign func(catalog.File) (objectstore.Request, error)) ([]*registryv1.TransferURL, error) {

@@ -274,7 +274,7 @@ type Run struct {
 	Notes string `protobuf:"bytes,17,opt,name=notes,proto3" json:"notes,omitempty"`
 	// True when it was deleted; RestoreRun brings it back.
 	Deleted bool `protobuf:"varint,18,opt,name=deleted,proto3" json:"deleted,omitempty"`
-	// What it read.
+	// What it read; filled in by GetRun and UpdateRun only.
 	Datasets      []*Dataset `protobuf:"bytes,19,rep,name=datasets,proto3" json:"datasets,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

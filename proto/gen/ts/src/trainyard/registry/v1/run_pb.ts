@@ -238,7 +238,7 @@ export type Run = Message<"trainyard.registry.v1.Run"> & {
   deleted: boolean;
 
   /**
-   * What it read.
+   * What it read; filled in by GetRun and UpdateRun only.
    *
    * @generated from field: repeated trainyard.registry.v1.Dataset datasets = 19;
    */
