@@ -47,13 +47,15 @@ const (
 
 // Experiment groups runs. ID 0 is "Default" and always exists, as MLflow clients expect.
 type Experiment struct {
-	ID         int64
-	UID        string
-	Name       string
-	Lifecycle  Lifecycle
-	Tags       map[string]string
-	CreateTime time.Time
-	UpdateTime time.Time
+	ID        int64
+	UID       string
+	Name      string
+	Lifecycle Lifecycle
+	// ArtifactRoot is where its runs' files go, "" for the registry's own store.
+	ArtifactRoot string
+	Tags         map[string]string
+	CreateTime   time.Time
+	UpdateTime   time.Time
 	// RunCount counts runs that are not deleted; only filled by reads that say so.
 	RunCount int64
 }
@@ -63,14 +65,16 @@ type Run struct {
 	ID             string
 	ExperimentID   int64
 	ExperimentName string
-	DisplayName    string
-	State          RunState
-	Lifecycle      Lifecycle
-	Tenant         string
-	UserID         string
-	ModelName      string
-	Attempt        int32
-	Fence          uint64
+	// ArtifactRoot is the experiment's.
+	ArtifactRoot string
+	DisplayName  string
+	State        RunState
+	Lifecycle    Lifecycle
+	Tenant       string
+	UserID       string
+	ModelName    string
+	Attempt      int32
+	Fence        uint64
 	// TraceParent is the W3C context of the job's own trace, so that a promotion
 	// months later can still join it.
 	TraceParent string

@@ -45,6 +45,8 @@ const (
 	TextValue Kind = iota
 	NumberValue
 	ListValue
+	// NullValue belongs to IS NULL and IS NOT NULL: the key is there, or it is not.
+	NullValue
 )
 
 // Order is one order-by term.
@@ -70,6 +72,10 @@ type Grammar struct {
 	Aliases       map[string]string
 	// Lists are the attributes that take IN and NOT IN.
 	Lists []string
+	// Registry marks the searches of models and versions, which complain in words of their
+	// own; OrderWords is their complaint about an unknown key, with one %s.
+	Registry   bool
+	OrderWords string
 }
 
 // Runs is the grammar of runs/search.
@@ -86,7 +92,8 @@ var Runs = Grammar{
 var Experiments = Grammar{Entities: []Entity{Tag}, Text: []string{"name"}, Numeric: []string{"creation_time", "last_update_time", "experiment_id"}}
 
 // Models is the grammar of registered-models/search.
-var Models = Grammar{Entities: []Entity{Tag}, Text: []string{"name"}, Numeric: []string{"last_updated_timestamp", "creation_timestamp"}}
+var Models = Grammar{Entities: []Entity{Tag}, Text: []string{"name"}, Numeric: []string{"last_updated_timestamp", "creation_timestamp"},
+	Registry: true, OrderWords: "Invalid order by key '%s' specified. Valid keys are the model's name and timestamps"}
 
 // LoggedModels is the grammar of logged-models/search.
 var LoggedModels = Grammar{Entities: []Entity{Metric, Param, Tag}, Text: []string{"name", "model_id", "model_type", "status", "source_run_id"},
@@ -95,7 +102,7 @@ var LoggedModels = Grammar{Entities: []Entity{Metric, Param, Tag}, Text: []strin
 // Versions is the grammar of model-versions/search.
 var Versions = Grammar{Entities: []Entity{Tag}, Text: []string{"name", "run_id", "source_path"},
 	Numeric: []string{"version_number", "creation_timestamp", "last_updated_timestamp"}, Lists: []string{"run_id"},
-	Aliases: map[string]string{"version": "version_number"}}
+	Aliases: map[string]string{"version": "version_number"}, Registry: true}
 
 var entityNames = map[string]Entity{
 	"metric": Metric, "metrics": Metric, "param": Param, "params": Param, "parameter": Param, "parameters": Param,
@@ -122,10 +129,10 @@ func (g Grammar) Parse(text string) ([]Clause, error) {
 	for len(tokens) > 0 {
 		if len(clauses) > 0 {
 			if !tokens[0].word("AND") {
-				return nil, invalid("Invalid clause(s) in filter string: expected AND before %q. Only AND is supported.", tokens[0].text)
+				return nil, badClause(tokens[:1])
 			}
 			if tokens = tokens[1:]; len(tokens) == 0 {
-				return nil, invalid("Invalid clause(s) in filter string: nothing follows the last AND")
+				break // MLflow reads over an AND at the end
 			}
 		}
 		var c Clause
@@ -139,55 +146,122 @@ func (g Grammar) Parse(text string) ([]Clause, error) {
 	return clauses, nil
 }
 
+// badClause names what is not a comparison, as MLflow does.
+func badClause(tokens []token) error {
+	quoted := make([]string, len(tokens))
+	for i, t := range tokens {
+		quoted[i] = "'" + t.raw + "'"
+	}
+	return invalid("Invalid clause(s) in filter string: %s", strings.Join(quoted, ", "))
+}
+
+// comparators is a set as Python prints it.
+func comparators(ops []Op) string {
+	quoted := make([]string, len(ops))
+	for i, op := range ops {
+		quoted[i] = "'" + string(op) + "'"
+	}
+	return "{" + strings.Join(quoted, ", ") + "}"
+}
+
+// longNames are the entities as messages spell them.
+var longNames = map[Entity]string{Metric: "metric", Param: "parameter", Tag: "tag", Attribute: "attribute", Dataset: "dataset"}
+
 func (g Grammar) clause(tokens []token) (Clause, []token, error) {
+	whole := tokens
+	if tokens[0].kind == quoted && len(tokens) > 1 && tokens[1].kind == operator && tokens[0].raw[0] == '\'' {
+		return Clause{}, nil, invalid("Invalid comparison clause. Expected 'Identifier' found '%s'", tokens[0].raw)
+	}
 	c, tokens, err := g.identifier(tokens)
 	if err != nil {
 		return c, nil, err
 	}
 	if len(tokens) < 2 {
-		return c, nil, invalid("Invalid clause(s) in filter string: %q has no comparison and value", c.Key)
+		return c, nil, badClause(whole)
 	}
 	c.Op = Op(strings.ToUpper(tokens[0].text))
-	if c.Op == "NOT" && tokens[1].word("IN") {
+	switch {
+	case c.Op == "NOT" && tokens[1].word("IN"):
 		c.Op, tokens = "NOT IN", tokens[1:]
+	case c.Op == "IS" && tokens[1].word("NULL") && (c.Entity == Param || c.Entity == Tag):
+		c.Op, c.Kind = "IS NULL", NullValue
+		return c, tokens[2:], nil
+	case c.Op == "IS" && len(tokens) > 2 && tokens[1].word("NOT") && tokens[2].word("NULL") && (c.Entity == Param || c.Entity == Tag):
+		c.Op, c.Kind = "IS NOT NULL", NullValue
+		return c, tokens[3:], nil
 	}
 	if tokens[0].kind != operator && !slices.Contains([]Op{"LIKE", "ILIKE", "IN", "NOT IN"}, c.Op) {
-		return c, nil, invalid("Invalid comparison operator %q", tokens[0].text)
+		return c, nil, badClause(whole)
 	}
-	tokens = tokens[1:]
-	if len(tokens) == 0 {
-		return c, nil, invalid("Invalid clause(s) in filter string: %q has no value", c.Key)
+	if tokens = tokens[1:]; len(tokens) == 0 {
+		return c, nil, badClause(whole)
 	}
+	return g.value(c, tokens)
+}
+
+// value reads the right side of a comparison.
+func (g Grammar) value(c Clause, tokens []token) (Clause, []token, error) {
+	var err error
 	numeric := c.Entity == Metric || c.Entity == Attribute && slices.Contains(g.Numeric, c.Key)
 	switch {
 	case slices.Contains(listOps, c.Op):
-		if c.Entity != Dataset && (c.Entity != Attribute || !slices.Contains(g.Lists, c.Key)) {
-			return c, nil, invalid("Only some attributes support IN and NOT IN, %q does not", c.Key)
+		if c.Entity != Dataset && c.Entity != Attribute {
+			return c, nil, g.unquoted(c, tokens)
+		}
+		if c.Entity == Attribute && !slices.Contains(g.Lists, c.Key) {
+			return c, nil, invalid("Only ['%s'] attributes support comparison with a list of quoted string values.", strings.Join(g.Lists, "', '"))
+		}
+		if tokens[0].text != "(" {
+			return c, nil, badClause([]token{{raw: c.Key}, {raw: string(c.Op)}, tokens[0]})
 		}
 		c.Kind = ListValue
 		c.List, tokens, err = list(tokens)
 	case numeric:
-		if !slices.Contains(numberOps, c.Op) {
-			return c, nil, invalid("Invalid comparator %q for the numeric %s %q", c.Op, c.Entity, c.Key)
-		}
 		c.Kind = NumberValue
-		if tokens[0].kind != bare {
-			return c, nil, invalid("Expected a numeric value for %s %q, got %q. Numbers are written without quotes.", c.Entity, c.Key, tokens[0].text)
+		c.Number, err = strconv.ParseFloat(tokens[0].text, 64)
+		switch {
+		case tokens[0].kind == bare && err == nil:
+		case c.Entity == Metric:
+			return c, nil, invalid("Expected numeric value type for metric. Found %s", tokens[0].raw)
+		default:
+			return c, nil, invalid("Expected numeric value type for numeric attribute: %s. Found %s", c.Key, tokens[0].raw)
 		}
-		if c.Number, err = strconv.ParseFloat(tokens[0].text, 64); err != nil {
-			return c, nil, invalid("Expected a numeric value for %s %q, got %q", c.Entity, c.Key, tokens[0].text)
+		if !slices.Contains(numberOps, c.Op) {
+			return c, nil, invalid("Invalid comparator '%s' not one of '%s'", c.Op, comparators(numberOps))
 		}
 		tokens = tokens[1:]
 	default:
-		if !slices.Contains(textOps, c.Op) {
-			return c, nil, invalid("Invalid comparator %q for the %s %q", c.Op, c.Entity, c.Key)
-		}
 		if tokens[0].kind != quoted {
-			return c, nil, invalid("Expected a quoted string value for %s %q, got %q", c.Entity, c.Key, tokens[0].text)
+			return c, nil, g.unquoted(c, tokens)
+		}
+		if !slices.Contains(textOps, c.Op) {
+			if g.Registry {
+				return c, nil, invalid("Invalid comparator for attribute: %s", c.Op)
+			}
+			return c, nil, invalid("Invalid comparator '%s' not one of '%s'", c.Op, comparators(textOps))
 		}
 		c.Text, tokens = tokens[0].text, tokens[1:]
 	}
 	return c, tokens, err
+}
+
+// unquoted refuses a text without quotes, in the words of the search that it is for.
+func (g Grammar) unquoted(c Clause, tokens []token) error {
+	raw := tokens[0].raw
+	if raw == "(" {
+		for _, t := range tokens[1:] {
+			if raw += t.raw; t.text == ")" {
+				break
+			}
+		}
+	}
+	switch {
+	case g.Registry:
+		return invalid("Invalid clause(s) in filter string: %s, %s, %s", c.Key, c.Op, raw)
+	case c.Entity == Attribute:
+		return invalid("Parameter value is either not quoted or unidentified quote types used for string value %s. Use either single or double quotes.", raw)
+	}
+	return invalid("Expected a quoted string value for %s (e.g. 'my-value'). Got value %s", longNames[c.Entity], raw)
 }
 
 // identifier reads "key", "entity.key" and both with quoted keys.
@@ -203,40 +277,40 @@ func (g Grammar) identifier(tokens []token) (Clause, []token, error) {
 			c.Entity, c.Key, tokens = entity, key, tokens[1:]
 		case dotted && known: // the key follows in backticks or double quotes
 			if len(tokens) < 2 || tokens[1].kind == bare || tokens[1].kind == operator {
-				return c, nil, invalid("Invalid identifier %q", first.text)
+				return c, nil, badClause(tokens)
 			}
 			c.Entity, c.Key, tokens = entity, tokens[1].text, tokens[2:]
 		case dotted:
-			return c, nil, invalid("Invalid entity type %q. Valid values are metric, parameter, tag, attribute and dataset", name)
+			return c, nil, invalid("Invalid entity type '%s'. Valid values are ['metric', 'parameter', 'tag', 'attribute', 'dataset']", name)
 		default:
 			c.Key, tokens = first.text, tokens[1:]
 		}
 	case name, quoted:
 		c.Key, tokens = first.text, tokens[1:]
 	default:
-		return c, nil, invalid("Invalid clause(s) in filter string near %q", first.text)
+		return c, nil, badClause(tokens[:1])
 	}
 	if c.Entity == Attribute {
 		if full, ok := g.Aliases[c.Key]; ok {
 			c.Key = full
 		}
 		if !slices.Contains(g.Text, c.Key) && !slices.Contains(g.Numeric, c.Key) {
-			return c, nil, invalid("Invalid attribute key %q specified. Valid keys are %s", c.Key, strings.Join(append(slices.Clone(g.Text), g.Numeric...), ", "))
+			return c, nil, invalid("Invalid attribute key '%s' specified. Valid keys are '%s'", c.Key, strings.Join(append(slices.Clone(g.Text), g.Numeric...), ", "))
 		}
 	} else if !slices.Contains(g.Entities, c.Entity) {
-		return c, nil, invalid("Invalid entity type %q for this search", c.Entity)
+		return c, nil, invalid("Invalid entity type '%s' for this search", longNames[c.Entity])
 	}
 	if c.Entity == Dataset && !slices.Contains([]string{"name", "digest", "context"}, c.Key) {
-		return c, nil, invalid("Invalid dataset key %q specified. Valid keys are name, digest, context", c.Key)
+		return c, nil, invalid("Invalid dataset key '%s' specified. Valid keys are 'name, digest, context'", c.Key)
 	}
 	return c, tokens, nil
 }
 
 func list(tokens []token) ([]string, []token, error) {
-	if tokens[0].text != "(" {
-		return nil, nil, invalid("Expected a list in parentheses after IN")
+	tokens = tokens[1:] // the opening parenthesis
+	if len(tokens) > 0 && tokens[0].text == ")" {
+		return nil, nil, invalid("While parsing a list in the query, expected a non-empty list of string values, but got empty list")
 	}
-	tokens = tokens[1:]
 	var out []string
 	for len(tokens) >= 2 {
 		if tokens[0].kind != quoted {
@@ -252,7 +326,7 @@ func list(tokens []token) ([]string, []token, error) {
 		}
 		break
 	}
-	return nil, nil, invalid("A list after IN holds quoted strings between parentheses, separated by commas")
+	return nil, nil, invalid("While parsing a list in the query, expected string value, punctuation, or whitespace, but got different type in list")
 }
 
 // ParseOrder reads one order-by term such as "metrics.`validation/sharpe` DESC".
@@ -262,10 +336,13 @@ func (g Grammar) ParseOrder(text string) (Order, error) {
 		return Order{}, err
 	}
 	if len(tokens) == 0 {
-		return Order{}, invalid("Invalid order_by clause %q", text)
+		return Order{}, invalid("Invalid order_by clause '%s'. Could not be parsed.", text)
 	}
 	c, rest, err := g.identifier(tokens)
 	if err != nil {
+		if g.OrderWords != "" && c.Entity == Attribute {
+			err = invalid(g.OrderWords, c.Key)
+		}
 		return Order{}, err
 	}
 	o := Order{Entity: c.Entity, Key: c.Key}
@@ -277,8 +354,10 @@ func (g Grammar) ParseOrder(text string) (Order, error) {
 	case len(rest) == 1 && rest[0].word("ASC"):
 	case len(rest) == 1 && rest[0].word("DESC"):
 		o.Descending = true
+	case len(rest) == 1:
+		return o, invalid("Invalid ordering key in order_by clause '%s'.", text)
 	default:
-		return o, invalid("Invalid order_by clause %q. Expected ASC or DESC after the key", text)
+		return o, invalid("Invalid order_by clause '%s'. Could not be parsed.", text)
 	}
 	return o, nil
 }

@@ -22,10 +22,13 @@ func TestFilters(t *testing.T) {
 		"run_id IN ('a','b') AND status = 'RUNNING'": {
 			{Entity: Attribute, Key: "run_id", Op: "IN", Kind: ListValue, List: []string{"a", "b"}},
 			{Entity: Attribute, Key: "status", Op: "=", Text: "RUNNING"}},
-		"attributes.run_id not in ('a')":  {{Entity: Attribute, Key: "run_id", Op: "NOT IN", Kind: ListValue, List: []string{"a"}}},
-		"`run name` = 'x'":                {{Entity: Attribute, Key: "run_name", Op: "=", Text: "x"}},
-		"start_time > 1700000000000":      {{Entity: Attribute, Key: "start_time", Op: ">", Kind: NumberValue, Number: 1.7e12}},
-		"dataset.name = 'spx'":            {{Entity: Dataset, Key: "name", Op: "=", Text: "spx"}},
+		"attributes.run_id not in ('a')": {{Entity: Attribute, Key: "run_id", Op: "NOT IN", Kind: ListValue, List: []string{"a"}}},
+		"`run name` = 'x'":               {{Entity: Attribute, Key: "run_name", Op: "=", Text: "x"}},
+		"start_time > 1700000000000":     {{Entity: Attribute, Key: "start_time", Op: ">", Kind: NumberValue, Number: 1.7e12}},
+		"dataset.name = 'spx'":           {{Entity: Dataset, Key: "name", Op: "=", Text: "spx"}},
+		"params.a = 'x' AND":             {{Entity: Param, Key: "a", Op: "=", Text: "x"}},
+		"params.a IS NULL and tags.b is not null": {{Entity: Param, Key: "a", Op: "IS NULL", Kind: NullValue},
+			{Entity: Tag, Key: "b", Op: "IS NOT NULL", Kind: NullValue}},
 		"params.p = '1; DROP TABLE runs'": {{Entity: Param, Key: "p", Op: "=", Text: "1; DROP TABLE runs"}},
 	} {
 		got, err := Runs.Parse(text)
@@ -41,7 +44,7 @@ func TestBadFiltersAreNamed(t *testing.T) {
 		"metrics.loss", "metrics.loss <", "metrics.loss < 'x'", "metrics.loss LIKE 'x'", "metrics.loss < abc", "params.a > '1'", "params.a = 1",
 		"params.a = 'x' OR params.b = 'y'", "foo.bar = 'x'", "nothing = 'x'", "params.a = 'x", "a = 'x'; b = 'y'", "metrics. = 3",
 		"status IN ('a')", "run_id IN 'a'", "run_id IN (a)", "run_id IN ('a'", "dataset.size = '1'", "= 'x'", "params.a == 'x'", "a\x00b = 'x'",
-		"(metrics.a > 1)", "params.a = 'x' params.b = 'y'", "AND", "params.a = 'x' AND", strings.Repeat("params.a = 'x' AND ", 80) + "params.a = 'x'",
+		"(metrics.a > 1)", "params.a = 'x' params.b = 'y'", "AND", "metrics.a IS NULL", "params.a IS", "params.a IS NOT", strings.Repeat("params.a = 'x' AND ", 80) + "params.a = 'x'",
 	} {
 		got, err := Runs.Parse(text)
 		var e *Error

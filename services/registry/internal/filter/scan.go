@@ -21,6 +21,8 @@ const (
 type token struct {
 	kind kind
 	text string
+	// raw is the token as it was written, quotes and all.
+	raw string
 }
 
 // word compares a bare token without regard to case.
@@ -45,16 +47,16 @@ func scan(text string) ([]token, error) {
 		case r == '\'' || r == '"' || r == '`':
 			value, next, ok := until(runes, i)
 			if !ok {
-				return nil, invalid("Invalid filter string: the quote %c is not closed", r)
+				return nil, badClause(append(out, token{raw: string(r)}, token{raw: string(runes[i+1:])}))
 			}
 			k := quoted
 			if r == '`' {
 				k = name
 			}
-			out = append(out, token{k, value})
+			out = append(out, token{k, value, string(runes[i:next])})
 			i = next
 		case strings.ContainsRune("(),", r):
-			out = append(out, token{operator, string(r)})
+			out = append(out, token{operator, string(r), string(r)})
 			i++
 		case strings.ContainsRune("=<>!", r):
 			n := 1
@@ -62,19 +64,16 @@ func scan(text string) ([]token, error) {
 				n = 2
 			}
 			op := string(runes[i : i+n])
-			if op == "==" || op == "!" {
-				return nil, invalid("Invalid comparison operator %q", op)
-			}
-			out = append(out, token{operator, op})
+			out = append(out, token{operator, op, op})
 			i += n
 		case r == ';':
-			return nil, invalid("Search filter contained multiple expressions. A single expression is expected.")
+			return nil, invalid("Search filter contained multiple expression \"%s\". Provide AND-ed expression list.", text)
 		default:
 			start := i
 			for i < len(runes) && !unicode.IsSpace(runes[i]) && !strings.ContainsRune("'\"`(),=<>!;\x00", runes[i]) {
 				i++
 			}
-			out = append(out, token{bare, string(runes[start:i])})
+			out = append(out, token{bare, string(runes[start:i]), string(runes[start:i])})
 		}
 	}
 	return out, nil

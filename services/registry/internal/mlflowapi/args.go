@@ -5,6 +5,7 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"math"
 	"net/http"
@@ -42,7 +43,7 @@ func readArgs(w http.ResponseWriter, r *http.Request) (args, error) {
 	if r.Method == http.MethodPost {
 		kind, _, _ := strings.Cut(r.Header.Get("Content-Type"), ";")
 		if !strings.EqualFold(strings.TrimSpace(kind), "application/json") {
-			return in, &apiError{"BAD_REQUEST", "Bad Request. Content-Type must be application/json"}
+			return in, invalid("Bad Request. Content-Type must be one of ['application/json'].")
 		}
 	}
 	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
@@ -63,8 +64,9 @@ func readArgs(w http.ResponseWriter, r *http.Request) (args, error) {
 		in.fields = map[string]json.RawMessage{}
 		return in, nil
 	}
-	if err := json.Unmarshal(body, &in.fields); err != nil {
-		return in, &apiError{"BAD_REQUEST", "Bad Request. The body is not a JSON object"}
+	// What is no JSON at all counts as no fields, as with MLflow: the missing ones are named.
+	if err := json.Unmarshal(body, &in.fields); err != nil && json.Valid(body) {
+		return in, invalid("Bad Request. The body must be a JSON object")
 	}
 	return in, nil
 }
@@ -194,7 +196,22 @@ func parseNumber(raw json.RawMessage) (float64, error) {
 			return math.Inf(-1), nil
 		}
 	}
+	switch text {
+	case "true": // Python's numbers include its booleans
+		return 1, nil
+	case "false":
+		return 0, nil
+	}
 	return strconv.ParseFloat(text, 64)
+}
+
+// pythonFloat is a number as Python prints it.
+func pythonFloat(f float64) string {
+	text := strconv.FormatFloat(f, 'g', -1, 64)
+	if !strings.ContainsAny(text, ".eN") && !math.IsInf(f, 0) {
+		text += ".0"
+	}
+	return text
 }
 
 func (a args) flag(name string) (bool, error) {
@@ -257,31 +274,74 @@ func (a args) tags(name string) (map[string]string, error) {
 	return out, nil
 }
 
+// paging is what a route allows of max_results; low is its own complaint about too little,
+// with one %d.
+type paging struct {
+	standard, most int64
+	low            string
+}
+
+const positive = "Invalid value %d for parameter 'max_results' supplied. It must be a positive integer"
+
 // page reads max_results and page_token. One row more is asked for, to know whether a
-// further page exists.
-func (a args) page(standard, most int64) (postgres.Page, error) {
-	limit, err := a.integer("max_results", standard)
+// further page exists. A standard of 0 means that the route has none.
+func (a args) page(p paging) (postgres.Page, error) {
+	limit, err := a.integer("max_results", p.standard)
 	if err != nil {
 		return postgres.Page{}, err
 	}
-	if limit < 1 || limit > most {
-		return postgres.Page{}, invalid("Invalid value %d for parameter 'max_results' supplied. It must be a positive integer of at most %d.", limit, most)
+	if limit < 1 {
+		return postgres.Page{}, invalid(p.low, limit)
 	}
+	if limit > p.most {
+		raw, _ := a.raw("max_results")
+		return postgres.Page{}, badValue("max_results", raw)
+	}
+	offset, err := a.offset()
+	return postgres.Page{Limit: int(limit) + 1, Offset: offset}, err
+}
+
+// offset reads a page token. It holds what MLflow's own tokens hold.
+func (a args) offset() (int, error) {
 	token, err := a.text("page_token")
+	if err != nil || token == "" {
+		return 0, err
+	}
+	raw, err := base64.StdEncoding.DecodeString(strings.Map(base64Only, token))
 	if err != nil {
-		return postgres.Page{}, err
+		return 0, invalid("Invalid page token, could not base64-decode")
 	}
-	offset := 0
-	if token != "" {
-		raw, err := base64.RawURLEncoding.DecodeString(token)
-		if err == nil {
-			offset, err = strconv.Atoi(string(raw))
-		}
-		if err != nil || offset < 0 {
-			return postgres.Page{}, invalid("Invalid page token, could not base64-decode")
+	var held struct {
+		Offset *int `json:"offset"`
+	}
+	if json.Unmarshal(raw, &held) != nil || held.Offset == nil || *held.Offset < 0 {
+		return 0, invalid("Invalid page token, decoded value=%s", pythonBytes(raw))
+	}
+	return *held.Offset, nil
+}
+
+// base64Only drops what Python's decoder drops.
+func base64Only(r rune) rune {
+	switch {
+	case r >= 'A' && r <= 'Z', r >= 'a' && r <= 'z', r >= '0' && r <= '9', r == '+', r == '/', r == '=':
+		return r
+	}
+	return -1
+}
+
+func pythonBytes(b []byte) string {
+	out := []byte("b'")
+	for _, c := range b {
+		switch {
+		case c == '\'' || c == '\\':
+			out = append(out, '\\', c)
+		case c < ' ' || c > '~':
+			out = fmt.Appendf(out, "\\x%02x", c)
+		default:
+			out = append(out, c)
 		}
 	}
-	return postgres.Page{Limit: int(limit) + 1, Offset: offset}, nil
+	return string(append(out, '\''))
 }
 
 // cut takes the extra row off and makes the token of the next page, "" on the last.
@@ -289,24 +349,19 @@ func cut[T any](rows []T, p postgres.Page) ([]T, string) {
 	if len(rows) < p.Limit {
 		return rows, ""
 	}
-	next := strconv.Itoa(p.Offset + p.Limit - 1)
-	return rows[:p.Limit-1], base64.RawURLEncoding.EncodeToString([]byte(next))
+	next := fmt.Sprintf(`{"offset": %d}`, p.Offset+p.Limit-1)
+	return rows[:p.Limit-1], base64.StdEncoding.EncodeToString([]byte(next))
 }
 
-// view maps view_type to lifecycles.
-func (a args) view(name string) ([]catalog.Lifecycle, error) {
-	v, err := a.text(name)
-	if err != nil {
-		raw, _ := a.raw(name)
-		v = map[string]string{"1": "ACTIVE_ONLY", "2": "DELETED_ONLY", "3": "ALL"}[string(raw)]
+// view maps view_type to lifecycles. An unknown one counts as none, as every unknown name of
+// an enum does with MLflow.
+func (a args) view(name string) []catalog.Lifecycle {
+	raw, _ := a.raw(name)
+	switch strings.Trim(string(raw), `"`) {
+	case "DELETED_ONLY", "2":
+		return []catalog.Lifecycle{catalog.Deleted}
+	case "ALL", "3":
+		return []catalog.Lifecycle{catalog.Active, catalog.Deleted}
 	}
-	switch v {
-	case "", "ACTIVE_ONLY":
-		return []catalog.Lifecycle{catalog.Active}, nil
-	case "DELETED_ONLY":
-		return []catalog.Lifecycle{catalog.Deleted}, nil
-	case "ALL":
-		return []catalog.Lifecycle{catalog.Active, catalog.Deleted}, nil
-	}
-	return nil, invalid("Invalid value %q for parameter '%s' supplied.", v, name)
+	return []catalog.Lifecycle{catalog.Active}
 }

@@ -94,9 +94,17 @@ func checkPath(p string) error {
 		bad = bad || part == ".." || part == "."
 	}
 	if bad {
-		return invalid("Invalid path: %s", p)
+		return invalid("Invalid path")
 	}
 	return nil
+}
+
+// checkRelative is checkPath for a path below a root, which may not be absolute either.
+func checkRelative(p string) error {
+	if strings.HasPrefix(p, "/") {
+		return invalid("Invalid path")
+	}
+	return checkPath(p)
 }
 
 // location is what a proxied path points at: a run's artifact or a checkpoint's file.
@@ -105,24 +113,30 @@ type location struct {
 	checkpoint string
 	model      string
 	path       string
+	// shown is the path as errors name it, from the artifact root.
+	shown string
 }
 
-// locate reads "<experiment>/<run>/artifacts/<path>", "<experiment>/models/<id>/artifacts/<path>"
+// locate reads "<root>/<run>/artifacts/<path>", "<root>/models/<id>/artifacts/<path>"
 // and "checkpoints/<id>/<path>".
 func locate(p string) (location, error) {
 	if err := checkPath(p); err != nil || strings.HasPrefix(p, "/") {
-		return location{}, invalid("Invalid path: %s", p)
+		return location{}, invalid("Invalid path")
 	}
 	parts := strings.Split(strings.Trim(p, "/"), "/")
-	switch {
-	case len(parts) >= 2 && parts[0] == "checkpoints":
+	if len(parts) >= 2 && parts[0] == "checkpoints" {
 		return location{checkpoint: parts[1], path: strings.Join(parts[2:], "/")}, nil
-	case len(parts) >= 4 && parts[1] == "models" && parts[3] == "artifacts":
-		return location{model: parts[2], path: strings.Join(parts[4:], "/")}, nil
-	case len(parts) >= 3 && parts[2] == "artifacts":
-		return location{run: keptID(parts[1]), path: strings.Join(parts[3:], "/")}, nil
 	}
-	return location{}, missing("No such artifact: %s", p)
+	for i := 1; i < len(parts); i++ { // the root before is the experiment's own, and may be long
+		switch {
+		case parts[i] != "artifacts":
+		case i >= 2 && parts[i-2] == "models" && strings.HasPrefix(parts[i-1], "m-"):
+			return location{model: parts[i-1], path: strings.Join(parts[i+1:], "/")}, nil
+		case keptID(parts[i-1]) != parts[i-1] || len(parts[i-1]) == 36:
+			return location{run: keptID(parts[i-1]), path: strings.Join(parts[i+1:], "/")}, nil
+		}
+	}
+	return location{}, missing("No such artifact: '%s'", p)
 }
 
 // files lists what lies at a location, by path.
@@ -192,7 +206,11 @@ func (s *Server) listProxied(w http.ResponseWriter, r *http.Request) error {
 	for i := range files {
 		files[i].Path = path.Base(files[i].Path)
 	}
-	s.answer(w, http.StatusOK, map[string]any{"files": files})
+	out := map[string]any{}
+	if len(files) > 0 {
+		out["files"] = files
+	}
+	s.answer(w, http.StatusOK, out)
 	return nil
 }
 
@@ -203,7 +221,7 @@ func (s *Server) listRun(w http.ResponseWriter, r *http.Request) error {
 	if id == "" {
 		return invalid("Missing value for required parameter 'run_id'.%s", apiDocs)
 	}
-	if err := checkPath(q.Get("path")); err != nil {
+	if err := checkRelative(q.Get("path")); err != nil {
 		return err
 	}
 	run, err := s.Store.GetRun(r.Context(), id)
@@ -214,7 +232,7 @@ func (s *Server) listRun(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	out := map[string]any{"root_uri": runRoot(run.ExperimentID, id)}
+	out := map[string]any{"root_uri": runRoot(run)}
 	if files := children(all, q.Get("path")); len(files) > 0 {
 		out["files"] = files
 	}
@@ -227,6 +245,7 @@ func (s *Server) getProxied(w http.ResponseWriter, r *http.Request, p string) er
 	if err != nil {
 		return err
 	}
+	l.shown = p
 	return s.send(w, r, l)
 }
 
@@ -234,10 +253,14 @@ func (s *Server) sendRunFile(w http.ResponseWriter, r *http.Request, run, p stri
 	if run == "" || p == "" {
 		return invalid("Missing value for required parameter 'run_id' or 'path'.%s", apiDocs)
 	}
-	if err := checkPath(p); err != nil {
+	if err := checkRelative(p); err != nil {
 		return err
 	}
-	return s.send(w, r, location{run: run, path: p})
+	found, err := s.Store.GetRun(r.Context(), run)
+	if err != nil {
+		return runError(err, run)
+	}
+	return s.send(w, r, location{run: run, path: p, shown: strings.TrimPrefix(runRoot(found), artifactScheme) + "/" + p})
 }
 
 // sendVersionFile serves a file of a model version for the UI.
@@ -245,7 +268,7 @@ func (s *Server) sendVersionFile(w http.ResponseWriter, r *http.Request) error {
 	q := r.URL.Query()
 	n, err := strconv.ParseInt(q.Get("version"), 10, 32)
 	if err != nil {
-		return invalid("Model version must be an integer, got '%s'", q.Get("version"))
+		return invalid("Parameter 'version' must be an integer, got '%s'.", q.Get("version"))
 	}
 	v, err := s.Store.GetVersion(r.Context(), q.Get("name"), int32(n))
 	if err != nil {
@@ -293,7 +316,7 @@ func (s *Server) send(w http.ResponseWriter, r *http.Request, l location) error 
 		}
 		return nil
 	}
-	return missing("No such artifact: '%s'", l.path)
+	return missing("No such artifact: '%s'", l.shown)
 }
 
 // putProxied stores an upload. Its digest is its key, so it is known only at the end: the

@@ -75,10 +75,10 @@ type runInputsDTO struct {
 }
 
 type runDTO struct {
-	Info    runInfoDTO    `json:"info"`
-	Data    runDataDTO    `json:"data"`
-	Inputs  runInputsDTO  `json:"inputs"`
-	Outputs runOutputsDTO `json:"outputs"`
+	Info    runInfoDTO     `json:"info"`
+	Data    runDataDTO     `json:"data"`
+	Inputs  runInputsDTO   `json:"inputs"`
+	Outputs *runOutputsDTO `json:"outputs,omitempty"`
 }
 
 type runOutputsDTO struct {
@@ -106,12 +106,12 @@ type versionDTO struct {
 	Creation    int64    `json:"creation_timestamp"`
 	LastUpdate  int64    `json:"last_updated_timestamp"`
 	Stage       string   `json:"current_stage"`
-	Description string   `json:"description,omitempty"`
+	Description string   `json:"description"`
 	Source      string   `json:"source"`
-	RunID       string   `json:"run_id,omitempty"`
+	RunID       string   `json:"run_id"`
 	Status      string   `json:"status"`
 	Tags        []pair   `json:"tags,omitempty"`
-	RunLink     string   `json:"run_link,omitempty"`
+	RunLink     string   `json:"run_link"`
 	ModelID     string   `json:"model_id,omitempty"`
 	Aliases     []string `json:"aliases,omitempty"`
 }
@@ -135,11 +135,19 @@ func ms(t time.Time) int64 {
 func lifecycle(l catalog.Lifecycle) string { return strings.ToLower(string(l)) }
 
 func experimentOf(e catalog.Experiment) experimentDTO {
-	return experimentDTO{ID: strconv.FormatInt(e.ID, 10), Name: e.Name, Location: experimentRoot(e.ID), Lifecycle: lifecycle(e.Lifecycle),
+	return experimentDTO{ID: strconv.FormatInt(e.ID, 10), Name: e.Name, Location: rootOf(e.ArtifactRoot, e.ID), Lifecycle: lifecycle(e.Lifecycle),
 		LastUpdate: ms(e.UpdateTime), Creation: ms(e.CreateTime), Tags: pairsOf(e.Tags)}
 }
 
 func experimentRoot(id int64) string { return artifactScheme + strconv.FormatInt(id, 10) }
+
+// rootOf is an experiment's own root, or the place that it has here.
+func rootOf(root string, id int64) string {
+	if root != "" {
+		return root
+	}
+	return experimentRoot(id)
+}
 
 var runStatuses = map[catalog.RunState]string{
 	catalog.RunRunning: "RUNNING", catalog.RunScheduled: "SCHEDULED", catalog.RunSucceeded: "FINISHED",
@@ -162,15 +170,15 @@ func runStateOf(status string) (catalog.RunState, bool) {
 
 func runInfoOf(r catalog.Run) runInfoDTO {
 	return runInfoDTO{ID: shownID(r.ID), UUID: shownID(r.ID), Name: r.DisplayName, ExperimentID: strconv.FormatInt(r.ExperimentID, 10), UserID: r.UserID,
-		Status: runStatuses[r.State], Start: ms(r.StartTime), End: ms(r.EndTime), ArtifactURI: runRoot(r.ExperimentID, r.ID), Lifecycle: lifecycle(r.Lifecycle)}
+		Status: runStatuses[r.State], Start: ms(r.StartTime), End: ms(r.EndTime), ArtifactURI: runRoot(r), Lifecycle: lifecycle(r.Lifecycle)}
 }
 
-func runRoot(experiment int64, run string) string {
-	return experimentRoot(experiment) + "/" + shownID(run) + "/artifacts"
+func runRoot(r catalog.Run) string {
+	return rootOf(r.ArtifactRoot, r.ExperimentID) + "/" + shownID(r.ID) + "/artifacts"
 }
 
 func runOf(r catalog.Run, inputs []json.RawMessage, outputs []postgres.Output) runDTO {
-	out := runDTO{Info: runInfoOf(r), Inputs: runInputsDTO{inputs}}
+	out := runDTO{Info: runInfoOf(r), Inputs: runInputsDTO{inputs}, Outputs: &runOutputsDTO{}}
 	for _, o := range outputs {
 		out.Outputs.Models = append(out.Outputs.Models, outputDTO{o.ModelID, o.Step})
 	}

@@ -3,11 +3,14 @@ package mlflowapi
 import (
 	"context"
 	"strconv"
+	"strings"
 
 	"github.com/ultrathink-pilot/trainyard/services/registry/internal/catalog"
 	"github.com/ultrathink-pilot/trainyard/services/registry/internal/filter"
 	"github.com/ultrathink-pilot/trainyard/services/registry/internal/postgres"
 )
+
+const experimentsMost = 50_000
 
 func (s *Server) experimentRoutes() {
 	s.route("POST", "experiments/create", s.createExperiment)
@@ -18,6 +21,7 @@ func (s *Server) experimentRoutes() {
 	s.route("POST", "experiments/delete", s.lifecycleOf(catalog.Deleted))
 	s.route("POST", "experiments/restore", s.lifecycleOf(catalog.Active))
 	s.route("POST", "experiments/set-experiment-tag", s.setExperimentTag)
+	s.route("POST", "experiments/delete-experiment-tag", s.deleteExperimentTag)
 }
 
 // experimentID reads an experiment's number. One that is no number cannot exist here.
@@ -28,12 +32,15 @@ func (a args) experimentID() (int64, error) {
 	}
 	id, err := strconv.ParseInt(text, 10, 64)
 	if err != nil {
-		return 0, missing("No Experiment with id=%s exists", text)
+		return 0, invalid("Invalid experiment ID '%s'. Experiment ID must be a valid integer.", text)
 	}
 	return id, nil
 }
 
 func noExperiment(err error, id int64) error {
+	if isProblem(err, catalog.ProblemState) {
+		return invalid("The experiment %d must be in the 'active' state. Current state is deleted.", id)
+	}
 	if isProblem(err, catalog.ProblemNotFound) {
 		return missing("No Experiment with id=%d exists", id)
 	}
@@ -65,9 +72,19 @@ func (s *Server) createExperiment(ctx context.Context, in args) (any, error) {
 		}
 	}
 	var id int64
+	location, err := in.text("artifact_location")
+	if err != nil {
+		return nil, err
+	}
+	if strings.ContainsAny(location, "#;?") {
+		return nil, invalid("'artifact_location' URL can't include fragments or params.")
+	}
+	if err := checkPath(location); err != nil {
+		return nil, err
+	}
 	err = s.do(ctx, func(t *postgres.Tx) error {
 		var err error
-		id, err = t.CreateExperiment(ctx, name, tags)
+		id, err = t.CreateExperiment(ctx, name, strings.TrimRight(location, "/"), tags)
 		return err
 	})
 	if err != nil {
@@ -111,7 +128,14 @@ func (s *Server) getExperimentByName(ctx context.Context, in args) (any, error) 
 }
 
 func (s *Server) searchExperiments(ctx context.Context, in args) (any, error) {
-	page, err := in.page(1000, 50_000)
+	limit, err := in.integer("max_results", 0)
+	if err != nil {
+		return nil, err
+	}
+	if limit > experimentsMost {
+		return nil, invalid("Invalid value %d for parameter 'max_results' supplied. It must be at most %d", limit, experimentsMost)
+	}
+	page, err := in.page(paging{0, experimentsMost, positive})
 	if err != nil {
 		return nil, err
 	}
@@ -119,11 +143,7 @@ func (s *Server) searchExperiments(ctx context.Context, in args) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	view, err := in.view("view_type")
-	if err != nil {
-		return nil, err
-	}
-	all, err := s.Store.SearchExperiments(ctx, clauses, orders, view, page)
+	all, err := s.Store.SearchExperiments(ctx, clauses, orders, in.view("view_type"), page)
 	if err != nil {
 		return nil, err
 	}
@@ -169,14 +189,17 @@ func (s *Server) updateExperiment(ctx context.Context, in args) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	name, err := in.text("new_name")
-	if err != nil || name == "" {
+	name, err := in.need("new_name")
+	if err != nil {
 		return nil, err
 	}
 	if err := checkExperimentName(name); err != nil {
 		return nil, err
 	}
 	err = s.do(ctx, func(t *postgres.Tx) error { return t.RenameExperiment(ctx, id, name) })
+	if isProblem(err, catalog.ProblemState) {
+		return nil, invalid("Cannot rename a non-active experiment.")
+	}
 	return nil, noExperiment(experimentTaken(err, name), id)
 }
 
@@ -208,5 +231,25 @@ func (s *Server) setExperimentTag(ctx context.Context, in args) (any, error) {
 		return nil, err
 	}
 	err = s.do(ctx, func(t *postgres.Tx) error { return t.SetExperimentTag(ctx, id, key, value) })
+	return nil, noExperiment(err, id)
+}
+
+func (s *Server) deleteExperimentTag(ctx context.Context, in args) (any, error) {
+	id, err := in.experimentID()
+	if err != nil {
+		return nil, err
+	}
+	key, err := in.need("key")
+	if err != nil {
+		return nil, err
+	}
+	removed := false
+	err = s.do(ctx, func(t *postgres.Tx) (err error) {
+		removed, err = t.DeleteExperimentTag(ctx, id, key)
+		return err
+	})
+	if err == nil && !removed {
+		err = missing("No tag with name: %s in experiment with id %d", key, id)
+	}
 	return nil, noExperiment(err, id)
 }

@@ -13,7 +13,7 @@ const (
 	maxParamValue     = 6000
 	maxRunTag         = 8000
 	maxExperimentName = 500
-	maxExperimentTag  = 5000
+	maxExperimentTag  = 20_000
 	maxRegistryTag    = 100_000
 	maxAlias          = 255
 	maxBatchMetrics   = 1000
@@ -30,13 +30,19 @@ var (
 // checkKey refuses keys that MLflow refuses: odd characters, and paths that name another key.
 func checkKey(field, key string) error {
 	if key == "" {
-		return invalid("Missing value for required parameter '%s'.", field)
+		return invalid("Missing value for required parameter '%s'.%s", strings.Replace(field, "].name", "].key", 1), apiDocs)
 	}
 	if !keyPattern.MatchString(key) {
 		return invalid("Invalid value %q for parameter '%s' supplied: Names may only contain alphanumerics, underscores (_), dashes (-), periods (.), spaces ( ), colon(:) and slashes (/).", key, field)
 	}
 	if n := path.Clean(key); n != key || n == "." || strings.HasPrefix(n, "..") || strings.HasPrefix(n, "/") {
 		return invalid("Invalid value %q for parameter '%s' supplied: Names may be treated as files in certain cases, and must not resolve to other names when treated as such. This name would resolve to '%s'", key, field, n)
+	}
+	switch {
+	case strings.HasSuffix(field, "name"):
+		field = "Metric name"
+	case strings.HasPrefix(field, "param"):
+		field = "Param key"
 	}
 	return checkLength(field, key, maxKey)
 }

@@ -128,7 +128,7 @@ func (s *Server) createLoggedModel(ctx context.Context, in args) (any, error) {
 		m.Name = randomName()
 	}
 	if strings.ContainsAny(m.Name, `/:.%"'`) || len([]rune(m.Name)) > maxKey {
-		return nil, invalid("Invalid model name (%s) provided. Model name must be a non-empty string and cannot contain the following characters: ('/', ':', '.', '%%', '\"', \"'\")", m.Name)
+		return nil, invalid("Invalid model name ('%s') provided. Model name must be a non-empty string and cannot contain the following characters: ('/', ':', '.', '%%', '\"', \"'\")", m.Name)
 	}
 	if m.Type, err = in.text("model_type"); err != nil {
 		return nil, err
@@ -171,7 +171,10 @@ func (s *Server) getLoggedModel(ctx context.Context, in args) (any, error) {
 }
 
 func (s *Server) finishLoggedModel(ctx context.Context, in args) (any, error) {
-	raw, _ := in.raw("status")
+	raw, ok := in.raw("status")
+	if !ok {
+		return nil, invalid("Missing value for required parameter 'status'.%s", apiDocs)
+	}
 	status := map[string]string{"LOGGED_MODEL_READY": "READY", "2": "READY", "LOGGED_MODEL_UPLOAD_FAILED": "UPLOAD_FAILED", "3": "UPLOAD_FAILED"}[strings.Trim(string(raw), `"`)]
 	if status == "" {
 		return nil, invalid("Invalid model status: %s. Expected statuses are READY and UPLOAD_FAILED.", compact(raw))
@@ -199,15 +202,20 @@ func (s *Server) setLoggedModelTags(ctx context.Context, in args) (any, error) {
 			return nil, err
 		}
 	}
-	if err := s.do(ctx, func(t *postgres.Tx) error { return t.SetLoggedModelTags(ctx, id, tags) }); err != nil {
-		return nil, noLoggedModel(err, id)
-	}
-	return s.loggedModelAnswer(ctx, id)
+	return nil, noLoggedModel(s.do(ctx, func(t *postgres.Tx) error { return t.SetLoggedModelTags(ctx, id, tags) }), id)
 }
 
 func (s *Server) deleteLoggedModelTag(ctx context.Context, in args) (any, error) {
 	id := in.path["model_id"]
-	return nil, noLoggedModel(s.do(ctx, func(t *postgres.Tx) error { return t.DeleteLoggedModelTag(ctx, id, in.path["tag_key"]) }), id)
+	key, removed := in.path["tag_key"], false
+	err := s.do(ctx, func(t *postgres.Tx) (err error) {
+		removed, err = t.DeleteLoggedModelTag(ctx, id, key)
+		return err
+	})
+	if err == nil && !removed {
+		return nil, missing("No tag with key '%s' found for model with ID '%s'.", key, id)
+	}
+	return nil, noLoggedModel(err, id)
 }
 
 func (s *Server) logModelParams(ctx context.Context, in args) (any, error) {
@@ -229,7 +237,7 @@ func (s *Server) listModelDirectory(ctx context.Context, in args) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := checkPath(dir); err != nil {
+	if err := checkRelative(dir); err != nil {
 		return nil, err
 	}
 	all, err := s.Store.ListModelArtifacts(ctx, id)
@@ -244,13 +252,19 @@ func (s *Server) listModelDirectory(ctx context.Context, in args) (any, error) {
 }
 
 func (s *Server) searchLoggedModels(ctx context.Context, in args) (any, error) {
-	page, err := in.page(100, 1000)
+	if n, err := in.integer("max_results", 0); err == nil && n == 0 {
+		delete(in.fields, "max_results") // 0 is no number of results but the absence of one
+	}
+	page, err := in.page(paging{100, 1000, positive})
 	if err != nil {
 		return nil, err
 	}
 	names, err := in.list("experiment_ids")
 	if err != nil {
 		return nil, err
+	}
+	if len(names) == 0 {
+		return nil, invalid("Missing value for required parameter 'experiment_ids'.%s", apiDocs)
 	}
 	text, err := in.text("filter")
 	if err != nil {

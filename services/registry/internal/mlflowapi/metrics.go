@@ -2,7 +2,9 @@ package mlflowapi
 
 import (
 	"context"
+	"math"
 	"strconv"
+	"strings"
 
 	"github.com/ultrathink-pilot/trainyard/services/registry/internal/catalog"
 	"github.com/ultrathink-pilot/trainyard/services/registry/internal/postgres"
@@ -47,12 +49,12 @@ func (s *Server) history(ctx context.Context, in args) (any, error) {
 	}
 	page := postgres.Page{Limit: historyMost + 1}
 	if in.has("max_results") || in.has("page_token") {
-		if page, err = in.page(25_000, historyMost); err != nil {
+		if page, err = in.page(paging{25_000, historyMost, positive + "."}); err != nil {
 			return nil, err
 		}
 	}
 	points, err := s.points(ctx, id, key)
-	if err != nil {
+	if err != nil && !isMissing(err) { // of a run that is not there nothing was logged
 		return nil, err
 	}
 	points = points[min(page.Offset, len(points)):]
@@ -76,7 +78,7 @@ func (a args) runKeys(most int) (runs []string, key string, err error) {
 		}
 	}
 	if len(runs) == 0 {
-		return nil, "", invalid("GetMetricHistoryBulk request must specify at least one run_id.")
+		return nil, "", invalid("Missing value for required parameter 'run_ids'.%s", apiDocs)
 	}
 	if len(runs) > most {
 		return nil, "", invalid("GetMetricHistoryBulk request cannot specify more than %d run_ids. Received %d run_ids.", most, len(runs))
@@ -99,7 +101,10 @@ func (s *Server) historyInterval(ctx context.Context, in args) (any, error) {
 		return nil, err
 	}
 	if limit < 1 || limit > bulkMost {
-		return nil, invalid("Invalid value %d for parameter 'max_results' supplied. It must be a positive integer of at most %d.", limit, bulkMost)
+		return nil, invalid("max_results must be between 1 and %d.%s", bulkMost, apiDocs)
+	}
+	if in.has("start_step") != in.has("end_step") {
+		return nil, invalid("If either start step or end step are specified, both must be specified.")
 	}
 	low, err := in.integer("start_step", -1<<63)
 	if err != nil {
@@ -136,6 +141,12 @@ func (s *Server) historyInterval(ctx context.Context, in args) (any, error) {
 func isMissing(err error) bool { return wire(err).code == "RESOURCE_DOES_NOT_EXIST" }
 
 func (s *Server) historyBulk(ctx context.Context, in args) (any, error) {
+	if ids, err := in.list("run_id"); err == nil && len(ids) == 0 {
+		return nil, invalid("GetMetricHistoryBulk request must specify at least one run_id.")
+	}
+	if !in.has("metric_key") {
+		return nil, invalid("GetMetricHistoryBulk request must specify a metric_key.")
+	}
 	runs, key, err := in.runKeys(bulkRuns)
 	if err != nil {
 		return nil, err
@@ -169,8 +180,11 @@ func (a args) versionNumber(name string) (int32, error) {
 		return 0, invalid("Missing value for required parameter '%s'.%s", name, apiDocs)
 	}
 	n, err := parseInteger(raw)
-	if err != nil || n < 1 || n > 1<<31-1 {
-		return 0, invalid("Model version must be an integer, got '%s'", compact(raw))
+	if err != nil {
+		return 0, invalid("Parameter '%s' must be an integer, got '%s'.", name, strings.Trim(compact(raw), `"`))
+	}
+	if n < 0 || n > math.MaxInt32 {
+		n = -1 // no version has this number, and the catalogue says so
 	}
 	return int32(n), nil
 }

@@ -2,6 +2,7 @@ package mlflowapi
 
 import (
 	"context"
+	"strings"
 
 	"github.com/ultrathink-pilot/trainyard/services/registry/internal/catalog"
 	"github.com/ultrathink-pilot/trainyard/services/registry/internal/filter"
@@ -33,6 +34,13 @@ func (s *Server) modelAnswer(ctx context.Context, name string) (any, error) {
 		return nil, err
 	}
 	return map[string]any{"registered_model": modelOf(m, latestPerStage(versions, nil))}, nil
+}
+
+func checkModelName(name string) error {
+	if strings.ContainsAny(name, "/:") {
+		return invalid("Invalid model name '%s'. Names cannot contain '/' or ':'.", name)
+	}
+	return checkLength("name", name, maxKey)
 }
 
 func checkRegistryTag(key, value string) error {
@@ -67,7 +75,7 @@ func (s *Server) createModel(ctx context.Context, in args) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := checkLength("name", name, maxKey); err != nil {
+	if err := checkModelName(name); err != nil {
 		return nil, err
 	}
 	tags, err := in.registryTags()
@@ -93,7 +101,7 @@ func (s *Server) getModel(ctx context.Context, in args) (any, error) {
 }
 
 func (s *Server) searchModels(ctx context.Context, in args) (any, error) {
-	page, err := in.page(100, 1000)
+	page, err := in.page(paging{100, 1000, positive})
 	if err != nil {
 		return nil, err
 	}
@@ -129,7 +137,7 @@ func (s *Server) renameModel(ctx context.Context, in args) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := checkLength("new_name", to, maxKey); err != nil {
+	if err := checkModelName(to); err != nil {
 		return nil, err
 	}
 	if err := s.do(ctx, func(t *postgres.Tx) error { return t.RenameModel(ctx, name, to) }); err != nil {
@@ -228,7 +236,7 @@ func (s *Server) setAlias(ctx context.Context, in args) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	alias, err := in.text("alias")
+	alias, err := in.need("alias")
 	if err != nil {
 		return nil, err
 	}
@@ -247,7 +255,7 @@ func (s *Server) getAlias(ctx context.Context, in args) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	alias, err := in.text("alias")
+	alias, err := in.need("alias")
 	if err != nil {
 		return nil, err
 	}
@@ -273,7 +281,7 @@ func (s *Server) deleteAlias(ctx context.Context, in args) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	alias, err := in.text("alias")
+	alias, err := in.need("alias")
 	if err != nil {
 		return nil, err
 	}

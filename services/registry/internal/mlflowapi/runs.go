@@ -101,7 +101,13 @@ func (s *Server) createRun(ctx context.Context, in args) (any, error) {
 	if err := s.do(ctx, func(t *postgres.Tx) error { return t.CreateRun(ctx, n) }); err != nil {
 		return nil, noExperiment(err, id)
 	}
-	return s.runAnswer(ctx, n.ID)
+	r, err := s.Store.GetRun(ctx, n.ID)
+	if err != nil {
+		return nil, runError(err, n.ID)
+	}
+	answer := runOf(r, nil, nil)
+	answer.Outputs = nil // a run that was just made has none to show
+	return map[string]any{"run": answer}, nil
 }
 
 // newRunID is a UUID. With an idempotency key it is the key's digest: a
@@ -166,11 +172,7 @@ func (s *Server) updateRun(ctx context.Context, in args) (any, error) {
 	}
 	var u postgres.RunUpdate
 	if raw, ok := in.raw("status"); ok {
-		state, known := runStateOf(strings.Trim(string(raw), `"`))
-		if !known {
-			return nil, badValue("status", raw)
-		}
-		u.State = state
+		u.State, _ = runStateOf(strings.Trim(string(raw), `"`)) // an unknown name of an enum counts as none
 	}
 	end, err := in.integer("end_time", 0)
 	if err != nil {
@@ -193,7 +195,7 @@ func (s *Server) updateRun(ctx context.Context, in args) (any, error) {
 }
 
 func (s *Server) searchRuns(ctx context.Context, in args) (any, error) {
-	page, err := in.page(1000, searchRunsMost)
+	page, err := in.page(paging{1000, searchRunsMost, positive})
 	if err != nil {
 		return nil, err
 	}
@@ -207,16 +209,12 @@ func (s *Server) searchRuns(ctx context.Context, in args) (any, error) {
 	}
 	for i, c := range clauses {
 		if c.Entity == filter.Attribute && c.Key == "status" {
-			if state, ok := runStateOf(strings.ToUpper(c.Text)); ok {
+			if state, ok := runStateOf(c.Text); ok {
 				clauses[i].Text = string(state)
 			}
 		}
 	}
-	view, err := in.view("run_view_type")
-	if err != nil {
-		return nil, err
-	}
-	runs, err := s.Store.SearchRuns(ctx, experimentNumbers(names), clauses, orders, view, page)
+	runs, err := s.Store.SearchRuns(ctx, experimentNumbers(names), clauses, orders, in.view("run_view_type"), page)
 	if err != nil {
 		return nil, err
 	}
@@ -290,19 +288,22 @@ func (m metricIn) point(path string) (catalog.MetricPoint, error) {
 	}
 	var err error
 	if p.Value, err = parseNumber(m.Value); err != nil {
-		return p, invalid("Invalid value %s for parameter '%svalue' supplied: Please specify value as a valid double (64-bit floating point)", compact(m.Value), path)
+		return p, badValue(path+"value", m.Value)
 	}
 	if len(m.Timestamp) == 0 {
 		return p, invalid("Missing value for required parameter '%stimestamp'.%s", path, apiDocs)
 	}
 	at, err := parseInteger(m.Timestamp)
-	if err != nil || at < 0 || at > maxMillis {
-		return p, invalid("Invalid value %s for parameter '%stimestamp' supplied: metric '%s' (value=%s). Timestamp must be a nonnegative long (64-bit integer) ", compact(m.Timestamp), path, m.Key, compact(m.Value))
+	if err != nil {
+		return p, badValue(path+"timestamp", m.Timestamp)
+	}
+	if at < 0 || at > maxMillis {
+		return p, invalid("Invalid value %s for parameter '%stimestamp' supplied: metric '%s' (value=%s). Timestamp must be a nonnegative long (64-bit integer) ", compact(m.Timestamp), path, m.Key, pythonFloat(p.Value))
 	}
 	p.Time = time.UnixMilli(at)
 	if len(m.Step) > 0 && string(m.Step) != "null" {
 		if p.Step, err = parseInteger(m.Step); err != nil {
-			return p, invalid("Invalid value %s for parameter '%sstep' supplied: metric '%s' (value=%s). Step must be a valid long (64-bit integer).", compact(m.Step), path, m.Key, compact(m.Value))
+			return p, badValue(path+"step", m.Step)
 		}
 	}
 	return p, nil
@@ -329,7 +330,7 @@ func (s *Server) logMetric(ctx context.Context, in args) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	return nil, s.log(ctx, in, id, entry{points: []catalog.MetricPoint{p}, models: modelMetrics([]metricIn{m}, []catalog.MetricPoint{p})})
+	return nil, runError(s.log(ctx, in, id, entry{points: []catalog.MetricPoint{p}, models: modelMetrics([]metricIn{m}, []catalog.MetricPoint{p})}), id)
 }
 
 // entry is what one request logs to a run.
@@ -362,7 +363,7 @@ func (s *Server) log(ctx context.Context, in args, id string, e entry) error {
 	if isProblem(err, catalog.ProblemNotFound) && strings.Contains(err.Error(), loggedModelPrefix) {
 		return missing("%s", err.Error())
 	}
-	return runError(err, id)
+	return err
 }
 
 func (s *Server) logParam(ctx context.Context, in args) (any, error) {
@@ -378,10 +379,10 @@ func (s *Server) logParam(ctx context.Context, in args) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := checkKey("key", key); err != nil {
+	if err := checkKey("param key", key); err != nil {
 		return nil, err
 	}
-	return nil, s.log(ctx, in, id, entry{params: []catalog.Param{{Key: key, Value: truncate(value, maxParamValue)}}})
+	return nil, runError(s.log(ctx, in, id, entry{params: []catalog.Param{{Key: key, Value: truncate(value, maxParamValue)}}}), id)
 }
 
 func (s *Server) setTag(ctx context.Context, in args) (any, error) {
@@ -400,7 +401,7 @@ func (s *Server) setTag(ctx context.Context, in args) (any, error) {
 	if err := checkKey("key", key); err != nil {
 		return nil, err
 	}
-	return nil, s.log(ctx, in, id, entry{tags: map[string]string{key: truncate(value, maxRunTag)}})
+	return nil, runError(s.log(ctx, in, id, entry{tags: map[string]string{key: truncate(value, maxRunTag)}}), id)
 }
 
 func (s *Server) deleteTag(ctx context.Context, in args) (any, error) {
@@ -419,7 +420,7 @@ func (s *Server) deleteTag(ctx context.Context, in args) (any, error) {
 		return err
 	})
 	if err == nil && !removed {
-		err = missing("No tag with name: %s in run with id %s", key, id)
+		err = missing("No tag with name: %s in run with id %s", key, shownID(id))
 	}
 	return nil, runError(err, id)
 }
@@ -472,7 +473,7 @@ func (s *Server) logBatch(ctx context.Context, in args) (any, error) {
 			return nil, err
 		}
 		if seen[p.Key] {
-			return nil, invalid("Duplicate parameter keys have been submitted: %s. Please ensure the request contains only one param value per param key.", p.Key)
+			return nil, invalid("Duplicate parameter keys have been submitted: ['%s']. Please ensure the request contains only one param value per param key.", p.Key)
 		}
 		seen[p.Key] = true
 		list = append(list, catalog.Param{Key: p.Key, Value: truncate(p.Value, maxParamValue)})
@@ -484,7 +485,12 @@ func (s *Server) logBatch(ctx context.Context, in args) (any, error) {
 		}
 		written[t.Key] = truncate(t.Value, maxRunTag)
 	}
-	return nil, s.log(ctx, in, id, entry{points, list, written, modelMetrics(metrics, points)})
+	err = s.log(ctx, in, id, entry{points, list, written, modelMetrics(metrics, points)})
+	if refused := new(catalog.Error); errors.As(err, &refused) && refused.Problem == catalog.ProblemParamConflict {
+		return nil, invalid("Changing param values is not allowed. Params were already logged='[{'key': '%s', 'old_value': '%s', 'new_value': '%s'}]' for run ID='%s'.",
+			refused.Param.Key, refused.Param.Old, refused.Param.New, shownID(id))
+	}
+	return nil, runError(err, id)
 }
 
 func (s *Server) logModel(ctx context.Context, in args) (any, error) {
@@ -500,10 +506,14 @@ func (s *Server) logModel(ctx context.Context, in args) (any, error) {
 	if err := json.Unmarshal([]byte(text), &model); err != nil {
 		return nil, invalid("Malformed model info. \n %s \n is not a valid JSON.", text)
 	}
+	var absent []string
 	for _, field := range []string{"artifact_path", "flavors", "utc_time_created", "run_id"} {
 		if _, ok := model[field]; !ok {
-			return nil, invalid("Model json is missing mandatory fields: {'%s'}", field)
+			absent = append(absent, field)
 		}
+	}
+	if len(absent) > 0 {
+		return nil, invalid("Model json is missing mandatory fields: {'%s'}", strings.Join(absent, "', '"))
 	}
 	err = s.do(ctx, func(t *postgres.Tx) error {
 		return t.AppendRunTag(ctx, id, modelHistory, in.guard, json.RawMessage(text))
@@ -532,7 +542,7 @@ func (s *Server) logInputs(ctx context.Context, in args) (any, error) {
 			return nil, badValue(fmt.Sprintf("datasets[%d]", i), d)
 		}
 		if known.Dataset == nil || known.Dataset.Name == "" || known.Dataset.Digest == "" {
-			return nil, invalid("Dataset input must have a dataset associated with it.")
+			continue // as with MLflow, tags alone say nothing
 		}
 		input := postgres.Input{Name: known.Dataset.Name, Digest: known.Dataset.Digest, JSON: d}
 		for _, t := range known.Tags {

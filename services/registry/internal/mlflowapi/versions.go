@@ -70,8 +70,12 @@ func (s *Server) createVersion(ctx context.Context, in args) (any, error) {
 	if n.LoggedModel, err = in.text("model_id"); err != nil {
 		return nil, err
 	}
-	if n.Source, err = s.resolveSource(ctx, source); err != nil {
+	var maker string
+	if n.Source, maker, err = s.resolveSource(ctx, source); err != nil {
 		return nil, err
+	}
+	if n.RunID == "" {
+		n.RunID = maker
 	}
 	if id, ok := strings.CutPrefix(n.Source, loggedModelScheme); ok {
 		n.LoggedModel = id
@@ -109,44 +113,44 @@ func (s *Server) createVersion(ctx context.Context, in args) (any, error) {
 }
 
 // resolveSource checks a version's URI and resolves models:/ now, so that the version never
-// moves with what it was made from.
-func (s *Server) resolveSource(ctx context.Context, source string) (string, error) {
+// moves with what it was made from. A version made from another one has its run too.
+func (s *Server) resolveSource(ctx context.Context, source string) (uri, runID string, err error) {
 	u, err := url.Parse(source)
 	if err != nil {
-		return "", invalid("Invalid model version source: '%s'.", source)
+		return "", "", invalid("Invalid model version source: '%s'.", source)
 	}
 	if err := checkPath(u.Path + u.Opaque); err != nil {
-		return "", invalid("Invalid model version source: '%s'. If supplying a source as an http, https, local file path, ftp, objectstore, or mlflow-artifacts uri, an absolute path must be provided without relative path references present.", source)
+		return "", "", invalid("Invalid model version source: '%s'. If supplying a source as an http, https, local file path, ftp, objectstore, or mlflow-artifacts uri, an absolute path must be provided without relative path references present. Please provide an absolute path.", source)
 	}
 	switch u.Scheme {
 	case "", "file":
-		return "", invalid("Invalid model version source: '%s'. To use a local path as a model version source, the run_id request parameter has to be specified and the local path has to be contained within the artifact directory of the run specified by the run_id.", source)
+		return "", "", invalid("Invalid model version source: '%s'. To use a local path as a model version source, the run_id request parameter has to be specified and the local path has to be contained within the artifact directory of the run specified by the run_id.", source)
 	case "models":
 		parts := strings.Split(strings.Trim(u.Path+u.Opaque, "/"), "/")
 		if len(parts) == 1 && strings.HasPrefix(parts[0], "m-") {
-			return loggedModelScheme + parts[0], nil
+			return loggedModelScheme + parts[0], "", nil
 		}
 		if len(parts) != 2 {
-			return "", invalid("Not a proper models:/ URI: %s.", source)
+			return "", "", invalid("Not a proper models:/ URI: %s.", source)
 		}
 		if n, err := strconv.ParseInt(parts[1], 10, 32); err == nil {
 			v, err := s.Store.GetVersion(ctx, parts[0], int32(n))
 			if err != nil {
-				return "", noVersion(err, parts[0], int32(n))
+				return "", "", noVersion(err, parts[0], int32(n))
 			}
-			return versionOf(v).Source, nil
+			return versionOf(v).Source, v.RunID, nil
 		}
 		stage, err := stageOf(parts[1])
 		if err != nil {
-			return "", err
+			return "", "", err
 		}
 		v, err := s.Store.VersionInStage(ctx, parts[0], stage)
 		if err != nil {
-			return "", noModel(err, parts[0])
+			return "", "", noModel(err, parts[0])
 		}
-		return versionOf(v).Source, nil
+		return versionOf(v).Source, v.RunID, nil
 	}
-	return source, nil
+	return source, "", nil
 }
 
 func (s *Server) getVersion(ctx context.Context, in args) (any, error) {
@@ -158,7 +162,7 @@ func (s *Server) getVersion(ctx context.Context, in args) (any, error) {
 }
 
 func (s *Server) searchVersions(ctx context.Context, in args) (any, error) {
-	page, err := in.page(10_000, 200_000)
+	page, err := in.page(paging{10_000, 200_000, "Invalid value for max_results. It must be a positive integer, but got %d"})
 	if err != nil {
 		return nil, err
 	}
@@ -219,7 +223,7 @@ func (s *Server) transition(ctx context.Context, in args) (any, error) {
 		return nil, err
 	}
 	if archive && stage != catalog.StageProduction && stage != catalog.StageStaging {
-		return nil, invalid("Model version transition cannot archive existing model versions because '%s' is not an Active stage. Valid stages are Staging, Production", stageNames[stage])
+		return nil, invalid("Model version transition cannot archive existing model versions because '%s' is not an Active stage. Valid stages are ['Staging', 'Production']", stageNames[stage])
 	}
 	var v catalog.Version
 	err = s.do(ctx, func(t *postgres.Tx) error {

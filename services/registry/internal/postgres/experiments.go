@@ -14,10 +14,11 @@ import (
 	"github.com/ultrathink-pilot/trainyard/services/registry/internal/outbox"
 )
 
-// CreateExperiment makes an experiment and returns its number.
-func (t *Tx) CreateExperiment(ctx context.Context, name string, tags map[string]string) (int64, error) {
+// CreateExperiment makes an experiment and returns its number. An empty artifact root is the
+// registry's own.
+func (t *Tx) CreateExperiment(ctx context.Context, name, artifactRoot string, tags map[string]string) (int64, error) {
 	var id int64
-	err := t.tx.QueryRow(ctx, `INSERT INTO experiments (name, create_time, update_time) VALUES ($1, $2, $2) RETURNING experiment_id`, name, t.now).Scan(&id)
+	err := t.tx.QueryRow(ctx, `INSERT INTO experiments (name, artifact_root, create_time, update_time) VALUES ($1, $3, $2, $2) RETURNING experiment_id`, name, t.now, artifactRoot).Scan(&id)
 	if pg.IsUnique(err, "experiments_name_key") {
 		return 0, catalog.Refuse(catalog.ProblemAlreadyExists, "experiments/"+name, "already exists")
 	}
@@ -54,7 +55,7 @@ func (s *Store) oneExperiment(ctx context.Context, subject, where string, arg an
 }
 
 func (s *Store) readExperiments(ctx context.Context, where string, args ...any) ([]catalog.Experiment, error) {
-	rows, err := s.pool.Query(ctx, `SELECT e.experiment_id, e.uid::text, e.name, e.lifecycle, e.create_time, e.update_time,
+	rows, err := s.pool.Query(ctx, `SELECT e.experiment_id, e.uid::text, e.name, e.lifecycle, e.artifact_root, e.create_time, e.update_time,
 		COALESCE((SELECT jsonb_object_agg(t.key, t.value) FROM experiment_tags t WHERE t.experiment_id = e.experiment_id), '{}')
 		FROM experiments e `+where, args...)
 	if err != nil {
@@ -62,7 +63,7 @@ func (s *Store) readExperiments(ctx context.Context, where string, args ...any) 
 	}
 	return pgx.CollectRows(rows, func(row pgx.CollectableRow) (catalog.Experiment, error) {
 		var e catalog.Experiment
-		err := row.Scan(&e.ID, &e.UID, &e.Name, &e.Lifecycle, &e.CreateTime, &e.UpdateTime, &e.Tags)
+		err := row.Scan(&e.ID, &e.UID, &e.Name, &e.Lifecycle, &e.ArtifactRoot, &e.CreateTime, &e.UpdateTime, &e.Tags)
 		return e, err
 	})
 }
@@ -88,7 +89,35 @@ func (t *Tx) RenameExperiment(ctx context.Context, id int64, name string) error 
 	if pg.IsUnique(err, "experiments_name_key") {
 		return catalog.Refuse(catalog.ProblemAlreadyExists, "experiments/"+name, "already exists")
 	}
-	return t.affected(tag.RowsAffected(), err, "experiments/"+strconv.FormatInt(id, 10))
+	if err != nil || tag.RowsAffected() > 0 {
+		return err
+	}
+	return t.activeExperiment(ctx, id)
+}
+
+// activeExperiment refuses an experiment that is deleted or was never made.
+func (t *Tx) activeExperiment(ctx context.Context, id int64) error {
+	subject := "experiments/" + strconv.FormatInt(id, 10)
+	var lifecycle catalog.Lifecycle
+	if err := t.tx.QueryRow(ctx, `SELECT lifecycle FROM experiments WHERE experiment_id = $1 FOR SHARE`, id).Scan(&lifecycle); err != nil {
+		return found(err, subject)
+	}
+	if lifecycle != catalog.Active {
+		return catalog.Refuse(catalog.ProblemState, subject, "must be in the 'active' state")
+	}
+	return nil
+}
+
+// DeleteExperimentTag removes one tag; false when the experiment has none of that key.
+func (t *Tx) DeleteExperimentTag(ctx context.Context, id int64, key string) (bool, error) {
+	if err := t.activeExperiment(ctx, id); err != nil {
+		return false, err
+	}
+	tag, err := t.tx.Exec(ctx, `DELETE FROM experiment_tags WHERE experiment_id = $1 AND key = $2`, id, key)
+	if err != nil {
+		return false, fmt.Errorf("delete tag: %w", err)
+	}
+	return tag.RowsAffected() == 1, nil
 }
 
 // SetExperimentLifecycle deletes or restores an experiment together with its runs. A run
@@ -123,11 +152,11 @@ func (t *Tx) SetExperimentLifecycle(ctx context.Context, id int64, to catalog.Li
 
 // SetExperimentTag writes a tag; the last write wins.
 func (t *Tx) SetExperimentTag(ctx context.Context, id int64, key, value string) error {
+	if err := t.activeExperiment(ctx, id); err != nil {
+		return err
+	}
 	_, err := t.tx.Exec(ctx, `INSERT INTO experiment_tags (experiment_id, key, value) VALUES ($1, $2, $3)
 		ON CONFLICT (experiment_id, key) DO UPDATE SET value = EXCLUDED.value`, id, key, value)
-	if pg.IsForeignKey(err, "") {
-		return catalog.NotFound("experiments/" + strconv.FormatInt(id, 10))
-	}
 	if err != nil {
 		return fmt.Errorf("tag experiment: %w", err)
 	}

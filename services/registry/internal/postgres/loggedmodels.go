@@ -114,15 +114,16 @@ func (t *Tx) SetLoggedModelTags(ctx context.Context, id string, tags map[string]
 		ON CONFLICT (model_id, key) DO UPDATE SET value = EXCLUDED.value`, map[string]map[string]string{id: tags})
 }
 
-// DeleteLoggedModelTag removes a tag; one that is not there is no error.
-func (t *Tx) DeleteLoggedModelTag(ctx context.Context, id, key string) error {
+// DeleteLoggedModelTag removes a tag; false when the model has none of that key.
+func (t *Tx) DeleteLoggedModelTag(ctx context.Context, id, key string) (bool, error) {
 	if err := t.lockLoggedModel(ctx, id); err != nil {
-		return err
+		return false, err
 	}
-	if _, err := t.tx.Exec(ctx, `DELETE FROM logged_model_tags WHERE model_id = $1 AND key = $2`, id, key); err != nil {
-		return fmt.Errorf("untag logged model: %w", err)
+	tag, err := t.tx.Exec(ctx, `DELETE FROM logged_model_tags WHERE model_id = $1 AND key = $2`, id, key)
+	if err != nil {
+		return false, fmt.Errorf("untag logged model: %w", err)
 	}
-	return nil
+	return tag.RowsAffected() == 1, nil
 }
 
 // LogModelParams adds params, which never change.

@@ -49,7 +49,7 @@ func (s *Store) ListExperiments(ctx context.Context, prefix string) ([]catalog.E
 	})
 }
 
-const runColumns = `r.run_id, r.experiment_id, e.name, r.display_name, r.state, r.lifecycle, r.tenant, r.user_id, r.model_name,
+const runColumns = `r.run_id, r.experiment_id, e.name, e.artifact_root, r.display_name, r.state, r.lifecycle, r.tenant, r.user_id, r.model_name,
 	r.attempt, r.fence, r.trace_parent, r.spec, r.agent_name, r.failure_class, r.start_time, r.end_time, r.update_time`
 
 func scanRun(row pgx.CollectableRow) (catalog.Run, error) {
@@ -58,7 +58,7 @@ func scanRun(row pgx.CollectableRow) (catalog.Run, error) {
 		fence int64
 		end   *time.Time
 	)
-	err := row.Scan(&r.ID, &r.ExperimentID, &r.ExperimentName, &r.DisplayName, &r.State, &r.Lifecycle, &r.Tenant, &r.UserID,
+	err := row.Scan(&r.ID, &r.ExperimentID, &r.ExperimentName, &r.ArtifactRoot, &r.DisplayName, &r.State, &r.Lifecycle, &r.Tenant, &r.UserID,
 		&r.ModelName, &r.Attempt, &fence, &r.TraceParent, &r.Spec, &r.AgentName, &r.FailureClass, &r.StartTime, &end, &r.UpdateTime)
 	r.Fence, r.EndTime = uint64(fence), fromNull(end)
 	return r, err

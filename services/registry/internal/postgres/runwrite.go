@@ -26,14 +26,8 @@ type NewRun struct {
 
 // CreateRun makes a run in an active experiment.
 func (t *Tx) CreateRun(ctx context.Context, n NewRun) error {
-	var lifecycle catalog.Lifecycle
-	subject := fmt.Sprintf("experiments/%d", n.ExperimentID)
-	err := t.tx.QueryRow(ctx, `SELECT lifecycle FROM experiments WHERE experiment_id = $1 FOR SHARE`, n.ExperimentID).Scan(&lifecycle)
-	if err != nil {
-		return found(err, subject)
-	}
-	if lifecycle != catalog.Active {
-		return catalog.Refuse(catalog.ProblemState, subject, "must be in the 'active' state")
+	if err := t.activeExperiment(ctx, n.ExperimentID); err != nil {
+		return err
 	}
 	tag, err := t.tx.Exec(ctx, `INSERT INTO runs (run_id, experiment_id, display_name, state, user_id, start_time, create_time, update_time)
 		VALUES ($1, $2, $3, 'RUNNING', $4, $5, $6, $6) ON CONFLICT DO NOTHING`, n.ID, n.ExperimentID, n.DisplayName, n.UserID, n.StartTime, t.now)

@@ -80,6 +80,8 @@ func (q *query) compare(left string, c filter.Clause) string {
 		return left + " = ANY(" + q.arg(c.List) + ")"
 	case filter.NumberValue:
 		return left + " " + op + " " + q.arg(c.Number) + "::float8"
+	case filter.NullValue:
+		return left + " " + op
 	case filter.TextValue:
 	}
 	return left + " " + op + " " + q.arg(c.Text)
