@@ -45,7 +45,8 @@ func Decode(dst io.Writer, src io.Reader, base io.ReadSeeker) (Stats, error) {
 		if n == 0 {
 			break
 		}
-		if n > blockSize {
+		alone := n&flagAlone != 0
+		if n &^= flagAlone; n == 0 || n > blockSize || alone && !d.delta {
 			return Stats{}, fmt.Errorf("%w: a block of %d bytes", ErrFormat, n)
 		}
 		if err := d.block(block[:n], planes[:n]); err != nil {
@@ -55,7 +56,9 @@ func Decode(dst io.Writer, src io.Reader, base io.ReadSeeker) (Stats, error) {
 			if err := readBase(base, baseBlock[:n]); err != nil {
 				return Stats{}, err
 			}
-			add(block[:n], baseBlock[:n], d.width)
+			if !alone {
+				add(block[:n], baseBlock[:n], d.width)
+			}
 		}
 		sum.Write(block[:n])
 		raw += uint64(n)
@@ -144,7 +147,7 @@ func (d *decoder) settings() error {
 	switch {
 	case string(h[:4]) != magic:
 		return fmt.Errorf("%w: it does not begin with %s", ErrFormat, magic)
-	case h[4] != version:
+	case h[4] < 1 || h[4] > version:
 		return fmt.Errorf("%w: version %d, this program reads %d", ErrFormat, h[4], version)
 	case d.width != 1 && d.width != 2 && d.width != 4 && d.width != 8, h[6] > flagDelta, h[7] != 0:
 		return fmt.Errorf("%w: unknown settings", ErrFormat)

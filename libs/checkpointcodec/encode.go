@@ -27,6 +27,8 @@ type encoder struct {
 	zstd   *zstd.Encoder
 	planes []byte
 	diff   []byte
+	// coded is the block being made, spare the one before it.
+	coded, spare []byte
 }
 
 // Encode packs src into dst. With a base, of any length, the difference to it is
@@ -39,7 +41,7 @@ func Encode(dst io.Writer, src io.Reader, base io.ReadSeeker) (Stats, error) {
 	}
 	e := &encoder{out: bufio.NewWriterSize(dst, 1<<20), huff: &huff0.Scratch{Reuse: huff0.ReusePolicyNone}, zstd: z,
 		planes: make([]byte, blockSize), diff: make([]byte, blockSize)}
-	header := []byte(magic + "\x01\x00\x00\x00")
+	header := []byte(magic + string(rune(version)) + "\x00\x00\x00")
 	if base != nil {
 		digest, err := digestOf(base)
 		if err != nil {
@@ -123,40 +125,62 @@ func (e *encoder) write(b []byte) error {
 func (e *encoder) choose(block, base []byte, delta bool) int {
 	best, size := 1, int64(-1)
 	for _, width := range []int{4, 2, 8, 1} {
-		var b bytes.Buffer
-		t := *e
-		t.out, t.n, t.width = bufio.NewWriter(&b), 0, width
-		if err := t.block(block, base, delta); err != nil {
-			continue // a Buffer never fails
+		e.width = width
+		src := block
+		if delta {
+			subtract(e.diff[:len(block)], block, base, width)
+			src = e.diff[:len(block)]
 		}
-		if size < 0 || t.n < size {
-			best, size = width, t.n
+		if n := int64(len(e.codeBlock(src))); size < 0 || n < size {
+			best, size = width, n
 		}
 	}
 	return best
 }
 
+// worth is the part of a block that its difference must not exceed. Above it the block is tried
+// without the base as well: of two checkpoints that share some tensors, the others' difference is
+// noise on noise, and longer than they are.
+const worth = 0.80
+
 func (e *encoder) block(src, base []byte, delta bool) error {
-	if delta {
-		subtract(e.diff[:len(src)], src, base, e.width)
-		src = e.diff[:len(src)]
+	if !delta {
+		return e.emit(e.codeBlock(src), len(src), 0)
 	}
+	subtract(e.diff[:len(src)], src, base, e.width)
+	coded := e.codeBlock(e.diff[:len(src)])
+	if float64(len(coded)) <= worth*float64(len(src)) {
+		return e.emit(coded, len(src), 0)
+	}
+	e.coded, e.spare = e.spare, e.coded
+	if alone := e.codeBlock(src); len(alone) < len(coded) {
+		return e.emit(alone, len(src), flagAlone)
+	}
+	return e.emit(coded, len(src), 0)
+}
+
+func (e *encoder) emit(coded []byte, raw int, flag uint32) error {
 	var length [4]byte
-	binary.LittleEndian.PutUint32(length[:], uint32(len(src)))
+	binary.LittleEndian.PutUint32(length[:], uint32(raw)|flag)
 	if err := e.write(length[:]); err != nil {
 		return err
 	}
+	return e.write(coded)
+}
+
+// codeBlock codes the planes of one block. The result is good until the next call but one.
+func (e *encoder) codeBlock(src []byte) []byte {
+	e.coded = e.coded[:0]
 	if e.width == 1 {
 		// No numbers: one plane, for which zstd knows more than huff0 does.
-		return e.plane(modeZstd, src)
+		e.plane(modeZstd, src)
+		return e.coded
 	}
 	split(e.planes[:len(src)], src, e.width)
 	for _, p := range planesOf(e.planes[:len(src)], e.width) {
-		if err := e.plane(modeHuff, p); err != nil {
-			return err
-		}
+		e.plane(modeHuff, p)
 	}
-	return nil
+	return e.coded
 }
 
 // planesOf cuts a split block into its planes, and these into what one huff0
@@ -177,14 +201,11 @@ func planesOf(block []byte, width int) [][]byte {
 	return out
 }
 
-func (e *encoder) plane(mode byte, p []byte) error {
+func (e *encoder) plane(mode byte, p []byte) {
 	coded, mode := e.code(mode, p)
-	head := [5]byte{mode}
-	binary.LittleEndian.PutUint32(head[1:], uint32(len(coded)))
-	if err := e.write(head[:]); err != nil {
-		return err
-	}
-	return e.write(coded)
+	e.coded = append(e.coded, mode)
+	e.coded = binary.LittleEndian.AppendUint32(e.coded, uint32(len(coded)))
+	e.coded = append(e.coded, coded...)
 }
 
 func (e *encoder) code(mode byte, p []byte) ([]byte, byte) {

@@ -3,7 +3,9 @@
 // exponents are not. So numbers are cut into planes, all first bytes, all second
 // bytes and so on, and each plane is entropy-coded on its own with huff0. Against
 // an earlier checkpoint of the same run the difference of the numbers is coded,
-// which makes the upper planes nearly empty.
+// which makes the upper planes nearly empty. A block whose difference is not worth
+// it is coded alone, so that two checkpoints which share only some tensors, such as
+// a common trunk, store these once and lose nothing on the others.
 //
 // zstd over the whole file is not used: on training checkpoints it saves
 // nothing at its fast levels and 8 % at its slow ones. It is the fallback for
@@ -13,7 +15,8 @@
 //
 //	"TYAR" version:u8 width:u8 flags:u8 reserved:u8
 //	base digest (32 bytes, only with flag 1)
-//	blocks: rawLength:u32, then per plane mode:u8 length:u32 bytes
+//	blocks: rawLength:u32 (its top bit: this block is no difference), then per
+//	        plane mode:u8 length:u32 bytes
 //	rawLength 0, total:u64, SHA-256 of the source (32 bytes)
 //	CRC-32C of everything before: u32
 //
@@ -25,10 +28,13 @@ package checkpointcodec
 import "errors"
 
 const (
-	magic   = "TYAR"
-	version = 1
+	magic = "TYAR"
+	// version 2 may leave the base aside for single blocks; 1 is still read.
+	version = 2
 	// flagDelta says that blocks are differences to a base.
 	flagDelta = 1
+	// flagAlone, in a block's length, says that this block is no difference.
+	flagAlone = 1 << 31
 	// blockSize is a multiple of every width, and a plane of it fits into one
 	// huff0 block, of at most 128 KiB, already at width 2.
 	blockSize = 256 << 10

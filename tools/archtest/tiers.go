@@ -42,7 +42,7 @@ var Trainyard = Tiers{
 	"services/checkpoint-janitor": {
 		Pure: []string{"retention", "usage"},
 		Shell: []string{
-			"archive", "drill", "inventory", "janitorapi", "metrics", "notify", "offline", "planning", "policyfile", "postgres", "registryapi", "replay", "report", "schedule",
+			"archive", "drill", "inventory", "janitorapi", "localtree", "metrics", "notify", "offline", "planning", "policyfile", "postgres", "registryapi", "replay", "report", "schedule",
 			"scrub", "sweep", "tiers",
 		},
 		API: []string{"janitorapi", "registryapi"},

@@ -91,8 +91,12 @@ func sweepLine(answer *janitorv1.ExecuteSweepResponse) string {
 			kept++
 		}
 	}
-	return fmt.Sprintf("%d checkpoints kept, %d condemned (%s), %d deleted (%s)", kept,
+	line := fmt.Sprintf("%d checkpoints kept, %d condemned (%s), %d deleted (%s)", kept,
 		answer.GetTombstonedCount(), bytesText(answer.GetTombstonedBytes()), answer.GetDeletedCount(), bytesText(answer.GetDeletedBytes()))
+	if answer.GetArchivedCount() > 0 {
+		line += fmt.Sprintf(", %d archived (%s in %s)", answer.GetArchivedCount(), bytesText(answer.GetArchivedBytes()), bytesText(answer.GetColdBytes()))
+	}
+	return line
 }
 
 func (a *app) reportCommand() *cobra.Command {

@@ -88,7 +88,7 @@ func (a *app) root() *cobra.Command {
 		a.cordonCommand(), a.drainCommand(), a.uncordonCommand(),
 		a.runsCommand(), a.metricsCommand(), a.checkpointsCommand(),
 		a.importCommand(), a.modelsCommand(), a.promoteCommand(), a.rollbackCommand(), a.resolveCommand(), a.historyCommand(), a.mirrorCommand(),
-		a.sweepCommand(), a.reportCommand(), a.agentsCommand(), a.traceCommand(),
+		a.sweepCommand(), a.reportCommand(), a.restoreCommand(), a.pinCommand(), a.holdCommand(), a.janitorCommand(), a.agentsCommand(), a.traceCommand(),
 	)
 	return root
 }

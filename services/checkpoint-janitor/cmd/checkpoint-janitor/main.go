@@ -3,7 +3,7 @@
 //	checkpoint-janitor [flags]             the service; see --help
 //	checkpoint-janitor plan [flags]        what a policy would do to an inventory file
 //	checkpoint-janitor replay PLAN_HASH    decide a stored plan again and compare
-//	checkpoint-janitor adopt [flags] DIR   take stock of a directory of old checkpoint files
+//	checkpoint-janitor adopt [flags] DIR   bring a directory of old checkpoint files under a policy
 //	checkpoint-janitor pack|unpack ...     pack one checkpoint file without loss
 package main
 
@@ -29,7 +29,7 @@ func main() {
 			case "plan":
 				return offline.Plan(args[1:], os.Stdin, os.Stdout)
 			case "adopt":
-				return offline.Adopt(args[1:], os.Stdout, os.Stderr)
+				return offline.Adopt(ctx, args[1:], os.Stdout, os.Stderr)
 			case "pack":
 				return offline.Pack(args[1:], os.Stdout)
 			case "unpack":

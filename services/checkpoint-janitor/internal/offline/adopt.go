@@ -1,52 +1,130 @@
 package offline
 
 import (
-	"bufio"
-	"crypto/sha256"
-	"encoding/hex"
-	"encoding/json"
+	"context"
 	"errors"
 	"flag"
 	"fmt"
 	"io"
-	"io/fs"
 	"os"
-	"path"
-	"regexp"
-	"strconv"
-	"strings"
 	"time"
 
 	"github.com/ultrathink-pilot/trainyard/services/checkpoint-janitor/internal/inventory"
+	"github.com/ultrathink-pilot/trainyard/services/checkpoint-janitor/internal/localtree"
+	"github.com/ultrathink-pilot/trainyard/services/checkpoint-janitor/internal/policyfile"
 	"github.com/ultrathink-pilot/trainyard/services/checkpoint-janitor/internal/retention"
 )
 
-// Adopt runs `checkpoint-janitor adopt DIR`: it takes stock of a directory of
-// old checkpoint files and writes it as an inventory, for `plan` to decide about.
-// It changes nothing in the directory.
-func Adopt(args []string, out, log io.Writer) error {
+// adoption is what `checkpoint-janitor adopt` was asked for.
+type adoption struct {
+	dir, policy, now, form, inventory string
+	apply, confirm                    bool
+	restore, pin, unpin               string
+}
+
+// Adopt runs `checkpoint-janitor adopt DIR`: it brings a directory of old checkpoint files
+// under a policy. Without --apply it only says what it would do, and changes nothing.
+func Adopt(ctx context.Context, args []string, out, log io.Writer) (err error) {
+	var a adoption
 	flags := flag.NewFlagSet("checkpoint-janitor adopt", flag.ContinueOnError)
 	flags.SetOutput(io.Discard)
-	to := flags.String("o", "", "inventory file to write; empty is standard output")
+	flags.StringVar(&a.policy, "policy", "", "policy file; empty is the built-in default")
+	flags.BoolVar(&a.apply, "apply", false, "do it: mark, delete what was marked longer than the grace ago, archive; without it nothing is changed")
+	flags.BoolVar(&a.confirm, "confirm", false, "accept what the policy's caps hold back")
+	flags.StringVar(&a.now, "now", "", "the instant to decide for, RFC 3339; empty is now, and --apply knows no other")
+	flags.StringVar(&a.form, "form", "text", "text or json")
+	flags.StringVar(&a.inventory, "o", "", "only write the inventory to this file, for checkpoint-janitor plan")
+	flags.StringVar(&a.restore, "restore", "", "take the mark of this file back, or unpack it if it is archived")
+	flags.StringVar(&a.pin, "pin", "", "keep this file whatever the policy says")
+	flags.StringVar(&a.unpin, "unpin", "", "let the policy decide about this file again")
 	if err := flags.Parse(args); err != nil {
 		return fmt.Errorf("%w\n%s", err, usage(flags))
 	}
 	if flags.NArg() != 1 {
-		return errors.New("give one directory, after the options")
+		return fmt.Errorf("give one directory, after the options\n%s", usage(flags))
 	}
-	// Root keeps links that lead elsewhere from bringing other files in.
-	root, err := os.OpenRoot(flags.Arg(0))
+	a.dir = flags.Arg(0)
+	disk, err := localtree.OpenDirectory(a.dir)
 	if err != nil {
 		return err
 	}
-	found, err := takeStock(root.FS(), log)
-	if err = errors.Join(err, root.Close()); err != nil {
+	defer func() { err = errors.Join(err, disk.Close()) }()
+	tree := &localtree.Tree{Disk: disk, Log: func(format string, args ...any) { _, _ = fmt.Fprintf(log, format+"\n", args...) }} // a log that fails stops nothing
+	now := time.Now().UTC().Truncate(time.Second)
+	if a.now != "" {
+		if now, err = time.Parse(time.RFC3339, a.now); err != nil {
+			return fmt.Errorf("--now is %q; give an instant such as 2026-11-23T12:00:00Z", a.now)
+		}
+	}
+	switch {
+	case a.restore != "":
+		what, err := tree.Restore(a.restore, now)
+		if err != nil {
+			return err
+		}
+		_, err = fmt.Fprintf(out, "%s: %s\n", a.restore, what)
+		return err
+	case a.pin != "" || a.unpin != "":
+		if a.pin != "" {
+			err = tree.Pin(a.pin, true, now)
+		}
+		if a.unpin != "" {
+			err = errors.Join(err, tree.Pin(a.unpin, false, now))
+		}
 		return err
 	}
-	if *to == "" {
-		return inventory.WriteJSONL(out, found)
+	return a.run(ctx, tree, now, out, log)
+}
+
+func (a adoption) run(ctx context.Context, tree *localtree.Tree, now time.Time, out, log io.Writer) error {
+	if a.form != "text" && a.form != "json" {
+		return fmt.Errorf("--form is %q; give text or json", a.form)
 	}
-	f, err := os.OpenFile(*to, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
+	if a.apply && a.now != "" {
+		return errors.New("--apply decides for now; --now is for looking ahead only")
+	}
+	policy, _, err := policyfile.Load(a.policy)
+	if err != nil {
+		return err
+	}
+	stock, err := tree.Take(now)
+	if err != nil {
+		return err
+	}
+	if a.inventory != "" {
+		return writeInventory(a.inventory, stock.Inventory, log)
+	}
+	plan, err := retention.Decide(policy, stock.Inventory, now)
+	if err != nil {
+		return err
+	}
+	refusals := retention.Guard(policy.Caps, plan, stock.Inventory, stock.Circumstances(now, a.confirm))
+	if a.form == "json" {
+		err = writeJSON(out, plan, refusals)
+	} else {
+		err = writeText(out, plan, refusals)
+	}
+	if err != nil {
+		return err
+	}
+	if !a.apply {
+		_, err = fmt.Fprintf(log, "this was a dry run: nothing is changed; --apply marks, and deletes what stays marked for %s\n", retention.Age(policy.Grace))
+		return err
+	}
+	if len(refusals) > 0 {
+		return fmt.Errorf("nothing is done: %s", refusals[0].Text)
+	}
+	done, err := tree.Apply(ctx, plan, stock, policy.Grace)
+	for _, kept := range done.Kept {
+		_, _ = fmt.Fprintf(log, "kept %s\n", kept)
+	}
+	_, _ = fmt.Fprintf(log, "%d marked, %d marks taken back, %d deleted, %d archived, %s freed\n",
+		done.Tombstoned, done.Revived, done.Deleted, done.Archived, retention.Bytes(done.FreedBytes))
+	return err
+}
+
+func writeInventory(to string, found retention.Inventory, log io.Writer) error {
+	f, err := os.OpenFile(to, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
 	if err != nil {
 		return err
 	}
@@ -54,122 +132,6 @@ func Adopt(args []string, out, log io.Writer) error {
 		return err
 	}
 	_, err = fmt.Fprintf(log, "%d checkpoints with %s written to %s; decide with: checkpoint-janitor plan --inventory %s --now %s\n",
-		len(found.Checkpoints), retention.Bytes(found.Usage.UsedBytes), *to, *to, time.Now().UTC().Format(time.RFC3339))
+		len(found.Checkpoints), retention.Bytes(found.Usage.UsedBytes), to, to, time.Now().UTC().Format(time.RFC3339))
 	return err
-}
-
-// extensions of files that are checkpoints; everything else is left alone.
-var extensions = map[string]bool{".pth": true, ".pt": true, ".ckpt": true, ".safetensors": true}
-
-func takeStock(tree fs.FS, log io.Writer) (retention.Inventory, error) {
-	var found retention.Inventory
-	err := fs.WalkDir(tree, ".", func(name string, d fs.DirEntry, err error) error {
-		if err != nil {
-			// One unreadable directory must not hide the rest.
-			_, werr := fmt.Fprintf(log, "%s cannot be read: %v\n", name, err)
-			return werr
-		}
-		if !d.Type().IsRegular() || !extensions[strings.ToLower(path.Ext(name))] {
-			return nil
-		}
-		c, err := adoptFile(tree, name)
-		if err != nil {
-			_, werr := fmt.Fprintf(log, "%s cannot be read: %v\n", name, err)
-			return werr
-		}
-		found.Checkpoints = append(found.Checkpoints, c)
-		found.Usage.UsedBytes += c.Bytes()
-		return nil
-	})
-	return found, err
-}
-
-// adoptFile describes one file. Its directory is its experiment and its run,
-// its path its id: nothing better is known of it.
-func adoptFile(tree fs.FS, name string) (_ retention.Checkpoint, err error) {
-	f, err := tree.Open(name)
-	if err != nil {
-		return retention.Checkpoint{}, err
-	}
-	defer func() { err = errors.Join(err, f.Close()) }()
-	sum := sha256.New()
-	size, err := io.Copy(sum, bufio.NewReaderSize(f, 1<<20))
-	if err != nil {
-		return retention.Checkpoint{}, err
-	}
-	info, err := f.Stat()
-	if err != nil {
-		return retention.Checkpoint{}, err
-	}
-	c := retention.Checkpoint{
-		ID: name, Experiment: path.Dir(name), RunID: path.Dir(name), State: retention.StateLive, CreateTime: info.ModTime().UTC(),
-		Step: stepIn(name), Resumable: true, Files: []retention.File{{Digest: hex.EncodeToString(sum.Sum(nil)), Bytes: size}},
-	}
-	c.Sharpe = sharpeBeside(tree, name)
-	return c, nil
-}
-
-// Names such as bull_epoch12_sharpe1.42.pth carry what nobody wrote elsewhere.
-var (
-	stepName   = regexp.MustCompile(`(?i)(?:step|epoch|ep|iter)[-_=]?([0-9]{1,15})`)
-	sharpeName = regexp.MustCompile(`(?i)sharpe[-_=]?(-?[0-9]+(?:\.[0-9]+)?|nan|-?inf)`)
-)
-
-func stepIn(name string) int64 {
-	m := stepName.FindStringSubmatch(path.Base(name))
-	if m == nil {
-		return 0
-	}
-	step, err := strconv.ParseInt(m[1], 10, 64)
-	if err != nil {
-		return 0
-	}
-	return step
-}
-
-// maxSidecar bounds a metrics file.
-const maxSidecar = 1 << 20
-
-// sharpeBeside reads the figure from a JSON file beside the checkpoint, else
-// from the file's own name. The .pth itself is never opened as one: unpickling
-// runs code.
-func sharpeBeside(tree fs.FS, name string) retention.Metric {
-	stem := strings.TrimSuffix(name, path.Ext(name))
-	for _, sidecar := range []string{stem + ".json", name + ".json", stem + ".metrics.json"} {
-		f, err := tree.Open(sidecar)
-		if err != nil {
-			continue
-		}
-		raw, rerr := io.ReadAll(io.LimitReader(f, maxSidecar))
-		if cerr := f.Close(); rerr != nil || cerr != nil {
-			continue
-		}
-		var fields map[string]any
-		if json.Unmarshal(raw, &fields) != nil {
-			continue
-		}
-		for _, key := range []string{"validation/sharpe", "val_sharpe", "validation_sharpe", "sharpe", "sharpe_ratio"} {
-			if m, ok := number(fields[key]); ok {
-				return m
-			}
-		}
-	}
-	if m := sharpeName.FindStringSubmatch(strings.TrimSuffix(path.Base(name), path.Ext(name))); m != nil {
-		if v, ok := number(m[1]); ok {
-			return v
-		}
-	}
-	return retention.Metric{}
-}
-
-func number(v any) (retention.Metric, bool) {
-	switch v := v.(type) {
-	case float64:
-		return retention.Measured(v), true
-	case string: // NaN and the infinities are texts in JSON
-		f, err := strconv.ParseFloat(v, 64)
-		return retention.Measured(f), err == nil
-	default:
-		return retention.Metric{}, false
-	}
 }

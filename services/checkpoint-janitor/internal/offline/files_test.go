@@ -86,7 +86,7 @@ func TestAdoptTakesStockOfAMess(t *testing.T) {
 	}
 	list := filepath.Join(t.TempDir(), "inventory.jsonl")
 	var log bytes.Buffer
-	if err := Adopt([]string{"-o", list, dir}, &log, &log); err != nil {
+	if err := Adopt(t.Context(), []string{"-o", list, dir}, &log, &log); err != nil {
 		t.Fatal(err)
 	}
 	f, err := os.Open(list)
@@ -118,10 +118,10 @@ func TestAdoptTakesStockOfAMess(t *testing.T) {
 	if err := Plan([]string{"--inventory", list, "--now", at}, nil, &plan); err != nil || !strings.Contains(plan.String(), "bull/bull_epoch12_sharpe1.42.pth") {
 		t.Errorf("its plan: %v\n%s", err, plan.String())
 	}
-	if err := Adopt([]string{"-o", list, dir}, &log, &log); err == nil {
+	if err := Adopt(t.Context(), []string{"-o", list, dir}, &log, &log); err == nil {
 		t.Error("an inventory was overwritten")
 	}
-	if err := Adopt(nil, &log, &log); err == nil {
+	if err := Adopt(t.Context(), nil, &log, &log); err == nil {
 		t.Error("no directory is no mistake")
 	}
 }

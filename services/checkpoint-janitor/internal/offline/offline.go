@@ -59,10 +59,12 @@ func Plan(args []string, stdin io.Reader, out io.Writer) (err error) {
 	if err != nil {
 		return err
 	}
+	// What a sweep would be refused for; a file has neither a bucket nor an earlier run.
+	refusals := retention.Guard(policy.Caps, plan, stock, retention.Circumstances{Now: now, Attended: true})
 	if *form == "json" {
-		return writeJSON(out, plan)
+		return writeJSON(out, plan, refusals)
 	}
-	return writeText(out, plan)
+	return writeText(out, plan, refusals)
 }
 
 func usage(flags *flag.FlagSet) string {
@@ -96,8 +98,16 @@ type planJSON struct {
 	InventoryHash string         `json:"inventory_hash"`
 	PlanTime      time.Time      `json:"plan_time"`
 	Tightened     bool           `json:"tightened"`
+	Refusals      []refusalJSON  `json:"refusals"`
 	Totals        []totalJSON    `json:"totals"`
 	Decisions     []decisionJSON `json:"decisions"`
+}
+
+// refusalJSON is a cap that a sweep with this plan would run into.
+type refusalJSON struct {
+	Code        retention.RefusalCode `json:"code"`
+	Text        string                `json:"text"`
+	Confirmable bool                  `json:"confirmable"`
 }
 
 type totalJSON struct {
@@ -116,15 +126,21 @@ type decisionJSON struct {
 	Action       string             `json:"action"`
 	Reason       string             `json:"reason"`
 	Reasons      []retention.Reason `json:"reasons"`
+	Rule         string             `json:"rule,omitempty"`
+	State        string             `json:"state"`
 	Rank         int                `json:"rank,omitempty"`
 	Bytes        int64              `json:"size_bytes"`
 	FreedBytes   int64              `json:"freed_bytes,omitempty"`
 }
 
-func writeJSON(w io.Writer, p retention.Plan) error {
+func writeJSON(w io.Writer, p retention.Plan, refusals []retention.Refusal) error {
 	out := planJSON{
 		PlanHash: p.Hash, PolicyVersion: p.Revision, PolicyHash: p.PolicyHash, InventoryHash: p.InventoryHash,
 		PlanTime: p.Now, Tightened: p.Tightened, Totals: []totalJSON{}, Decisions: []decisionJSON{},
+		Refusals: []refusalJSON{},
+	}
+	for _, r := range refusals {
+		out.Refusals = append(out.Refusals, refusalJSON{r.Code, r.Text, r.Confirmable})
 	}
 	for _, t := range p.ByReason() {
 		out.Totals = append(out.Totals, totalJSON{t.Verdict.String(), t.Code, t.Objects, t.Bytes, t.FreedBytes})
@@ -132,7 +148,7 @@ func writeJSON(w io.Writer, p retention.Plan) error {
 	for _, d := range p.Decisions {
 		out.Decisions = append(out.Decisions, decisionJSON{
 			CheckpointID: d.ID, Experiment: d.Experiment, RunID: d.RunID, Step: d.Step, Action: d.Verdict.String(),
-			Reason: d.Text(), Reasons: d.Reasons, Rank: d.Rank, Bytes: d.Bytes, FreedBytes: d.FreedBytes,
+			Reason: d.Text(), Reasons: d.Reasons, Rule: d.Rule, State: d.State.String(), Rank: d.Rank, Bytes: d.Bytes, FreedBytes: d.FreedBytes,
 		})
 	}
 	enc := json.NewEncoder(w)
@@ -141,7 +157,7 @@ func writeJSON(w io.Writer, p retention.Plan) error {
 	return enc.Encode(out)
 }
 
-func writeText(w io.Writer, p retention.Plan) error {
+func writeText(w io.Writer, p retention.Plan, refusals []retention.Refusal) error {
 	t := tabwriter.NewWriter(w, 0, 4, 2, ' ', 0)
 	line := func(format string, args ...any) { _, _ = fmt.Fprintf(t, format+"\n", args...) } // Flush reports the error
 	line("plan %s, policy %s, for %s", p.Hash[:16], p.Revision, p.Now.UTC().Format(time.RFC3339))
@@ -155,6 +171,9 @@ func writeText(w io.Writer, p retention.Plan) error {
 	line("\nCHECKPOINT\tEXPERIMENT\tBYTES\tDECISION")
 	for _, d := range p.Decisions {
 		line("%s\t%s\t%s\t%s", d.ID, d.Experiment, retention.Bytes(d.Bytes), d.Text())
+	}
+	for _, r := range refusals {
+		line("\na sweep would be refused (%s): %s", r.Code, r.Text)
 	}
 	return t.Flush()
 }

@@ -168,15 +168,16 @@ func readCopy(ctx context.Context, q querier, sha256 string) (c ColdCopy, state 
 }
 
 // baseFor finds what the difference can be taken to: the file of the same name and size in the
-// run's nearest checkpoint, by step, that has a proven copy with room left in its chain. A content
+// run's nearest checkpoint, by step, that has a proven copy with room left in its chain; else in
+// another run of the experiment, else anywhere: models of one kind may share a trunk. A content
 // that others are the difference to stands alone: no chain may bite its own tail.
 func (t *Tx) baseFor(ctx context.Context, c catalog.Checkpoint, f catalog.File) ([]ColdCopy, error) {
 	var base string
 	err := t.tx.QueryRow(ctx, `SELECT k.sha256 FROM cold_copies k JOIN blobs b ON b.sha256 = k.sha256
-		JOIN checkpoint_files f USING (blob_id) JOIN checkpoints o USING (checkpoint_id)
-		WHERE o.run_id = $1 AND o.checkpoint_id <> $2 AND o.state = 'LIVE' AND NOT o.corrupt AND f.name = $3 AND k.size_bytes = $4
+		JOIN checkpoint_files f USING (blob_id) JOIN checkpoints o USING (checkpoint_id) JOIN runs r USING (run_id)
+		WHERE o.checkpoint_id <> $2 AND o.state = 'LIVE' AND NOT o.corrupt AND f.name = $3 AND k.size_bytes = $4
 		AND k.state = 'PRESENT' AND k.depth < $5 AND k.sha256 <> $7 AND NOT EXISTS (SELECT 1 FROM cold_copies d WHERE d.base_sha256 = $7)
-		ORDER BY abs(o.step - $6), k.depth, k.sha256 LIMIT 1`, c.RunID, c.ID, f.Name, f.Size, catalog.MaxColdDepth, c.Step, f.SHA256).Scan(&base)
+		ORDER BY o.run_id <> $1, r.experiment_id <> (SELECT experiment_id FROM runs WHERE run_id = $1), abs(o.step - $6), k.depth, k.sha256 LIMIT 1`, c.RunID, c.ID, f.Name, f.Size, catalog.MaxColdDepth, c.Step, f.SHA256).Scan(&base)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return nil, nil
 	}

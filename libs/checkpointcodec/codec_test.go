@@ -129,6 +129,30 @@ func TestItSavesWhatIsPromised(t *testing.T) {
 	}
 }
 
+// Two models with a common trunk store it once: the difference costs their own half alone.
+func TestASharedTrunkIsStoredOnce(t *testing.T) {
+	t.Parallel()
+	one, _ := training(300_000, 11)
+	two, _ := training(300_000, 12)
+	copy(two[:len(two)/2], one[:len(one)/2])
+	_, half := mustEncode(t, two[len(two)/2:], nil)
+	packed, shared := mustEncode(t, two, one)
+	if want := float64(half.Packed)*1.02 + blockSize; float64(shared.Packed) > want {
+		t.Errorf("half is shared and %d bytes are stored, the other half alone takes %d", shared.Packed, half.Packed)
+	}
+	var out bytes.Buffer
+	if _, err := Decode(&out, bytes.NewReader(packed), reader(one)); err != nil || !bytes.Equal(out.Bytes(), two) {
+		t.Errorf("other bytes came back: %v", err)
+	}
+	// And what shares nothing loses nothing.
+	other, _ := training(300_000, 13)
+	_, none := mustEncode(t, other, one)
+	_, own := mustEncode(t, other, nil)
+	if float64(none.Packed) > 1.005*float64(own.Packed) {
+		t.Errorf("a useless base costs %d bytes on %d", none.Packed-own.Packed, own.Packed)
+	}
+}
+
 // Damage anywhere is an error and never other bytes.
 func TestEveryFlippedBitIsFound(t *testing.T) {
 	t.Parallel()
