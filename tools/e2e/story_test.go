@@ -6,13 +6,10 @@ import (
 	"bytes"
 	"context"
 	"crypto/sha256"
-	"crypto/tls"
-	"crypto/x509"
 	"fmt"
 	"io"
 	"math"
 	"net/http"
-	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -150,13 +147,10 @@ func (y *yard) digests(ctx context.Context, t *testing.T, version *registryv1.Mo
 	if got := answer.GetCheckpoint().GetCheckpointId(); got != version.GetCheckpointId() {
 		t.Errorf("production resolves to checkpoint %s, want %s", got, version.GetCheckpointId())
 	}
-	pem, err := os.ReadFile(y.desc.S3CA)
+	client, err := y.desc.Store()
 	if err != nil {
 		t.Fatal(err)
 	}
-	roots := x509.NewCertPool()
-	roots.AppendCertsFromPEM(pem)
-	client := &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS13}}}
 	defer client.CloseIdleConnections()
 	paths := map[string]bool{}
 	for _, d := range answer.GetDownloads() {

@@ -126,11 +126,16 @@ func (a *app) register(ctx context.Context, s *session, o *importOptions, p *mod
 	if err != nil {
 		return err
 	}
+	store, err := s.at.Store()
+	if err != nil {
+		return err
+	}
+	defer store.CloseIdleConnections()
 	for _, u := range begun.GetUploads() {
 		if len(u.GetSha256()) != sha256.Size {
 			return errors.New("the registry asks for a content without a digest")
 		}
-		if err := upload(ctx, u, contents[[sha256.Size]byte(u.GetSha256())]); err != nil {
+		if err := upload(ctx, store, u, contents[[sha256.Size]byte(u.GetSha256())]); err != nil {
 			return fmt.Errorf("uploading %s: %w", strings.Join(u.GetPaths(), ", "), err)
 		}
 	}
@@ -153,7 +158,7 @@ func (a *app) register(ctx context.Context, s *session, o *importOptions, p *mod
 }
 
 // upload sends one content to its presigned URL.
-func upload(ctx context.Context, u *registryv1.TransferURL, data []byte) (err error) {
+func upload(ctx context.Context, store *http.Client, u *registryv1.TransferURL, data []byte) (err error) {
 	request, err := http.NewRequestWithContext(ctx, u.GetMethod(), u.GetUrl(), bytes.NewReader(data))
 	if err != nil {
 		return errors.New("the registry's address is malformed") // the URL itself is a secret
@@ -161,7 +166,7 @@ func upload(ctx context.Context, u *registryv1.TransferURL, data []byte) (err er
 	for name, value := range u.GetHeaders() {
 		request.Header.Set(name, value)
 	}
-	response, err := http.DefaultClient.Do(request)
+	response, err := store.Do(request)
 	var hidden *url.Error
 	if errors.As(err, &hidden) {
 		return hidden.Err

@@ -1,7 +1,12 @@
 package mesh
 
 import (
+	"crypto/tls"
+	"crypto/x509"
 	"errors"
+	"fmt"
+	"net/http"
+	"os"
 
 	"go.uber.org/zap"
 	"google.golang.org/grpc"
@@ -93,4 +98,21 @@ func (c *Clients) Close() error {
 	}
 	c.conns = nil
 	return err
+}
+
+// Store returns a client for presigned requests to the object store, whose certificate may be of an authority of its own.
+func (m *Mesh) Store() (*http.Client, error) {
+	transport := http.DefaultTransport.(*http.Transport).Clone()
+	if m.S3CA != "" {
+		pem, err := os.ReadFile(m.S3CA)
+		if err != nil {
+			return nil, fmt.Errorf("the object store's authority: %w", err)
+		}
+		roots := x509.NewCertPool()
+		if !roots.AppendCertsFromPEM(pem) {
+			return nil, fmt.Errorf("the object store's authority: %s has no certificate", m.S3CA)
+		}
+		transport.TLSClientConfig = &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12}
+	}
+	return &http.Client{Transport: transport}, nil
 }
