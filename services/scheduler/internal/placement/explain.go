@@ -57,7 +57,7 @@ func Impossible(nodes []Node, d *job.Demand) []Problem {
 			have := 0
 			for i := range n.Devices {
 				dev := &n.Devices[i]
-				if !want.Accepts(dev.Kind) {
+				if !dev.serves(&want) {
 					continue
 				}
 				anyKind = true
@@ -200,7 +200,7 @@ func memoryMiss(nodes []Node, d *job.Demand) string {
 		here := 0
 		for k := range n.Devices {
 			dev := &n.Devices[k]
-			if !g.Accepts(dev.Kind) || dev.Fault != "" {
+			if !dev.serves(&g) || dev.Fault != "" {
 				continue
 			}
 			f := dev.Free()
@@ -236,7 +236,7 @@ func wholeMiss(nodes []Node, d *job.Demand) string {
 		here := 0
 		for k := range n.Devices {
 			dev := &n.Devices[k]
-			if !g.Accepts(dev.Kind) || dev.Fault != "" {
+			if !dev.serves(&g) || dev.Fault != "" {
 				continue
 			}
 			if dev.empty() {

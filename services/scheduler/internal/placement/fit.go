@@ -17,6 +17,7 @@ const (
 	byLabel
 	byKind
 	byDeviceCount
+	byLink
 	byWhole
 	byMemory
 	byCPU
@@ -64,8 +65,23 @@ func fit(n *Node, d *need, buf picks) (picks, filter) {
 	}
 	for g := range d.Devices {
 		want := &d.Devices[g]
+		if want.Count > 1 && n.linked() {
+			link, ok := linkFor(n, want, buf)
+			if !ok && want.Topology == job.SameLink {
+				return buf, byLink
+			}
+			if ok {
+				for range want.Count {
+					i, _ := pickOne(n, want, buf, link)
+					buf = append(buf, pick{i, g})
+				}
+				continue
+			}
+		} else if want.Count > 1 && want.Topology == job.SameLink {
+			return buf, byLink
+		}
 		for range want.Count {
-			i, why := pickOne(n, want, buf)
+			i, why := pickOne(n, want, buf, anyLink)
 			if i < 0 {
 				return buf, why
 			}
@@ -75,12 +91,60 @@ func fit(n *Node, d *need, buf picks) (picks, filter) {
 	return buf, fits
 }
 
+// anyLink lets a group take devices from everywhere.
+const anyLink = "*"
+
+func (n *Node) linked() bool {
+	for i := range n.Devices {
+		if n.Devices[i].Link != "" {
+			return true
+		}
+	}
+	return false
+}
+
+// linkFor finds the fast link with the fewest devices that still serves a whole
+// group: a larger one stays whole for a larger group.
+func linkFor(n *Node, g *job.DeviceDemand, taken picks) (link string, ok bool) {
+	least := 0
+	for i := range n.Devices {
+		name := n.Devices[i].Link
+		if name == "" || name == link {
+			continue
+		}
+		have := 0
+		for k := range n.Devices {
+			if d := &n.Devices[k]; d.Link == name && !taken.has(k) && d.takes(g) {
+				have++
+			}
+		}
+		if have >= g.Count && (!ok || have < least) {
+			link, least, ok = name, have, true
+		}
+	}
+	return link, ok
+}
+
+// serves reports whether the device is of the sort that a group asks for. Who
+// asks for a whole device means a GPU and not a slice of one.
+func (d *Device) serves(g *job.DeviceDemand) bool {
+	if !g.Accepts(d.Kind) {
+		return false
+	}
+	return g.Profile == d.Profile || g.Profile == "" && g.Bytes > 0
+}
+
+// takes reports whether the device can serve one of a group now.
+func (d *Device) takes(g *job.DeviceDemand) bool {
+	return d.Fault == "" && d.serves(g) && (g.Bytes == 0 && d.empty() || g.Bytes > 0 && d.Free() >= g.Bytes)
+}
+
 // pickOne finds one device for a group beside those already taken.
-func pickOne(n *Node, g *job.DeviceDemand, taken picks) (int, filter) {
+func pickOne(n *Node, g *job.DeviceDemand, taken picks, link string) (int, filter) {
 	best, left, why := -1, int64(0), byKind
 	for i := range n.Devices {
 		d := &n.Devices[i]
-		if !g.Accepts(d.Kind) {
+		if !d.serves(g) || link != anyLink && d.Link != link {
 			continue
 		}
 		if d.Fault != "" || taken.has(i) {
@@ -172,6 +236,12 @@ func Shape(d *job.Demand) string {
 		b = strconv.AppendQuote(b, g.Kind)
 		b = append(b, ':')
 		b = strconv.AppendInt(b, g.Bytes, 10)
+		if g.Profile != "" {
+			b = strconv.AppendQuote(b, g.Profile)
+		}
+		if g.Topology != job.SameHost {
+			b = append(b, '@', '0'+byte(g.Topology))
+		}
 	}
 	keys := make([]string, 0, len(d.Labels))
 	for k := range d.Labels {

@@ -113,13 +113,40 @@ func (f *Fleet) changed(i int) {
 	f.fresh[i] = false
 	f.recount(i)
 	f.log = append(f.log, int32(i))
-	if len(f.log) > 8*len(f.nodes)+1024 {
-		// Trees that lag this far behind are cheaper to build again.
-		f.log = f.log[:0]
-		for _, r := range f.shapes {
-			r.trees = nil
+	if len(f.log) > 2*len(f.nodes)+4096 {
+		f.compact()
+	}
+}
+
+// touch has a node looked at again though it has not changed: time has passed.
+func (f *Fleet) touch(i int) { f.log = append(f.log, int32(i)) }
+
+// compact drops the part of the log that everybody has read. Trees that lag far
+// behind are cheaper to build again than to repair.
+func (f *Fleet) compact() {
+	keep := len(f.log)
+	for _, r := range f.shapes {
+		if r.read < len(f.log)/2 {
+			r.trees, r.read = nil, len(f.log)
+		}
+		for class, at := range r.stuck {
+			if at < len(f.log)/2 {
+				delete(r.stuck, class)
+			} else {
+				keep = min(keep, at)
+			}
+		}
+		if r.trees != nil {
+			keep = min(keep, r.read)
 		}
 	}
+	for _, r := range f.shapes {
+		r.read -= keep
+		for class := range r.stuck {
+			r.stuck[class] -= keep
+		}
+	}
+	f.log = append(f.log[:0], f.log[keep:]...)
 }
 
 // First finds the first node in order that fits, and there the first devices:
@@ -140,7 +167,7 @@ func (f *Fleet) First(d *job.Demand) (node int, shares []job.Share, ok bool) {
 				if left == 0 {
 					break
 				}
-				if !group.Accepts(dev.Kind) || dev.Fault != "" || chosen.has(k) {
+				if !dev.serves(group) || dev.Fault != "" || chosen.has(k) {
 					continue
 				}
 				if group.Bytes == 0 && dev.empty() || group.Bytes > 0 && dev.Free() >= group.Bytes {

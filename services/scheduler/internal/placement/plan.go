@@ -1,129 +1,131 @@
 package placement
 
 import (
+	"cmp"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/ultrathink-pilot/trainyard/services/scheduler/internal/job"
 )
 
-// Make plans a snapshot. Each request in the order of the queue takes what fits.
-// One that does not may make room: by the ends of attempts that are told to stop,
-// and by preempting lower classes. The first that still waits gets room kept for
-// when it is expected to fit, as in EASY, so that what is placed behind it
-// never delays it.
+// Make plans a snapshot. In the order of classes, and inside a class of fair
+// share and of age, each job takes what fits. One that does not may make room: by
+// the ends of attempts that are told to stop, and by preempting others. The first
+// that still waits gets room kept for when it is expected to fit, as in EASY,
+// so that what is placed behind it never delays it.
+//
+// It is a pure function: see Core for planning again and again.
 func Make(s Snapshot) Plan {
-	p := newPlanner(s)
+	c := Restore(s)
+	plan := c.Plan(s.Now)
+	told := map[string]bool{}
+	for i := range plan.Place {
+		told[plan.Place[i].Job] = true
+	}
+	for i := range plan.Unplaced {
+		told[plan.Unplaced[i].Job] = true
+	}
 	for i := range s.Queue {
-		r := &s.Queue[i]
-		key := r.Shape
-		if key == "" {
-			key = Shape(&r.Demand)
+		if id := s.Queue[i].Job; !told[id] {
+			plan.Unplaced = append(plan.Unplaced, c.Why(s.Now, id))
 		}
-		if !p.blocked[key] {
-			if node, shares, ok := p.fleet.best(key, &r.Demand); ok {
-				p.place(r, node, shares)
-				continue
-			}
-			p.blocked[key] = true
-		}
-		if p.backfill(r) {
-			continue
-		}
-		u, ok := p.makeRoom(r, key)
-		if !ok {
-			if u, ok = p.reasons[key]; !ok {
-				u = Explain(s.Now, p.fleet.nodes, &r.Demand)
-				p.reasons[key] = u
-			}
-		}
-		u.Job = r.Job
-		p.plan.Unplaced = append(p.plan.Unplaced, u)
 	}
-	return p.plan
+	return plan
 }
 
-// planner is the state of one planning round.
-type planner struct {
-	now   time.Time
-	rules Rules
-	fleet *Fleet
-	plan  Plan
-	// blocked shapes fit nowhere: a round only ever takes.
-	blocked map[string]bool
-	reasons map[string]Unplaced
-	// stuck shapes cannot make room either.
-	stuck map[string]bool
-	// gone are the fences of this round's victims.
-	gone map[uint64]bool
-	// unborn counts down the stand-ins for fences of this round's placements.
-	unborn uint64
-	// rooms are kept for those who wait.
-	rooms []room
-	// loose nodes have a future that rests on a guess about an end.
-	loose map[int]bool
-	// headed says that the head of the queue has got its room.
-	headed bool
-}
-
-func newPlanner(s Snapshot) *planner {
-	nodes := make([]Node, len(s.Nodes))
-	for i := range s.Nodes {
-		nodes[i] = s.Nodes[i].clone()
-	}
-	typical := s.Typical
-	if len(typical) == 0 {
+// Restore is the core that a snapshot was taken of.
+func Restore(s Snapshot) *Core {
+	c := NewCore(s.Rules)
+	c.now = s.Now
+	c.SetTaste(s.Taste)
+	c.typical = s.Typical
+	if len(c.typical) == 0 {
 		demands := make([]job.Demand, len(s.Queue))
 		for i := range s.Queue {
 			demands[i] = s.Queue[i].Demand
 		}
-		typical = TypicalOf(demands)
+		c.typical = TypicalOf(demands)
 	}
-	return &planner{
-		now: s.Now, rules: s.Rules, fleet: NewFleet(nodes, typical),
-		blocked: map[string]bool{}, reasons: map[string]Unplaced{}, stuck: map[string]bool{}, gone: map[uint64]bool{}, loose: map[int]bool{},
+	for i := range s.Nodes {
+		n := s.Nodes[i].clone()
+		n.unkeep()
+		n.Holders = append([]Holder(nil), n.Holders...)
+		split(&n)
+		c.adopt(n)
 	}
-}
-
-// begun counts a job of this round among the holders when its limit says when it
-// ends. Nobody may preempt it: it does not run yet.
-func (p *planner) begun(n *Node, r *Request, shares []job.Share) {
-	if r.Longest <= 0 {
-		return
-	}
-	p.unborn--
-	n.Holders = append(n.Holders, Holder{
-		Job: r.Job, Fence: p.unborn, Priority: job.Production, Shares: shares, CPUMillis: r.Demand.CPUMillis, HostBytes: r.Demand.HostBytes,
-		Started: p.now, End: p.now.Add(r.Longest),
-	})
-}
-
-func (p *planner) place(r *Request, node int, shares []job.Share) {
-	n := p.fleet.Node(node)
-	why := tell(n, shares)
-	p.fleet.Hold(node, shares, r.Demand.CPUMillis, r.Demand.HostBytes)
-	p.begun(n, r, shares)
-	p.plan.Place = append(p.plan.Place, Placed{
-		Job: r.Job, Revision: r.Revision, Node: n.Name, NodeRevision: n.Revision, Shares: shares, Why: why,
-	})
-}
-
-func tell(n *Node, shares []job.Share) string {
-	if len(shares) == 0 {
-		return "needs no device; " + n.Name + " has the CPU and host memory"
-	}
-	if shares[0].Whole {
-		return fmt.Sprintf("%d whole device(s) were free on %s", len(shares), n.Name)
-	}
-	for i := range n.Devices {
-		if d := &n.Devices[i]; d.ID == shares[0].Device {
-			if d.Holders > 0 {
-				return fmt.Sprintf("packed onto %s/%s beside %d other(s): least memory left over", n.Name, d.ID, d.Holders)
-			}
-			return fmt.Sprintf("%s/%s leaves the least memory over", n.Name, d.ID)
+	c.settle()
+	c.SetTenants(s.Tenants)
+	for i := range c.fleet.nodes {
+		for k := range c.fleet.nodes[i].Holders {
+			c.admit(i, &c.fleet.nodes[i].Holders[k])
 		}
 	}
-	return n.Name + " fits"
+	for _, e := range c.jobs {
+		slices.SortStableFunc(e.nodes, func(a, b string) int { return cmp.Compare(c.rankOn(e, a), c.rankOn(e, b)) })
+		c.date(e)
+		c.recharge(e)
+	}
+	for i := range s.Queue {
+		c.Wait(s.Queue[i])
+	}
+	for _, r := range s.Rooms {
+		c.restoreRoom(r)
+	}
+	return c
+}
+
+// rankOn is a host's place in a gang.
+func (c *Core) rankOn(e *entry, node string) int {
+	for _, h := range c.fleet.nodes[c.index[node]].Holders {
+		if h.Job == e.req.Job {
+			return h.Rank
+		}
+	}
+	return 0
+}
+
+// admit takes a holder into the books whose shares the node counts already.
+func (c *Core) admit(i int, h *Holder) {
+	name := c.fleet.nodes[i].Name
+	e := c.jobs[h.Job]
+	if e == nil {
+		c.seq++
+		e = &entry{seq: c.seq, acct: c.account(h.Tenant)}
+		e.req = Request{
+			Job: h.Job, Priority: h.Priority, Tenant: h.Tenant, Attained: h.Attained, Deadline: h.Deadline,
+			Demand: job.Demand{CPUMillis: h.CPUMillis, HostBytes: h.HostBytes},
+		}
+		c.jobs[h.Job] = e
+	}
+	e.nodes = append(e.nodes, name)
+	c.count(i, h)
+}
+
+// Snapshot is all that the next plan at this moment depends on. It shares
+// nothing with the core.
+func (c *Core) Snapshot(now time.Time) Snapshot {
+	c.settle()
+	s := Snapshot{Now: now, Typical: c.typical, Rules: c.rules, Taste: c.taste}
+	for i := range c.fleet.nodes {
+		n := c.fleet.nodes[i].clone()
+		n.unkeep()
+		n.Holders = append([]Holder(nil), n.Holders...)
+		for k := range n.Holders {
+			n.Holders[k].claim = nil
+		}
+		s.Nodes = append(s.Nodes, n)
+	}
+	for _, e := range c.waiting() {
+		s.Queue = append(s.Queue, e.req)
+	}
+	for _, name := range c.accountNames() {
+		s.Tenants = append(s.Tenants, c.accounts[name].Tenant)
+	}
+	for _, r := range c.rooms {
+		s.Rooms = append(s.Rooms, r.public())
+	}
+	return s
 }
 
 // Fits reports whether the shares can still be promised on the node exactly as
@@ -150,4 +152,23 @@ func Fits(n *Node, shares []job.Share, cpu, host int64) bool {
 		}
 	}
 	return true
+}
+
+// tell words why a node was taken.
+func tell(n *Node, shares []job.Share) string {
+	if len(shares) == 0 {
+		return "needs no device; " + n.Name + " has the CPU and host memory"
+	}
+	if shares[0].Whole {
+		return fmt.Sprintf("%d whole device(s) were free on %s", len(shares), n.Name)
+	}
+	for i := range n.Devices {
+		if d := &n.Devices[i]; d.ID == shares[0].Device {
+			if d.Holders > 0 {
+				return fmt.Sprintf("packed onto %s/%s beside %d other(s): least memory left over", n.Name, d.ID, d.Holders)
+			}
+			return fmt.Sprintf("%s/%s leaves the least memory over", n.Name, d.ID)
+		}
+	}
+	return n.Name + " fits"
 }

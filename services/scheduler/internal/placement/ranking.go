@@ -9,6 +9,13 @@ type ranking struct {
 	need  need
 	trees []tree
 	read  int // how much of the fleet's log has been applied
+	// stuck says, per class and band, up to where in the log it is known that
+	// nobody could be preempted for this shape.
+	stuck map[rung]int
+	// parts are the shapes that a gang over several hosts is split into; nil when
+	// it fits on one host.
+	parts []*ranking
+	split bool // parts is up to date
 }
 
 // tree is a tournament: node[1] is the root, the leaves from size on hold the
@@ -61,15 +68,31 @@ func (t *tree) best() (leaf int, score int32) {
 // that it accepts those under the least pressure go first, then the higher
 // score, then the first node in order.
 func (f *Fleet) Best(d *job.Demand) (node int, shares []job.Share, ok bool) {
-	return f.best(Shape(d), d)
+	return f.best(f.rank(Shape(d), d))
 }
 
-func (f *Fleet) best(key string, d *job.Demand) (node int, shares []job.Share, ok bool) {
+// rank finds the ranking of a shape.
+func (f *Fleet) rank(key string, d *job.Demand) *ranking {
 	r := f.shapes[key]
 	if r == nil {
 		r = &ranking{need: needOf(d)}
 		f.shapes[key] = r
 	}
+	return r
+}
+
+// opens reports whether a shape fits anywhere now.
+func (f *Fleet) opens(r *ranking) bool {
+	f.repair(r)
+	for k := range r.trees {
+		if r.trees[k].node[1] > 0 {
+			return true
+		}
+	}
+	return false
+}
+
+func (f *Fleet) best(r *ranking) (node int, shares []job.Share, ok bool) {
 	f.repair(r)
 	node, score, kept := -1, int32(0), 0
 	f.guard.weigh(f)
@@ -164,7 +187,7 @@ func (f *Fleet) tryEach(i int, d *need, chosen picks, cpu int64) int {
 	try(first)
 	for k := range n.Devices {
 		dev := &n.Devices[k]
-		if k == first || !g.Accepts(dev.Kind) || dev.Fault != "" || f.levels[k].free < g.Bytes || f.twin(n, k, first) {
+		if k == first || !dev.serves(g) || dev.Fault != "" || f.levels[k].free < g.Bytes || f.twin(n, k, first) {
 			continue
 		}
 		try(k)

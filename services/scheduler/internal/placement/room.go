@@ -1,17 +1,58 @@
 package placement
 
 import (
-	"sort"
+	"slices"
 	"time"
-
-	"github.com/ultrathink-pilot/trainyard/services/scheduler/internal/job"
 )
 
-// room is space on a node that is kept for a job that waits.
+// room is space that is kept for a job that waits.
 type room struct {
-	node int
-	// at is when the job is expected to come.
-	at time.Time
+	e     *entry
+	parts []roomPart
+	at    time.Time
+	// stopping says that those in the way have been told to stop; a room without
+	// it rests on a guess and is for the head of the queue alone.
+	stopping bool
+	// dirty has the room checked before it is counted on again; ready says that
+	// something has changed and the job may fit now.
+	dirty, ready bool
+	// why is what the job waits for, in the words of when the room was made.
+	why string
+}
+
+type roomPart struct {
+	node  string
+	rank  *ranking
+	leave []string // jobs that have to end first
+}
+
+func (r *room) public() Room {
+	out := Room{Job: r.e.req.Job, At: r.at, Stopping: r.stopping}
+	for _, p := range r.parts {
+		out.Parts = append(out.Parts, RoomPart{Node: p.node, Leave: slices.Clone(p.leave)})
+	}
+	return out
+}
+
+func (r *room) on(node string) bool {
+	return slices.ContainsFunc(r.parts, func(p roomPart) bool { return p.node == node })
+}
+
+func (c *Core) restoreRoom(r Room) {
+	e := c.jobs[r.Job]
+	if e == nil || e.nodes != nil {
+		return
+	}
+	shapes := c.shapesOf(e.rank)
+	if len(r.Parts) != len(shapes) {
+		return
+	}
+	out := &room{e: e, at: r.At, stopping: r.Stopping, dirty: true}
+	for k, p := range r.Parts {
+		out.parts = append(out.parts, roomPart{p.Node, shapes[k], slices.Clone(p.Leave)})
+	}
+	e.room = out
+	c.rooms = append(c.rooms, out)
 }
 
 // keepsRoom reports whether something on the node is kept for a waiting job.
@@ -27,18 +68,12 @@ func (n *Node) keepsRoom() bool {
 	return false
 }
 
-// futureOf is a copy of the node as it will be, free of room that is kept on it.
-func (f *Fleet) futureOf(i int) *Node {
-	base := &f.nodes[i]
-	if n := f.future[i]; n != nil {
-		base = n
+// unkeep gives all kept room of a node back.
+func (n *Node) unkeep() {
+	n.aheadCPU, n.aheadHost = 0, 0
+	for i := range n.Devices {
+		n.Devices[i].ahead, n.Devices[i].kept = 0, false
 	}
-	c := base.clone()
-	c.aheadCPU, c.aheadHost = 0, 0
-	for k := range c.Devices {
-		c.Devices[k].ahead, c.Devices[k].kept = 0, false
-	}
-	return &c
 }
 
 // keep makes a future binding: from now on a job fits on the node only if it
@@ -54,271 +89,249 @@ func (f *Fleet) keep(i int, future *Node) {
 		d.ahead = max(d.ahead, then.Held-d.Held)
 		d.kept = d.kept || then.Holders > 0
 	}
-	f.changed(i)
 }
 
-// makeRoom lets a job that does not fit wait for something definite: for
-// attempts that have been told to stop, for the victims of a preemption, or, for
-// the head of the queue, for the expected ends of others.
-func (p *planner) makeRoom(r *Request, key string) (Unplaced, bool) {
-	if p.stuck[key] && p.headed {
-		return Unplaced{}, false
-	}
-	want := needOf(&r.Demand)
-	natural, ends := opening{}, false
-	if !p.headed {
-		natural, ends = p.shadow(&want, false)
-	}
-	if !p.stuck[key] {
-		if s, ok := p.shadow(&want, true); ok && (!ends || !natural.at.Before(s.at)) {
-			return p.wait(r, &want, s, true), true
-		} else if !ok {
-			if u, ok := p.preempt(r, &want); ok {
-				return u, true
-			}
-			p.stuck[key] = true
+// checkRooms looks at the rooms whose nodes have changed, and gives up those that
+// can no longer be had, or whose guess has not come true.
+func (c *Core) checkRooms() {
+	for _, r := range slices.Clone(c.rooms) {
+		if !r.stopping && !r.at.After(c.now) || r.stopping && c.spared(r) || !c.matches(r) {
+			c.dropRoom(r)
 		}
 	}
-	if !ends {
-		return Unplaced{}, false
-	}
-	p.headed = true
-	return p.wait(r, &want, natural, false), true
-}
-
-// opening is where and when a job is expected to fit first.
-type opening struct {
-	node   int
-	at     time.Time
-	future *Node
-	// leave are those who have to end first.
-	leave []*Holder
-}
-
-// shadow finds where the expected ends of others let a job start first. Where an
-// end is not known, an attempt is expected to last as long again as it has
-// lasted. With stopping only those count who have been told to stop, so that the
-// time is more than a guess.
-func (p *planner) shadow(want *need, stopping bool) (opening, bool) {
-	best := opening{node: -1}
-	for i := range p.fleet.nodes {
-		n := &p.fleet.nodes[i]
-		if n.Blocked != "" || p.loose[i] {
-			continue
-		}
-		type end struct {
-			at time.Time
-			h  *Holder
-		}
-		ends := make([]end, 0, len(n.Holders))
-		for k := range n.Holders {
-			h := &n.Holders[k]
-			if p.gone[h.Fence] || stopping && !h.Ending {
+	for again := true; again; {
+		again = false
+		for _, r := range c.rooms {
+			if !r.dirty {
 				continue
 			}
-			at := h.End
-			if at.IsZero() {
-				at = p.now.Add(max(p.now.Sub(h.Started), time.Minute))
-			}
-			ends = append(ends, end{at, h})
-		}
-		sort.SliceStable(ends, func(a, b int) bool { return ends[a].at.Before(ends[b].at) })
-		if len(ends) == 0 {
-			continue
-		}
-		future := p.fleet.futureOf(i)
-		var leave []*Holder
-		for _, e := range ends {
-			if best.node >= 0 && !e.at.Before(best.at) {
-				break
-			}
-			future.release(e.h.Shares, e.h.CPUMillis, e.h.HostBytes)
-			leave = append(leave, e.h)
-			if _, why := fit(future, want, nil); why == fits {
-				best = opening{i, e.at, future, leave}
+			r.dirty, r.ready = false, true
+			if !c.refit(r) {
+				again = true
 				break
 			}
 		}
 	}
-	return best, best.node >= 0
 }
 
-// wait keeps the room of an opening for a job.
-func (p *planner) wait(r *Request, want *need, s opening, stopping bool) Unplaced {
-	n := &p.fleet.nodes[s.node]
-	var u Unplaced
-	if stopping {
-		u = Unplaced{Reason: "waits for job " + s.leave[len(s.leave)-1].Job + " to stop on " + n.Name + "; the room is kept for it", At: s.at}
-	} else {
-		u = Explain(p.now, p.fleet.nodes, &r.Demand)
-		u.Reason += "; it is next, and room is kept for it on " + n.Name
-		p.loose[s.node] = true
-	}
-	u.Room = n.Name
-	for _, h := range s.leave {
-		// Their ends are spoken for: nobody else may count on them.
-		p.gone[h.Fence] = true
-	}
-	chosen, _ := fit(s.future, want, nil)
-	s.future.Hold(chosen.shares(s.future, want), r.Demand.CPUMillis, r.Demand.HostBytes)
-	p.fleet.keep(s.node, s.future)
-	p.rooms = append(p.rooms, room{s.node, s.at})
-	return u
-}
-
-// backfill places a job into kept room when its own limit says that it is gone
-// before the room is needed.
-func (p *planner) backfill(r *Request) bool {
-	if r.Longest <= 0 {
+// matches reports whether a job is still split in the way its room is.
+func (c *Core) matches(r *room) bool {
+	shapes := c.shapesOf(r.e.rank)
+	if len(shapes) != len(r.parts) {
 		return false
 	}
-	gone := p.now.Add(r.Longest)
-	for _, k := range p.rooms {
-		late := false
-		for _, other := range p.rooms {
-			late = late || other.node == k.node && gone.After(other.at)
+	for k := range shapes {
+		if shapes[k] != r.parts[k].rank {
+			return false
 		}
-		if late {
-			continue
+	}
+	return true
+}
+
+// spared reports whether somebody that a room waits for has not been told to
+// stop after all.
+func (c *Core) spared(r *room) bool {
+	for _, p := range r.parts {
+		i, ok := c.index[p.node]
+		if !ok {
+			return true
 		}
-		bare := p.fleet.nodes[k.node].clone()
-		bare.aheadCPU, bare.aheadHost = 0, 0
-		for i := range bare.Devices {
-			bare.Devices[i].ahead, bare.Devices[i].kept = 0, false
+		n := &c.fleet.nodes[i]
+		for k := range n.Holders {
+			if h := &n.Holders[k]; !h.Ending && h.End.IsZero() && slices.Contains(p.leave, h.Job) {
+				return true
+			}
 		}
-		want := needOf(&r.Demand)
-		chosen, why := fit(&bare, &want, nil)
-		if why != fits {
-			continue
-		}
-		shares := chosen.shares(&bare, &want)
-		n := p.fleet.Node(k.node)
-		p.plan.Place = append(p.plan.Place, Placed{
-			Job: r.Job, Revision: r.Revision, Node: n.Name, NodeRevision: n.Revision, Shares: shares,
-			Why: "fills room on " + n.Name + " that is kept for a job ahead: its time limit ends before that job can start",
-		})
-		// It is gone before the future comes: only the present changes.
-		n.Hold(shares, r.Demand.CPUMillis, r.Demand.HostBytes)
-		p.fleet.keep(k.node, p.fleet.future[k.node])
-		return true
 	}
 	return false
 }
 
-// preempt stops attempts of lower classes, as few and as cheap as possible, when
-// that makes the job fit.
-func (p *planner) preempt(r *Request, want *need) (Unplaced, bool) {
-	best, bestCost := -1, cost{}
-	var bestVictims []*Holder
-	var bestFuture *Node
-	for i := range p.fleet.nodes {
-		if p.fleet.nodes[i].Blocked != "" || p.loose[i] {
-			continue
+// refit computes the futures of a room's nodes again; false when a room on them
+// had to be given up.
+func (c *Core) refit(r *room) bool {
+	for _, p := range r.parts {
+		i, ok := c.index[p.node]
+		if !ok {
+			c.dropRoom(r)
+			return false
 		}
-		victims, future := p.victims(i, r.Priority, want)
-		if victims == nil {
-			continue
-		}
-		c := p.costOf(victims)
-		if best < 0 || c.less(bestCost) {
-			best, bestCost, bestVictims, bestFuture = i, c, victims, future
+		if broken := c.foresee(i); broken != nil {
+			c.dropRoom(broken)
+			return false
 		}
 	}
-	if best < 0 {
-		return Unplaced{}, false
-	}
-	n := &p.fleet.nodes[best]
+	return true
+}
+
+// foresee computes what a node will be when those who leave have left and those
+// who wait have come. It returns a room that can no longer be had, if any.
+func (c *Core) foresee(i int) (broken *room) {
+	n := &c.fleet.nodes[i]
+	had := n.keepsRoom()
+	n.unkeep()
+	delete(c.fleet.future, i)
+	delete(c.loose, i)
 	for k := range n.Holders {
-		if n.Holders[k].Ending {
-			p.gone[n.Holders[k].Fence] = true
+		n.Holders[k].claim = nil
+	}
+	var future *Node
+	for _, r := range c.rooms {
+		for _, p := range r.parts {
+			if p.node != n.Name {
+				continue
+			}
+			if future == nil {
+				f := n.clone()
+				future = &f
+			}
+			for k := range n.Holders {
+				if h := &n.Holders[k]; h.claim == nil && slices.Contains(p.leave, h.Job) {
+					h.claim = r
+					future.release(h.Shares, h.CPUMillis, h.HostBytes)
+				}
+			}
+			want := &p.rank.need
+			chosen, why := fit(future, want, nil)
+			if why != fits {
+				c.fleet.changed(i)
+				return r
+			}
+			future.Hold(chosen.shares(future, want), want.CPUMillis, want.HostBytes)
+			f := future.clone()
+			c.fleet.keep(i, &f)
+			if !r.stopping {
+				c.loose[i] = true
+			}
 		}
 	}
-	who := ""
-	for _, h := range bestVictims {
-		p.gone[h.Fence] = true
-		p.plan.Preempt = append(p.plan.Preempt, Preempted{
-			Job: h.Job, Fence: h.Fence, Node: n.Name, For: r.Job,
-			Why: "preempted by job " + r.Job + " of class " + r.Priority.String() + "; keeps its place, no retry is spent",
-		})
-		if who != "" {
-			who += ", "
-		}
-		who += h.Job
+	if had || future != nil {
+		c.fleet.changed(i)
 	}
-	chosen, _ := fit(bestFuture, want, nil)
-	bestFuture.Hold(chosen.shares(bestFuture, want), r.Demand.CPUMillis, r.Demand.HostBytes)
-	p.fleet.keep(best, bestFuture)
-	p.rooms = append(p.rooms, room{best, p.now})
-	return Unplaced{Reason: "preempts " + who + " on " + n.Name + " and starts when that has stopped", Room: n.Name}, true
+	return nil
 }
 
-// cost of a preemption: the class that suffers most, then the work lost.
-type cost struct {
-	class job.Priority
-	lost  float64
+// keepRoom keeps room for a job from now on.
+func (c *Core) keepRoom(e *entry, parts []roomPart, at time.Time, stopping bool) {
+	r := &room{e: e, parts: parts, at: at, stopping: stopping, why: c.miss(e).Reason}
+	e.room = r
+	c.rooms = append(c.rooms, r)
+	c.roomTurns++
+	for _, p := range parts {
+		if broken := c.foresee(c.index[p.node]); broken != nil {
+			c.dropRoom(broken)
+		}
+	}
+	if e.room == nil {
+		return
+	}
+	u := c.Why(c.now, e.req.Job)
+	c.plan.Unplaced = append(c.plan.Unplaced, u)
 }
 
-func (c cost) less(d cost) bool {
-	if c.class != d.class {
-		return c.class < d.class
+// dropRoom gives a room up.
+func (c *Core) dropRoom(r *room) {
+	if r == nil {
+		return
 	}
-	return c.lost < d.lost
+	r.e.room = nil
+	c.roomTurns++
+	c.rooms = slices.DeleteFunc(c.rooms, func(x *room) bool { return x == r })
+	for _, p := range r.parts {
+		if i, ok := c.index[p.node]; ok && !c.stale {
+			c.foresee(i)
+		}
+	}
 }
 
-func (p *planner) costOf(victims []*Holder) cost {
-	var c cost
-	for _, h := range victims {
-		c.class = max(c.class, h.Priority)
-		c.lost += h.Lost + p.rules.Restart*float64(max(len(h.Shares), 1))
+// enter places a job in the room that was kept for it, when it is there.
+func (c *Core) enter(e *entry) bool {
+	r := e.room
+	r.ready = false
+	at := slices.Index(c.rooms, r)
+	c.rooms = slices.Delete(c.rooms, at, at+1)
+	var spots []spot
+	for _, p := range r.parts {
+		i := c.index[p.node]
+		c.foresee(i)
+		n := &c.fleet.nodes[i]
+		if chosen, why := fit(n, &p.rank.need, nil); why == fits {
+			spots = append(spots, spot{i, chosen.shares(n, &p.rank.need)})
+		}
 	}
-	return c
+	if len(spots) == len(r.parts) && len(spots) > 0 {
+		e.room = nil
+		c.place(e, spots, "the room on "+r.parts[0].node+" was kept for it")
+		return true
+	}
+	c.rooms = slices.Insert(c.rooms, at, r)
+	for _, p := range r.parts {
+		c.foresee(c.index[p.node])
+	}
+	return false
 }
 
-// victims are the cheapest attempts of a node whose end makes a need fit; nil
-// when none do. It also returns the node without them.
-func (p *planner) victims(i int, class job.Priority, want *need) ([]*Holder, *Node) {
-	n := &p.fleet.nodes[i]
-	var all []*Holder
-	for k := range n.Holders {
-		h := &n.Holders[k]
-		if h.Priority < class && !h.Ending && !p.gone[h.Fence] && p.now.Sub(h.Started) >= p.rules.MinRuntime {
-			all = append(all, h)
+// yield takes the rooms of lower classes back when a job of a higher one is
+// blocked.
+func (c *Core) yield(e *entry) bool {
+	return c.dropRooms(func(r *room) bool { return r.e.req.Priority < e.req.Priority })
+}
+
+// displace takes the head's room from a job that is no longer the head.
+func (c *Core) displace(e *entry) bool {
+	return c.dropRooms(func(r *room) bool { return !r.stopping && r.e != e })
+}
+
+func (c *Core) dropRooms(which func(*room) bool) bool {
+	some := false
+	for _, r := range slices.Clone(c.rooms) {
+		if which(r) {
+			c.dropRoom(r)
+			some = true
 		}
 	}
-	if len(all) == 0 {
-		return nil, nil
+	return some
+}
+
+// backfill places a job into kept room when its own limit says that it is gone
+// before the room is needed.
+func (c *Core) backfill(e *entry) bool {
+	if e.req.Longest <= 0 || len(c.rooms) == 0 || c.partsOf(e.rank) != nil {
+		return false
 	}
-	sort.SliceStable(all, func(a, b int) bool {
-		return p.costOf(all[a : a+1]).less(p.costOf(all[b : b+1]))
-	})
-	// Those who are leaving anyway count first.
-	future := p.fleet.futureOf(i)
-	for k := range n.Holders {
-		if h := &n.Holders[k]; h.Ending && !p.gone[h.Fence] {
-			future.release(h.Shares, h.CPUMillis, h.HostBytes)
+	gone := c.now.Add(e.req.Longest)
+	for _, r := range c.rooms {
+		for _, p := range r.parts {
+			late := slices.ContainsFunc(c.rooms, func(o *room) bool { return o.on(p.node) && gone.After(o.at) })
+			i, ok := c.index[p.node]
+			if late || !ok {
+				continue
+			}
+			now := c.copy(i)
+			chosen, why := fit(now, &e.rank.need, nil)
+			if why != fits {
+				continue
+			}
+			shares := chosen.shares(now, &e.rank.need)
+			for _, o := range c.rooms {
+				for k := range o.parts {
+					if o.parts[k].node == p.node {
+						o.parts[k].leave = append(o.parts[k].leave, e.req.Job)
+					}
+				}
+			}
+			c.place(e, []spot{{i, shares}}, "fills room on "+p.node+" that is kept for a job ahead: its time limit ends before that job can start")
+			c.foresee(i)
+			return true
 		}
 	}
-	taken := 0
-	for _, h := range all {
-		future.release(h.Shares, h.CPUMillis, h.HostBytes)
-		taken++
-		if _, why := fit(future, want, nil); why == fits {
-			break
-		}
-	}
-	if _, why := fit(future, want, nil); why != fits {
-		return nil, nil
-	}
-	// Spare whoever turns out not to be in the way, the dearest first.
-	var victims []*Holder
-	for k := taken - 1; k >= 0; k-- {
-		h := all[k]
-		future.Hold(h.Shares, h.CPUMillis, h.HostBytes)
-		if _, why := fit(future, want, nil); why == fits {
-			continue
-		}
-		future.release(h.Shares, h.CPUMillis, h.HostBytes)
-		victims = append(victims, h)
-	}
-	return victims, future
+	return false
+}
+
+// copy is a node free of kept room, valid until the next call.
+func (c *Core) copy(i int) *Node {
+	devices := append(c.scratch.Devices[:0], c.fleet.nodes[i].Devices...)
+	c.scratch = c.fleet.nodes[i]
+	c.scratch.Devices = devices
+	c.scratch.unkeep()
+	return &c.scratch
 }

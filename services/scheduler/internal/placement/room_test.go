@@ -292,7 +292,7 @@ func TestTheCheapestVictimIsTaken(t *testing.T) {
 	s.Queue = []placement.Request{
 		{Job: "p1", Priority: job.Production, Demand: whole(1)},
 		{Job: "p2", Priority: job.Production, Demand: whole(1)},
-		{Job: "i1", Priority: job.Search, Demand: whole(1)},
+		{Job: "i1", Priority: job.Search, Demand: whole(1), Attained: 5000},
 	}
 	plan := placement.Make(s)
 	got := ""
@@ -300,7 +300,7 @@ func TestTheCheapestVictimIsTaken(t *testing.T) {
 		got += fmt.Sprintf("%s<%s ", v.For, v.Job)
 	}
 	// The least lost of the lowest class goes first; a search job may not take a
-	// search job's device, and the other batch job has only begun.
+	// search job's device that has got as little, and the other batch job has only begun.
 	if got != "p1<v3 p2<v2 " {
 		t.Errorf("preempted %s", got)
 	}

@@ -26,6 +26,17 @@ func CapacityOf(nodes []Node) Capacity {
 	return c
 }
 
+// part is a dominant share of the fleet in parts per billion.
+func (c Capacity) part(bytes, cpuMillis, hostBytes float64) int64 {
+	of := func(want, have float64) float64 {
+		if have <= 0 {
+			return 0
+		}
+		return want / have
+	}
+	return int64(1e9 * max(of(bytes, c.bytes), of(cpuMillis, c.cpuMillis), of(hostBytes, c.hostBytes)))
+}
+
 // Share is a demand's dominant share of the fleet, from 0 to 1 and above: the
 // largest of its parts of device memory, CPU and host memory (Ghodsi et al.,
 // NSDI 2011).

@@ -18,6 +18,12 @@ type Device struct {
 	Overhead int64
 	// Fault says why the device takes no new work; empty means healthy.
 	Fault string
+	// Profile is the profile of a MIG instance and Parent the ID of its GPU; empty
+	// for everything else. A GPU that has instances takes no work itself.
+	Profile string
+	Parent  string
+	// Link names the group of devices of the host with which it shares a fast link.
+	Link string
 
 	// Held is the sum of reservations and overheads, in bytes.
 	Held int64
@@ -67,8 +73,45 @@ type Holder struct {
 	End time.Time
 	// Lost is the work that a stop would throw away, in device-seconds.
 	Lost float64
+	// Saved is up to when the work is safe in a checkpoint. When it is set, Lost is
+	// not looked at: what would be lost grows from here on.
+	Saved time.Time
 	// Ending says that the attempt has been told to stop.
 	Ending bool
+	Tenant string
+	// Attained is the service that earlier attempts have got, in device-seconds.
+	Attained float64
+	// Devices is the number of devices on all hosts; 0 means those of Shares.
+	// Rank is the host's place in a gang.
+	Devices int
+	Rank    int
+	// Deadline is when the result is needed; zero means never.
+	Deadline time.Time
+
+	// claim is the room that counts on the end of this attempt.
+	claim *room
+	// fresh says that it was placed by a plan and is not confirmed yet.
+	fresh bool
+}
+
+func (h *Holder) devices() int {
+	if h.Devices > 0 {
+		return h.Devices
+	}
+	return max(len(h.Shares), 1)
+}
+
+// lost is what a stop would throw away, in device-seconds.
+func (h *Holder) lost(now time.Time) float64 {
+	if h.Saved.IsZero() {
+		return h.Lost
+	}
+	return max(now.Sub(h.Saved).Seconds(), 0) * float64(h.devices())
+}
+
+// attained is the service that the job has got, in device-seconds.
+func (h *Holder) attained(now time.Time) float64 {
+	return h.Attained + max(now.Sub(h.Started).Seconds(), 0)*float64(h.devices())
 }
 
 // Node is one host.
@@ -132,7 +175,7 @@ func (n *Node) Hold(shares []job.Share, cpu, host int64) {
 	}
 }
 
-// Request is one job that wants to run, in the order of the queue.
+// Request is one job that wants to run.
 type Request struct {
 	Job      string
 	Revision uint64
@@ -140,8 +183,20 @@ type Request struct {
 	// Shape is Shape of the demand, for callers who have it already.
 	Shape    string
 	Priority job.Priority
+	// Tenant shares the fleet with the others.
+	Tenant string
+	// Place is the place in line; equal ones keep the order in which they came.
+	Place int64
+	// NotBefore is until when the job backs off. It keeps its place.
+	NotBefore time.Time
 	// Longest is the limit of the running time; zero means none.
 	Longest time.Duration
+	// Deadline is when the result is needed; zero means never. Expect is how long
+	// the job is expected to run from here on.
+	Deadline time.Time
+	Expect   time.Duration
+	// Attained is the service that earlier attempts have got, in device-seconds.
+	Attained float64
 }
 
 // Rules are the choices of preemption and backfill.
@@ -153,6 +208,25 @@ type Rules struct {
 	Restart float64
 }
 
+// Room is space that is kept for a job that waits. It outlives a round, so that
+// what was promised to a job is not promised anew every time.
+type Room struct {
+	Job   string
+	Parts []RoomPart
+	// At is when the job is expected to come.
+	At time.Time
+	// Stopping says that those who are in the way have been told to stop; without
+	// it the time is a guess about their ends.
+	Stopping bool
+}
+
+// RoomPart is the space on one host.
+type RoomPart struct {
+	Node string
+	// Leave are the jobs that have to end first.
+	Leave []string
+}
+
 // Snapshot is all that a plan depends on.
 type Snapshot struct {
 	Now   time.Time
@@ -161,16 +235,30 @@ type Snapshot struct {
 	// Typical is what the fleet is expected to serve; empty means the queue.
 	Typical []Typical
 	Rules   Rules
+	Tenants []Tenant
+	Rooms   []Room
+	// Taste is how places are judged; zero means the usual taste.
+	Taste Taste
 }
 
-// Placed is a decision to run a job on a node.
+// Part is what a job holds of one host.
+type Part struct {
+	Node         string
+	NodeRevision uint64
+	Shares       []job.Share
+}
+
+// Placed is a decision to run a job.
 type Placed struct {
 	Job          string
 	Revision     uint64
 	Node         string
 	NodeRevision uint64
 	Shares       []job.Share
-	Why          string
+	// Others are the further hosts of a gang, in the order of their ranks. CPU and
+	// host memory are the demand's on each.
+	Others []Part
+	Why    string
 }
 
 // Unplaced is a job that waits, with a reason for people.
@@ -183,7 +271,7 @@ type Unplaced struct {
 	Room string
 }
 
-// Preempted is an attempt that must stop so that a job of a higher class can run.
+// Preempted is an attempt that must stop so that another job can run.
 type Preempted struct {
 	Job   string
 	Fence uint64
@@ -193,9 +281,20 @@ type Preempted struct {
 	Why string
 }
 
-// Plan is the result. The lists keep the order of the queue.
+// Warning is a deadline that will probably be missed.
+type Warning struct {
+	Job  string
+	Text string
+	// Finish is when the job is expected to end; zero means unknown.
+	Finish time.Time
+}
+
+// Plan is the result. The lists keep the order in which jobs were looked at.
 type Plan struct {
 	Place    []Placed
 	Preempt  []Preempted
 	Unplaced []Unplaced
+	Warn     []Warning
+	// Next is when time alone can change the plan; zero means never.
+	Next time.Time
 }

@@ -1,0 +1,56 @@
+package placement
+
+// heap is a binary heap of a type, without the boxing of container/heap: the
+// planner pushes and pops a few thousand times for each decision.
+type heap[T any] struct {
+	items []T
+	less  func(a, b *T) bool
+}
+
+func (h *heap[T]) init() {
+	for i := len(h.items)/2 - 1; i >= 0; i-- {
+		h.down(i)
+	}
+}
+
+func (h *heap[T]) push(x T) {
+	h.items = append(h.items, x)
+	for i := len(h.items) - 1; i > 0; {
+		up := (i - 1) / 2
+		if !h.less(&h.items[i], &h.items[up]) {
+			return
+		}
+		h.items[i], h.items[up] = h.items[up], h.items[i]
+		i = up
+	}
+}
+
+// pop removes the least item.
+func (h *heap[T]) pop() T {
+	x := h.items[0]
+	last := len(h.items) - 1
+	h.items[0] = h.items[last]
+	h.items = h.items[:last]
+	if last > 0 {
+		h.down(0)
+	}
+	return x
+}
+
+// down restores the order after the item at i has grown.
+func (h *heap[T]) down(i int) {
+	for {
+		k := 2*i + 1
+		if k >= len(h.items) {
+			return
+		}
+		if k+1 < len(h.items) && h.less(&h.items[k+1], &h.items[k]) {
+			k++
+		}
+		if !h.less(&h.items[k], &h.items[i]) {
+			return
+		}
+		h.items[i], h.items[k] = h.items[k], h.items[i]
+		i = k
+	}
+}

@@ -1,0 +1,191 @@
+package placement
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+
+	"github.com/ultrathink-pilot/trainyard/services/scheduler/internal/job"
+)
+
+// Amount is what a quota counts. A share of a device counts as the part of the
+// device's usable memory that it reserves.
+type Amount struct {
+	// Millis are thousandths of a device.
+	Millis    int64 `json:"device_millis"`
+	CPUMillis int64 `json:"cpu_millis"`
+	HostBytes int64 `json:"host_bytes"`
+}
+
+// Unlimited is an amount that nobody reaches.
+var Unlimited = Amount{1 << 60, 1 << 60, 1 << 60}
+
+func (a Amount) plus(b Amount) Amount {
+	return Amount{a.Millis + b.Millis, a.CPUMillis + b.CPUMillis, a.HostBytes + b.HostBytes}
+}
+
+func (a Amount) minus(b Amount) Amount {
+	return Amount{a.Millis - b.Millis, a.CPUMillis - b.CPUMillis, a.HostBytes - b.HostBytes}
+}
+
+func (a Amount) within(b Amount) bool {
+	return a.Millis <= b.Millis && a.CPUMillis <= b.CPUMillis && a.HostBytes <= b.HostBytes
+}
+
+// Tenant is one party that shares the fleet.
+type Tenant struct {
+	Name string
+	// Weight is its part of the fair share; 0 means 1.
+	Weight float64
+	// Quota says that Nominal and Borrow bind.
+	Quota bool
+	// Nominal is what the tenant may always use. What it does not use is lent to
+	// the other tenants of its cohort, and taken back when it wants it.
+	Nominal Amount
+	// Borrow is how much more it may use while others of its cohort do not.
+	Borrow Amount
+	// Cohort names the tenants that lend to each other; empty lends to nobody.
+	Cohort string
+}
+
+// account is what a tenant uses now.
+type account struct {
+	Tenant
+	cohort *cohort
+	used   Amount
+	// share is the sum of dominant shares of the fleet, in parts per billion:
+	// whole numbers, so that the order of additions does not matter.
+	share int64
+	// runs are the jobs that run; changes counts what happened to them.
+	runs    map[string]*entry
+	changes int
+}
+
+type cohort struct {
+	nominal, used Amount
+	members       []*account
+}
+
+// due is the share that decides whose turn it is.
+func (a *account) due() float64 { return float64(a.share) / a.weight() }
+
+func (a *account) weight() float64 {
+	if a.Weight > 0 {
+		return a.Weight
+	}
+	return 1
+}
+
+// verdict is what quotas say to a demand.
+type verdict uint8
+
+const (
+	allowed verdict = iota
+	// lent says that the tenant's own quota is in use by its cohort.
+	lent
+	// overQuota says that the tenant uses all it may.
+	overQuota
+	// overCohort says that there is nothing left to borrow.
+	overCohort
+	// beyond says that the demand alone is more than the tenant may ever use.
+	beyond
+)
+
+func (a *account) admits(d Amount) verdict {
+	if !a.Quota {
+		return allowed
+	}
+	after := a.used.plus(d)
+	if !d.within(a.Nominal.plus(a.Borrow)) || a.cohort == nil && !d.within(a.Nominal) || a.cohort != nil && !d.within(a.cohort.nominal) {
+		return beyond
+	}
+	fits := a.cohort == nil || a.cohort.used.plus(d).within(a.cohort.nominal)
+	switch {
+	case after.within(a.Nominal) && fits:
+		return allowed
+	case after.within(a.Nominal):
+		return lent
+	case a.cohort == nil || !after.within(a.Nominal.plus(a.Borrow)):
+		return overQuota
+	case !fits:
+		return overCohort
+	}
+	return allowed
+}
+
+// borrows reports whether the tenant uses more than its own quota.
+func (a *account) borrows() bool { return a.Quota && !a.used.within(a.Nominal) }
+
+func (a *account) add(d Amount, share int64) {
+	a.changed()
+	a.used, a.share = a.used.plus(d), a.share+share
+	if a.cohort != nil {
+		a.cohort.used = a.cohort.used.plus(d)
+	}
+}
+
+func (a *account) sub(d Amount, share int64) {
+	a.changed()
+	a.used, a.share = a.used.minus(d), a.share-share
+	if a.cohort != nil {
+		a.cohort.used = a.cohort.used.minus(d)
+	}
+}
+
+// changed has those who wait for quota look again.
+func (a *account) changed() {
+	a.changes++
+	if a.cohort != nil {
+		for _, m := range a.cohort.members {
+			m.changes++
+		}
+	}
+}
+
+// tell words a refusal.
+func (a *account) tell(v verdict, d Amount) string {
+	switch v {
+	case lent:
+		return fmt.Sprintf("tenant %s has quota for it, but its cohort %s has borrowed it; it is taken back when those attempts may be stopped", a.Name, a.Cohort)
+	case overQuota:
+		return fmt.Sprintf("tenant %s uses %s of its quota of %s (and may borrow %s)", a.Name, a.used.text(d), a.Nominal.text(d), a.Borrow.text(d))
+	case overCohort:
+		return fmt.Sprintf("tenant %s uses %s of its quota of %s, and cohort %s has nothing left to lend", a.Name, a.used.text(d), a.Nominal.text(d), a.Cohort)
+	case beyond:
+		return fmt.Sprintf("it asks for %s, more than tenant %s may ever use (quota %s, may borrow %s)", d.text(d), a.Name, a.Nominal.text(d), a.Borrow.text(d))
+	case allowed:
+	}
+	return ""
+}
+
+// text names the resources that a demand wants.
+func (a Amount) text(want Amount) string {
+	switch {
+	case want.Millis > 0:
+		return trim(float64(a.Millis)/1000) + " devices"
+	case want.CPUMillis > 0:
+		return cpuText(a.CPUMillis) + " CPUs"
+	}
+	return Size(a.HostBytes)
+}
+
+// names lists what runs, in a fixed order.
+func (a *account) names() []string { return slices.Sorted(maps.Keys(a.runs)) }
+
+// amountOf is what a demand will count for; each is the usable memory of an
+// average device.
+func amountOf(d *job.Demand, hosts int, each float64) Amount {
+	a := Amount{CPUMillis: d.CPUMillis * int64(hosts), HostBytes: d.HostBytes * int64(hosts)}
+	for _, g := range d.Devices {
+		a.Millis += int64(g.Count) * millisOf(g.Bytes, each)
+	}
+	return a
+}
+
+// millisOf is what a reservation counts for; 0 bytes are a whole device.
+func millisOf(bytes int64, usable float64) int64 {
+	if bytes == 0 || usable <= 0 {
+		return 1000
+	}
+	return min(int64(1000*float64(bytes)/usable+0.5), 1000)
+}
