@@ -85,7 +85,10 @@ func (c *Core) endOf(h *Holder) time.Time {
 // is before a limit; a zero limit is none.
 func (c *Core) earliest(i int, want *need, stopping bool, limit time.Time) (time.Time, []string, bool) {
 	n := &c.fleet.nodes[i]
-	counts := func(h *Holder) bool { return h.claim == nil && (!stopping || h.Ending) }
+	// Of what this very plan begins nothing is known but its limit.
+	counts := func(h *Holder) bool {
+		return h.claim == nil && (!stopping || h.Ending) && !(h.fresh && h.End.IsZero())
+	}
 	soon := limit.IsZero()
 	for k := range n.Holders {
 		if h := &n.Holders[k]; counts(h) && (soon || c.endOf(h).Before(limit)) {
@@ -344,10 +347,10 @@ func (c *Core) victims(i int, at rung, want *need, limited bool, limit cost) ([]
 // reclaim stops attempts so that a tenant gets the quota that a job needs: of
 // its own lower classes, and of those in its cohort that have borrowed what is
 // its own.
-func (c *Core) reclaim(e *entry, want Amount, v verdict) bool {
+func (c *Core) reclaim(e *entry, want Amount, v verdict) {
 	a := e.acct
 	if v == beyond || e.line.tried == a.changes+c.roomTurns {
-		return false
+		return
 	}
 	e.line.tried = a.changes + c.roomTurns
 	type candidate struct {
@@ -385,7 +388,7 @@ func (c *Core) reclaim(e *entry, want Amount, v verdict) bool {
 		}
 	}
 	slices.SortStableFunc(all, func(x, y candidate) int {
-		return cmp.Or(cmp.Compare(x.price.class, y.price.class), cmp.Compare(x.price.lost, y.price.lost), cmp.Compare(x.e.seq, y.e.seq))
+		return cmp.Or(cmp.Compare(x.price.class, y.price.class), cmp.Compare(x.price.lost, y.price.lost), cmp.Compare(x.e.req.Job, y.e.req.Job))
 	})
 	enough := func() bool {
 		return used.plus(want).within(a.Nominal.plus(a.Borrow)) && (a.cohort == nil || lentOut.plus(want).within(a.cohort.nominal))
@@ -405,12 +408,11 @@ func (c *Core) reclaim(e *entry, want Amount, v verdict) bool {
 		victims = append(victims, x.e.req.Job)
 	}
 	if !enough() {
-		return false
+		return
 	}
 	for _, id := range victims {
 		c.stop(id, e)
 	}
-	return false
 }
 
 // holderOf is the first holder of a running job.

@@ -19,19 +19,31 @@ import (
 func Make(s Snapshot) Plan {
 	c := Restore(s)
 	plan := c.Plan(s.Now)
-	told := map[string]bool{}
-	for i := range plan.Place {
-		told[plan.Place[i].Job] = true
-	}
-	for i := range plan.Unplaced {
-		told[plan.Unplaced[i].Job] = true
-	}
-	for i := range s.Queue {
-		if id := s.Queue[i].Job; !told[id] {
-			plan.Unplaced = append(plan.Unplaced, c.Why(s.Now, id))
-		}
-	}
+	plan.Unplaced = c.Reasons(s.Now)
 	return plan
+}
+
+// Reasons says of every job that waits why, in the order in which they came.
+func (c *Core) Reasons(now time.Time) []Unplaced {
+	var out []Unplaced
+	said := map[string]Unplaced{}
+	for _, e := range c.waiting() {
+		id := e.req.Job
+		if e.room != nil || e.req.NotBefore.After(now) {
+			out = append(out, c.Why(now, id))
+			continue
+		}
+		// What is alike waits for the same.
+		key := e.req.Tenant + "/" + e.req.Shape
+		u, ok := said[key]
+		if !ok {
+			u = c.Why(now, id)
+			said[key] = u
+		}
+		u.Job = id
+		out = append(out, u)
+	}
+	return out
 }
 
 // Restore is the core that a snapshot was taken of.

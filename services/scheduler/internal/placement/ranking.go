@@ -99,6 +99,11 @@ func (f *Fleet) best(r *ranking) (node int, shares []job.Share, ok bool) {
 	least := f.guard.least(f, &r.need)
 	for k := range r.trees {
 		leaf, s := r.trees[k].best()
+		for s == unscored {
+			s, _ = f.score(int(f.kinds[k].nodes[leaf]), &r.need)
+			r.trees[k].set(leaf, s)
+			leaf, s = r.trees[k].best()
+		}
 		if s == 0 {
 			continue
 		}
@@ -114,6 +119,21 @@ func (f *Fleet) best(r *ranking) (node int, shares []job.Share, ok bool) {
 	return node, chosen.shares(&f.nodes[node], &r.need), true
 }
 
+// unscored stands for the score of a node that fits and was not looked at
+// closely. It is above every score, so that no node wins before it is known.
+const unscored = 1 << 20
+
+// glance says whether a node fits. Its score waits until somebody wants to know:
+// most shapes are only asked whether they fit anywhere.
+func (f *Fleet) glance(i int, d *need) int32 {
+	chosen, why := fit(&f.nodes[i], d, f.buf)
+	f.buf = chosen
+	if why != fits {
+		return 0
+	}
+	return unscored
+}
+
 // repair brings a ranking up to date.
 func (f *Fleet) repair(r *ranking) {
 	if r.trees == nil {
@@ -121,7 +141,7 @@ func (f *Fleet) repair(r *ranking) {
 		for k := range f.kinds {
 			t := newTree(len(f.kinds[k].nodes))
 			for at, n := range f.kinds[k].nodes {
-				t.node[t.size+at], _ = f.score(int(n), &r.need)
+				t.node[t.size+at] = f.glance(int(n), &r.need)
 			}
 			t.build()
 			r.trees[k] = t
@@ -135,8 +155,7 @@ func (f *Fleet) repair(r *ranking) {
 			continue
 		}
 		f.seen[n] = f.stamp
-		s, _ := f.score(int(n), &r.need)
-		r.trees[f.kindOf[n]].set(int(f.at[n]), s)
+		r.trees[f.kindOf[n]].set(int(f.at[n]), f.glance(int(n), &r.need))
 	}
 	r.read = len(f.log)
 }

@@ -16,8 +16,6 @@ type room struct {
 	// dirty has the room checked before it is counted on again; ready says that
 	// something has changed and the job may fit now.
 	dirty, ready bool
-	// why is what the job waits for, in the words of when the room was made.
-	why string
 }
 
 type roomPart struct {
@@ -212,7 +210,7 @@ func (c *Core) foresee(i int) (broken *room) {
 
 // keepRoom keeps room for a job from now on.
 func (c *Core) keepRoom(e *entry, parts []roomPart, at time.Time, stopping bool) {
-	r := &room{e: e, parts: parts, at: at, stopping: stopping, why: c.miss(e).Reason}
+	r := &room{e: e, parts: parts, at: at, stopping: stopping}
 	e.room = r
 	c.rooms = append(c.rooms, r)
 	c.roomTurns++
@@ -224,8 +222,9 @@ func (c *Core) keepRoom(e *entry, parts []roomPart, at time.Time, stopping bool)
 	if e.room == nil {
 		return
 	}
-	u := c.Why(c.now, e.req.Job)
-	c.plan.Unplaced = append(c.plan.Unplaced, u)
+	// The whole reason costs a look at every host: see Why.
+	node := parts[0].node
+	c.plan.Unplaced = append(c.plan.Unplaced, Unplaced{Job: e.req.Job, Reason: "room is kept for it on " + node, At: at, Room: node})
 }
 
 // dropRoom gives a room up.
@@ -247,12 +246,10 @@ func (c *Core) dropRoom(r *room) {
 func (c *Core) enter(e *entry) bool {
 	r := e.room
 	r.ready = false
-	at := slices.Index(c.rooms, r)
-	c.rooms = slices.Delete(c.rooms, at, at+1)
 	var spots []spot
+	back := c.without(r)
 	for _, p := range r.parts {
 		i := c.index[p.node]
-		c.foresee(i)
 		n := &c.fleet.nodes[i]
 		if chosen, why := fit(n, &p.rank.need, nil); why == fits {
 			spots = append(spots, spot{i, chosen.shares(n, &p.rank.need)})
@@ -263,11 +260,26 @@ func (c *Core) enter(e *entry) bool {
 		c.place(e, spots, "the room on "+r.parts[0].node+" was kept for it")
 		return true
 	}
-	c.rooms = slices.Insert(c.rooms, at, r)
-	for _, p := range r.parts {
-		c.foresee(c.index[p.node])
-	}
+	back()
 	return false
+}
+
+// without takes a room out of the books for a moment.
+func (c *Core) without(r *room) (back func()) {
+	at := slices.Index(c.rooms, r)
+	c.rooms = slices.Delete(c.rooms, at, at+1)
+	look := func() {
+		for _, p := range r.parts {
+			if i, ok := c.index[p.node]; ok {
+				c.foresee(i)
+			}
+		}
+	}
+	look()
+	return func() {
+		c.rooms = slices.Insert(c.rooms, at, r)
+		look()
+	}
 }
 
 // yield takes the rooms of lower classes back when a job of a higher one is

@@ -182,12 +182,12 @@ const (
 
 // consider does what can be done for one job.
 func (c *Core) consider(e *entry) outcome {
-	want := c.wants(e)
-	if v := e.acct.admits(want); v != allowed {
-		if c.reclaim(e, want, v) {
-			return kept
+	if e.acct.Quota {
+		want := c.wants(e)
+		if v := e.acct.admits(want); v != allowed {
+			c.reclaim(e, want, v)
+			return blocked
 		}
-		return blocked
 	}
 	if e.room != nil && e.room.ready && c.enter(e) {
 		return placed
@@ -287,7 +287,7 @@ func (c *Core) fillBehind(k *cursor) {
 	at := k.past + 1
 	for seen := 0; seen < depth && at < k.line.len(); seen++ {
 		e := k.line.jobs[k.line.head+at]
-		if e.room != nil || e.acct.admits(c.wants(e)) != allowed || !c.backfill(e) {
+		if e.room != nil || e.req.Longest <= 0 || e.acct.admits(c.wants(e)) != allowed || !c.backfill(e) {
 			at++
 		}
 	}

@@ -34,9 +34,9 @@ func (c *Core) Why(now time.Time, id string) Unplaced {
 	case e.room.stopping:
 		return c.whyRoom(e)
 	default:
-		if u.Reason = e.room.why; u.Reason == "" {
-			u.Reason = "it does not fit now"
-		}
+		back := c.without(e.room)
+		u.Reason = c.miss(e).Reason
+		back()
 		u.Room, u.At = e.room.parts[0].node, e.room.at
 		u.Reason += "; it is next, and room is kept for it on " + u.Room
 	}
