@@ -60,10 +60,7 @@ func (c *conv) forward(k *kernel.Set, params []float32, ws *workspace, rows, str
 	bias := params[c.b : c.b+c.Channels]
 	for p := range c.positions {
 		at := market.ObservationWidth + p*c.Channels
-		for r := range rows {
-			copy(ws.x[r*stride+at:], bias)
-		}
-		k.Gemm(ws.x[at:], stride, ws.past[p*c.Stride*c.width:], c.row(), 1, params[c.w:c.b], c.Channels, rows, c.Channels, c.Width*c.width)
+		k.GemmFrom(bias, ws.x[at:], stride, ws.past[p*c.Stride*c.width:], c.row(), 1, params[c.w:c.b], c.Channels, rows, c.Channels, c.Width*c.width)
 	}
 	for r := range rows {
 		k.Relu(ws.x[r*stride+market.ObservationWidth : r*stride+market.ObservationWidth+c.outputs()])

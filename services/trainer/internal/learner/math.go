@@ -21,15 +21,16 @@ func exp(x float64) float64 {
 	)
 	k := math.Floor(float64(x*math.Log2E) + 0.5)
 	r := (x - float64(k*ln2Hi)) - float64(k*ln2Lo)
-	p := 1.0 / 39916800
-	for _, c := range expTerms {
-		p = float64(p*r) + c
-	}
+	// The Taylor series to the eleventh power, in pairs (Estrin): Horner's chain is
+	// three times as long for the processor.
+	r2 := float64(r * r)
+	r4 := float64(r2 * r2)
+	low := (1 + r) + float64(r2*(0.5+float64(r*(1.0/6))))
+	mid := (1.0/24 + float64(r*(1.0/120))) + float64(r2*(1.0/720+float64(r*(1.0/5040))))
+	high := (1.0/40320 + float64(r*(1.0/362880))) + float64(r2*(1.0/3628800+float64(r*(1.0/39916800))))
+	p := low + float64(r4*(mid+float64(r4*high)))
 	return math.Float64frombits(math.Float64bits(p) + uint64(int64(k))<<52)
 }
-
-// expTerms are the reciprocal factorials 1/10! ... 1/0!.
-var expTerms = [...]float64{1.0 / 3628800, 1.0 / 362880, 1.0 / 40320, 1.0 / 5040, 1.0 / 720, 1.0 / 120, 1.0 / 24, 1.0 / 6, 0.5, 1, 1}
 
 // softmax writes the log-probabilities and probabilities of the action logits.
 func softmax(logits []float32, logp, p *[3]float64) {

@@ -153,6 +153,7 @@ type workspace struct {
 	acts  [][]float32 // per layer, blockRows x outPad; the last are logits and value
 	grads [][]float32 // the same shapes
 	ones  []float32
+	zeros []float32 // one row of the widest layer
 	lanes [16]float32
 }
 
@@ -165,6 +166,7 @@ func (n *net) newWorkspace() *workspace {
 	for i := range ws.ones {
 		ws.ones[i] = 1
 	}
+	ws.zeros = make([]float32, max(n.widest, n.layers[0].inPad))
 	for _, l := range n.layers {
 		ws.acts = append(ws.acts, make([]float32, blockRows*l.outPad))
 		ws.grads = append(ws.grads, make([]float32, blockRows*l.outPad))
@@ -183,10 +185,7 @@ func (n *net) forward(k *kernel.Set, params []float32, ws *workspace, rows int) 
 		l := &n.layers[i]
 		out := ws.acts[i][:rows*l.outPad]
 		bias := params[l.b : l.b+l.outPad]
-		for r := range rows {
-			copy(out[r*l.outPad:], bias)
-		}
-		k.Gemm(out, l.outPad, in, l.inPad, 1, params[l.w:l.b], l.outPad, rows, l.outPad, l.in)
+		k.GemmFrom(bias, out, l.outPad, in, l.inPad, 1, params[l.w:l.b], l.outPad, rows, l.outPad, l.in)
 		if i < len(n.layers)-1 {
 			k.Relu(out)
 		}
@@ -225,8 +224,7 @@ func (n *net) backward(k *kernel.Set, wt, grad []float32, ws *workspace, rows in
 			dx, y = ws.grads[i-1], ws.acts[i-1]
 		}
 		dx, y = dx[:rows*l.inPad], y[:rows*l.inPad]
-		clear(dx)
-		k.Gemm(dx, l.inPad, dy, l.outPad, 1, wt[l.wt:l.wt+l.inPad*l.outPad], l.inPad, rows, l.inPad, l.out)
+		k.GemmFrom(ws.zeros[:l.inPad], dx, l.inPad, dy, l.outPad, 1, wt[l.wt:l.wt+l.inPad*l.outPad], l.inPad, rows, l.inPad, l.out)
 		k.ReluBackward(dx, y)
 	}
 	n.conv.backward(k, grad, ws, rows, n.layers[0].inPad)

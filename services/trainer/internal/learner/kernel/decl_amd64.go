@@ -4,35 +4,35 @@
 
 package kernel
 
-// tile8x32AVX512 adds a 8 x 32 tile of the product to c. Strides count elements.
+// tile8x32AVX512 writes a 8 x 32 tile of start plus the product to c. Strides count elements.
 //
 //go:noescape
-func tile8x32AVX512(c *float32, ldc int, a *float32, ars, aks int, b *float32, ldb, k int)
+func tile8x32AVX512(c *float32, ldc int, a *float32, ars, aks int, b *float32, ldb, k int, start *float32, lds int)
 
-// tile8x16AVX512 adds a 8 x 16 tile of the product to c. Strides count elements.
+// tile8x16AVX512 writes a 8 x 16 tile of start plus the product to c. Strides count elements.
 //
 //go:noescape
-func tile8x16AVX512(c *float32, ldc int, a *float32, ars, aks int, b *float32, ldb, k int)
+func tile8x16AVX512(c *float32, ldc int, a *float32, ars, aks int, b *float32, ldb, k int, start *float32, lds int)
 
-// tile4x32AVX512 adds a 4 x 32 tile of the product to c. Strides count elements.
+// tile4x32AVX512 writes a 4 x 32 tile of start plus the product to c. Strides count elements.
 //
 //go:noescape
-func tile4x32AVX512(c *float32, ldc int, a *float32, ars, aks int, b *float32, ldb, k int)
+func tile4x32AVX512(c *float32, ldc int, a *float32, ars, aks int, b *float32, ldb, k int, start *float32, lds int)
 
-// tile4x16AVX512 adds a 4 x 16 tile of the product to c. Strides count elements.
+// tile4x16AVX512 writes a 4 x 16 tile of start plus the product to c. Strides count elements.
 //
 //go:noescape
-func tile4x16AVX512(c *float32, ldc int, a *float32, ars, aks int, b *float32, ldb, k int)
+func tile4x16AVX512(c *float32, ldc int, a *float32, ars, aks int, b *float32, ldb, k int, start *float32, lds int)
 
-// tile1x32AVX512 adds a 1 x 32 tile of the product to c. Strides count elements.
+// tile1x32AVX512 writes a 1 x 32 tile of start plus the product to c. Strides count elements.
 //
 //go:noescape
-func tile1x32AVX512(c *float32, ldc int, a *float32, ars, aks int, b *float32, ldb, k int)
+func tile1x32AVX512(c *float32, ldc int, a *float32, ars, aks int, b *float32, ldb, k int, start *float32, lds int)
 
-// tile1x16AVX512 adds a 1 x 16 tile of the product to c. Strides count elements.
+// tile1x16AVX512 writes a 1 x 16 tile of start plus the product to c. Strides count elements.
 //
 //go:noescape
-func tile1x16AVX512(c *float32, ldc int, a *float32, ars, aks int, b *float32, ldb, k int)
+func tile1x16AVX512(c *float32, ldc int, a *float32, ars, aks int, b *float32, ldb, k int, start *float32, lds int)
 
 // reluAVX512 replaces negative values by zero. n is a positive multiple of 16.
 //
@@ -59,20 +59,20 @@ func sumSquaresAVX512(lanes *[16]float32, x *float32, n int)
 //go:noescape
 func adamAVX512(w, grad, m, v *float32, n int, p *AdamStep)
 
-// tile6x16AVX2 adds a 6 x 16 tile of the product to c. Strides count elements.
+// tile6x16AVX2 writes a 6 x 16 tile of start plus the product to c. Strides count elements.
 //
 //go:noescape
-func tile6x16AVX2(c *float32, ldc int, a *float32, ars, aks int, b *float32, ldb, k int)
+func tile6x16AVX2(c *float32, ldc int, a *float32, ars, aks int, b *float32, ldb, k int, start *float32, lds int)
 
-// tile4x16AVX2 adds a 4 x 16 tile of the product to c. Strides count elements.
+// tile4x16AVX2 writes a 4 x 16 tile of start plus the product to c. Strides count elements.
 //
 //go:noescape
-func tile4x16AVX2(c *float32, ldc int, a *float32, ars, aks int, b *float32, ldb, k int)
+func tile4x16AVX2(c *float32, ldc int, a *float32, ars, aks int, b *float32, ldb, k int, start *float32, lds int)
 
-// tile1x16AVX2 adds a 1 x 16 tile of the product to c. Strides count elements.
+// tile1x16AVX2 writes a 1 x 16 tile of start plus the product to c. Strides count elements.
 //
 //go:noescape
-func tile1x16AVX2(c *float32, ldc int, a *float32, ars, aks int, b *float32, ldb, k int)
+func tile1x16AVX2(c *float32, ldc int, a *float32, ars, aks int, b *float32, ldb, k int, start *float32, lds int)
 
 // reluAVX2 replaces negative values by zero. n is a positive multiple of 16.
 //

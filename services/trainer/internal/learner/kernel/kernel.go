@@ -35,7 +35,7 @@ type AdamStep struct {
 // Set is one form of the kernels. Sets are immutable and shared.
 type Set struct {
 	name         string
-	gemm         func(c []float32, ldc int, a []float32, ars, aks int, b []float32, ldb, m, n, k int)
+	gemm         func(c []float32, ldc int, a []float32, ars, aks int, b []float32, ldb, m, n, k int, start []float32, lds int)
 	relu         func(x []float32)
 	reluBackward func(dy, y []float32)
 	add          func(dst, src []float32)
@@ -78,8 +78,25 @@ func (s *Set) Name() string { return s.name }
 // for i < m, j < n, summed in the order of k. n is a multiple of Width. The two
 // strides of a serve X*W, dY*Wᵀ and Xᵀ*dY without packing.
 func (s *Set) Gemm(c []float32, ldc int, a []float32, ars, aks int, b []float32, ldb, m, n, k int) {
+	if bounds(c, ldc, a, ars, aks, b, ldb, m, n, k) {
+		s.gemm(c, ldc, a, ars, aks, b, ldb, m, n, k, c, ldc)
+	}
+}
+
+// GemmFrom is Gemm onto start, n values for every row, instead of onto c: what c
+// holds does not matter. k is at least 1.
+func (s *Set) GemmFrom(start, c []float32, ldc int, a []float32, ars, aks int, b []float32, ldb, m, n, k int) {
+	if bounds(c, ldc, a, ars, aks, b, ldb, m, n, k) {
+		_ = start[n-1]
+		s.gemm(c, ldc, a, ars, aks, b, ldb, m, n, k, start, 0)
+	}
+}
+
+// bounds reports whether there is anything to do and panics on what the assembly
+// would overrun.
+func bounds(c []float32, ldc int, a []float32, ars, aks int, b []float32, ldb, m, n, k int) bool {
 	if m <= 0 || n <= 0 || k <= 0 {
-		return
+		return false
 	}
 	if n%Width != 0 {
 		panic(fmt.Sprintf("kernel: %d columns are not a multiple of %d", n, Width))
@@ -88,7 +105,7 @@ func (s *Set) Gemm(c []float32, ldc int, a []float32, ars, aks int, b []float32,
 	_ = c[(m-1)*ldc+n-1]
 	_ = a[(m-1)*ars+(k-1)*aks]
 	_ = b[(k-1)*ldb+n-1]
-	s.gemm(c, ldc, a, ars, aks, b, ldb, m, n, k)
+	return true
 }
 
 // Relu replaces negative values by zero, in place. len(x) is a multiple of Width.

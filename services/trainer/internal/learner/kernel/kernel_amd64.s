@@ -4,8 +4,8 @@
 
 #include "textflag.h"
 
-// func tile8x32AVX512(c *float32, ldc int, a *float32, ars, aks int, b *float32, ldb, k int)
-TEXT ·tile8x32AVX512(SB), NOSPLIT, $0-64
+// func tile8x32AVX512(c *float32, ldc int, a *float32, ars, aks int, b *float32, ldb, k int, start *float32, lds int)
+TEXT ·tile8x32AVX512(SB), NOSPLIT, $0-80
 	MOVQ c+0(FP), DI
 	MOVQ ldc+8(FP), SI
 	SHLQ $2, SI
@@ -20,28 +20,30 @@ TEXT ·tile8x32AVX512(SB), NOSPLIT, $0-64
 	MOVQ k+56(FP), CX
 	LEAQ (R9)(R9*2), R13
 	LEAQ (R8)(R9*4), DX
-	MOVQ DI, AX
+	MOVQ start+64(FP), AX
+	MOVQ lds+72(FP), BX
+	SHLQ $2, BX
 	VMOVUPS 0(AX), Z0
 	VMOVUPS 64(AX), Z1
-	ADDQ SI, AX
+	ADDQ BX, AX
 	VMOVUPS 0(AX), Z2
 	VMOVUPS 64(AX), Z3
-	ADDQ SI, AX
+	ADDQ BX, AX
 	VMOVUPS 0(AX), Z4
 	VMOVUPS 64(AX), Z5
-	ADDQ SI, AX
+	ADDQ BX, AX
 	VMOVUPS 0(AX), Z6
 	VMOVUPS 64(AX), Z7
-	ADDQ SI, AX
+	ADDQ BX, AX
 	VMOVUPS 0(AX), Z8
 	VMOVUPS 64(AX), Z9
-	ADDQ SI, AX
+	ADDQ BX, AX
 	VMOVUPS 0(AX), Z10
 	VMOVUPS 64(AX), Z11
-	ADDQ SI, AX
+	ADDQ BX, AX
 	VMOVUPS 0(AX), Z12
 	VMOVUPS 64(AX), Z13
-	ADDQ SI, AX
+	ADDQ BX, AX
 	VMOVUPS 0(AX), Z14
 	VMOVUPS 64(AX), Z15
 	TESTQ CX, CX
@@ -105,8 +107,8 @@ done:
 	VZEROUPPER
 	RET
 
-// func tile8x16AVX512(c *float32, ldc int, a *float32, ars, aks int, b *float32, ldb, k int)
-TEXT ·tile8x16AVX512(SB), NOSPLIT, $0-64
+// func tile8x16AVX512(c *float32, ldc int, a *float32, ars, aks int, b *float32, ldb, k int, start *float32, lds int)
+TEXT ·tile8x16AVX512(SB), NOSPLIT, $0-80
 	MOVQ c+0(FP), DI
 	MOVQ ldc+8(FP), SI
 	SHLQ $2, SI
@@ -121,21 +123,23 @@ TEXT ·tile8x16AVX512(SB), NOSPLIT, $0-64
 	MOVQ k+56(FP), CX
 	LEAQ (R9)(R9*2), R13
 	LEAQ (R8)(R9*4), DX
-	MOVQ DI, AX
+	MOVQ start+64(FP), AX
+	MOVQ lds+72(FP), BX
+	SHLQ $2, BX
 	VMOVUPS 0(AX), Z0
-	ADDQ SI, AX
+	ADDQ BX, AX
 	VMOVUPS 0(AX), Z1
-	ADDQ SI, AX
+	ADDQ BX, AX
 	VMOVUPS 0(AX), Z2
-	ADDQ SI, AX
+	ADDQ BX, AX
 	VMOVUPS 0(AX), Z3
-	ADDQ SI, AX
+	ADDQ BX, AX
 	VMOVUPS 0(AX), Z4
-	ADDQ SI, AX
+	ADDQ BX, AX
 	VMOVUPS 0(AX), Z5
-	ADDQ SI, AX
+	ADDQ BX, AX
 	VMOVUPS 0(AX), Z6
-	ADDQ SI, AX
+	ADDQ BX, AX
 	VMOVUPS 0(AX), Z7
 	TESTQ CX, CX
 	JZ done
@@ -181,8 +185,8 @@ done:
 	VZEROUPPER
 	RET
 
-// func tile4x32AVX512(c *float32, ldc int, a *float32, ars, aks int, b *float32, ldb, k int)
-TEXT ·tile4x32AVX512(SB), NOSPLIT, $0-64
+// func tile4x32AVX512(c *float32, ldc int, a *float32, ars, aks int, b *float32, ldb, k int, start *float32, lds int)
+TEXT ·tile4x32AVX512(SB), NOSPLIT, $0-80
 	MOVQ c+0(FP), DI
 	MOVQ ldc+8(FP), SI
 	SHLQ $2, SI
@@ -196,16 +200,18 @@ TEXT ·tile4x32AVX512(SB), NOSPLIT, $0-64
 	SHLQ $2, R12
 	MOVQ k+56(FP), CX
 	LEAQ (R9)(R9*2), R13
-	MOVQ DI, AX
+	MOVQ start+64(FP), AX
+	MOVQ lds+72(FP), BX
+	SHLQ $2, BX
 	VMOVUPS 0(AX), Z0
 	VMOVUPS 64(AX), Z1
-	ADDQ SI, AX
+	ADDQ BX, AX
 	VMOVUPS 0(AX), Z2
 	VMOVUPS 64(AX), Z3
-	ADDQ SI, AX
+	ADDQ BX, AX
 	VMOVUPS 0(AX), Z4
 	VMOVUPS 64(AX), Z5
-	ADDQ SI, AX
+	ADDQ BX, AX
 	VMOVUPS 0(AX), Z6
 	VMOVUPS 64(AX), Z7
 	TESTQ CX, CX
@@ -244,8 +250,8 @@ done:
 	VZEROUPPER
 	RET
 
-// func tile4x16AVX512(c *float32, ldc int, a *float32, ars, aks int, b *float32, ldb, k int)
-TEXT ·tile4x16AVX512(SB), NOSPLIT, $0-64
+// func tile4x16AVX512(c *float32, ldc int, a *float32, ars, aks int, b *float32, ldb, k int, start *float32, lds int)
+TEXT ·tile4x16AVX512(SB), NOSPLIT, $0-80
 	MOVQ c+0(FP), DI
 	MOVQ ldc+8(FP), SI
 	SHLQ $2, SI
@@ -259,13 +265,15 @@ TEXT ·tile4x16AVX512(SB), NOSPLIT, $0-64
 	SHLQ $2, R12
 	MOVQ k+56(FP), CX
 	LEAQ (R9)(R9*2), R13
-	MOVQ DI, AX
+	MOVQ start+64(FP), AX
+	MOVQ lds+72(FP), BX
+	SHLQ $2, BX
 	VMOVUPS 0(AX), Z0
-	ADDQ SI, AX
+	ADDQ BX, AX
 	VMOVUPS 0(AX), Z1
-	ADDQ SI, AX
+	ADDQ BX, AX
 	VMOVUPS 0(AX), Z2
-	ADDQ SI, AX
+	ADDQ BX, AX
 	VMOVUPS 0(AX), Z3
 	TESTQ CX, CX
 	JZ done
@@ -294,8 +302,8 @@ done:
 	VZEROUPPER
 	RET
 
-// func tile1x32AVX512(c *float32, ldc int, a *float32, ars, aks int, b *float32, ldb, k int)
-TEXT ·tile1x32AVX512(SB), NOSPLIT, $0-64
+// func tile1x32AVX512(c *float32, ldc int, a *float32, ars, aks int, b *float32, ldb, k int, start *float32, lds int)
+TEXT ·tile1x32AVX512(SB), NOSPLIT, $0-80
 	MOVQ c+0(FP), DI
 	MOVQ ldc+8(FP), SI
 	SHLQ $2, SI
@@ -308,7 +316,9 @@ TEXT ·tile1x32AVX512(SB), NOSPLIT, $0-64
 	MOVQ ldb+48(FP), R12
 	SHLQ $2, R12
 	MOVQ k+56(FP), CX
-	MOVQ DI, AX
+	MOVQ start+64(FP), AX
+	MOVQ lds+72(FP), BX
+	SHLQ $2, BX
 	VMOVUPS 0(AX), Z0
 	VMOVUPS 64(AX), Z1
 	TESTQ CX, CX
@@ -329,8 +339,8 @@ done:
 	VZEROUPPER
 	RET
 
-// func tile1x16AVX512(c *float32, ldc int, a *float32, ars, aks int, b *float32, ldb, k int)
-TEXT ·tile1x16AVX512(SB), NOSPLIT, $0-64
+// func tile1x16AVX512(c *float32, ldc int, a *float32, ars, aks int, b *float32, ldb, k int, start *float32, lds int)
+TEXT ·tile1x16AVX512(SB), NOSPLIT, $0-80
 	MOVQ c+0(FP), DI
 	MOVQ ldc+8(FP), SI
 	SHLQ $2, SI
@@ -343,7 +353,9 @@ TEXT ·tile1x16AVX512(SB), NOSPLIT, $0-64
 	MOVQ ldb+48(FP), R12
 	SHLQ $2, R12
 	MOVQ k+56(FP), CX
-	MOVQ DI, AX
+	MOVQ start+64(FP), AX
+	MOVQ lds+72(FP), BX
+	SHLQ $2, BX
 	VMOVUPS 0(AX), Z0
 	TESTQ CX, CX
 	JZ done
@@ -470,8 +482,8 @@ loop:
 	VZEROUPPER
 	RET
 
-// func tile6x16AVX2(c *float32, ldc int, a *float32, ars, aks int, b *float32, ldb, k int)
-TEXT ·tile6x16AVX2(SB), NOSPLIT, $0-64
+// func tile6x16AVX2(c *float32, ldc int, a *float32, ars, aks int, b *float32, ldb, k int, start *float32, lds int)
+TEXT ·tile6x16AVX2(SB), NOSPLIT, $0-80
 	MOVQ c+0(FP), DI
 	MOVQ ldc+8(FP), SI
 	SHLQ $2, SI
@@ -486,22 +498,24 @@ TEXT ·tile6x16AVX2(SB), NOSPLIT, $0-64
 	MOVQ k+56(FP), CX
 	LEAQ (R9)(R9*2), R13
 	LEAQ (R8)(R9*4), DX
-	MOVQ DI, AX
+	MOVQ start+64(FP), AX
+	MOVQ lds+72(FP), BX
+	SHLQ $2, BX
 	VMOVUPS 0(AX), Y0
 	VMOVUPS 32(AX), Y1
-	ADDQ SI, AX
+	ADDQ BX, AX
 	VMOVUPS 0(AX), Y2
 	VMOVUPS 32(AX), Y3
-	ADDQ SI, AX
+	ADDQ BX, AX
 	VMOVUPS 0(AX), Y4
 	VMOVUPS 32(AX), Y5
-	ADDQ SI, AX
+	ADDQ BX, AX
 	VMOVUPS 0(AX), Y6
 	VMOVUPS 32(AX), Y7
-	ADDQ SI, AX
+	ADDQ BX, AX
 	VMOVUPS 0(AX), Y8
 	VMOVUPS 32(AX), Y9
-	ADDQ SI, AX
+	ADDQ BX, AX
 	VMOVUPS 0(AX), Y10
 	VMOVUPS 32(AX), Y11
 	TESTQ CX, CX
@@ -553,8 +567,8 @@ done:
 	VZEROUPPER
 	RET
 
-// func tile4x16AVX2(c *float32, ldc int, a *float32, ars, aks int, b *float32, ldb, k int)
-TEXT ·tile4x16AVX2(SB), NOSPLIT, $0-64
+// func tile4x16AVX2(c *float32, ldc int, a *float32, ars, aks int, b *float32, ldb, k int, start *float32, lds int)
+TEXT ·tile4x16AVX2(SB), NOSPLIT, $0-80
 	MOVQ c+0(FP), DI
 	MOVQ ldc+8(FP), SI
 	SHLQ $2, SI
@@ -568,16 +582,18 @@ TEXT ·tile4x16AVX2(SB), NOSPLIT, $0-64
 	SHLQ $2, R12
 	MOVQ k+56(FP), CX
 	LEAQ (R9)(R9*2), R13
-	MOVQ DI, AX
+	MOVQ start+64(FP), AX
+	MOVQ lds+72(FP), BX
+	SHLQ $2, BX
 	VMOVUPS 0(AX), Y0
 	VMOVUPS 32(AX), Y1
-	ADDQ SI, AX
+	ADDQ BX, AX
 	VMOVUPS 0(AX), Y2
 	VMOVUPS 32(AX), Y3
-	ADDQ SI, AX
+	ADDQ BX, AX
 	VMOVUPS 0(AX), Y4
 	VMOVUPS 32(AX), Y5
-	ADDQ SI, AX
+	ADDQ BX, AX
 	VMOVUPS 0(AX), Y6
 	VMOVUPS 32(AX), Y7
 	TESTQ CX, CX
@@ -616,8 +632,8 @@ done:
 	VZEROUPPER
 	RET
 
-// func tile1x16AVX2(c *float32, ldc int, a *float32, ars, aks int, b *float32, ldb, k int)
-TEXT ·tile1x16AVX2(SB), NOSPLIT, $0-64
+// func tile1x16AVX2(c *float32, ldc int, a *float32, ars, aks int, b *float32, ldb, k int, start *float32, lds int)
+TEXT ·tile1x16AVX2(SB), NOSPLIT, $0-80
 	MOVQ c+0(FP), DI
 	MOVQ ldc+8(FP), SI
 	SHLQ $2, SI
@@ -630,7 +646,9 @@ TEXT ·tile1x16AVX2(SB), NOSPLIT, $0-64
 	MOVQ ldb+48(FP), R12
 	SHLQ $2, R12
 	MOVQ k+56(FP), CX
-	MOVQ DI, AX
+	MOVQ start+64(FP), AX
+	MOVQ lds+72(FP), BX
+	SHLQ $2, BX
 	VMOVUPS 0(AX), Y0
 	VMOVUPS 32(AX), Y1
 	TESTQ CX, CX

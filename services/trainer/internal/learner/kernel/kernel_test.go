@@ -104,10 +104,14 @@ func TestSetsGiveTheSameBits(t *testing.T) {
 				a, b, c0 := random(rng, m*k), random(rng, k*n), random(rng, m*n)
 				want := append([]float32(nil), c0...)
 				portable.Gemm(want, n, a, k, 1, b, n, m, n, k)
+				wantFrom := make([]float32, m*n)
+				portable.GemmFrom(c0[:n], wantFrom, n, a, k, 1, b, n, m, n, k)
 				for _, s := range sets[:len(sets)-1] {
 					got := append([]float32(nil), c0...)
 					s.Gemm(got, n, a, k, 1, b, n, m, n, k)
 					equalBits(t, fmt.Sprintf("%s gemm %dx%dx%d", s.name, m, n, k), got, want)
+					s.GemmFrom(c0[:n], got, n, a, k, 1, b, n, m, n, k)
+					equalBits(t, fmt.Sprintf("%s gemm from a row %dx%dx%d", s.name, m, n, k), got, wantFrom)
 				}
 			}
 		}

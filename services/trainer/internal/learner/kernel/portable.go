@@ -52,9 +52,10 @@ func fmaSlow(p, c, s float64) float32 {
 	return float32(math.Float64frombits(bits))
 }
 
-func gemmPortable(c []float32, ldc int, a []float32, ars, aks int, b []float32, ldb, m, n, k int) {
+func gemmPortable(c []float32, ldc int, a []float32, ars, aks int, b []float32, ldb, m, n, k int, start []float32, lds int) {
 	for i := range m {
 		row := c[i*ldc : i*ldc+n]
+		copy(row, start[i*lds:i*lds+n])
 		for p := range k {
 			x := float64(a[i*ars+p*aks])
 			br := b[p*ldb : p*ldb+n][:len(row)]

@@ -16,30 +16,30 @@ func available() []*Set {
 
 var avx512 = &Set{
 	name: "avx512",
-	gemm: func(c []float32, ldc int, a []float32, ars, aks int, b []float32, ldb, m, n, k int) {
+	gemm: func(c []float32, ldc int, a []float32, ars, aks int, b []float32, ldb, m, n, k int, start []float32, lds int) {
 		j := 0
 		for ; j+32 <= n; j += 32 {
 			i := 0
 			for ; i+8 <= m; i += 8 {
-				tile8x32AVX512(&c[i*ldc+j], ldc, &a[i*ars], ars, aks, &b[j], ldb, k)
+				tile8x32AVX512(&c[i*ldc+j], ldc, &a[i*ars], ars, aks, &b[j], ldb, k, &start[i*lds+j], lds)
 			}
 			for ; i+4 <= m; i += 4 {
-				tile4x32AVX512(&c[i*ldc+j], ldc, &a[i*ars], ars, aks, &b[j], ldb, k)
+				tile4x32AVX512(&c[i*ldc+j], ldc, &a[i*ars], ars, aks, &b[j], ldb, k, &start[i*lds+j], lds)
 			}
 			for ; i < m; i++ {
-				tile1x32AVX512(&c[i*ldc+j], ldc, &a[i*ars], ars, aks, &b[j], ldb, k)
+				tile1x32AVX512(&c[i*ldc+j], ldc, &a[i*ars], ars, aks, &b[j], ldb, k, &start[i*lds+j], lds)
 			}
 		}
 		if j < n {
 			i := 0
 			for ; i+8 <= m; i += 8 {
-				tile8x16AVX512(&c[i*ldc+j], ldc, &a[i*ars], ars, aks, &b[j], ldb, k)
+				tile8x16AVX512(&c[i*ldc+j], ldc, &a[i*ars], ars, aks, &b[j], ldb, k, &start[i*lds+j], lds)
 			}
 			for ; i+4 <= m; i += 4 {
-				tile4x16AVX512(&c[i*ldc+j], ldc, &a[i*ars], ars, aks, &b[j], ldb, k)
+				tile4x16AVX512(&c[i*ldc+j], ldc, &a[i*ars], ars, aks, &b[j], ldb, k, &start[i*lds+j], lds)
 			}
 			for ; i < m; i++ {
-				tile1x16AVX512(&c[i*ldc+j], ldc, &a[i*ars], ars, aks, &b[j], ldb, k)
+				tile1x16AVX512(&c[i*ldc+j], ldc, &a[i*ars], ars, aks, &b[j], ldb, k, &start[i*lds+j], lds)
 			}
 		}
 	},
@@ -54,17 +54,17 @@ var avx512 = &Set{
 
 var avx2 = &Set{
 	name: "avx2",
-	gemm: func(c []float32, ldc int, a []float32, ars, aks int, b []float32, ldb, m, n, k int) {
+	gemm: func(c []float32, ldc int, a []float32, ars, aks int, b []float32, ldb, m, n, k int, start []float32, lds int) {
 		for j := 0; j < n; j += 16 {
 			i := 0
 			for ; i+6 <= m; i += 6 {
-				tile6x16AVX2(&c[i*ldc+j], ldc, &a[i*ars], ars, aks, &b[j], ldb, k)
+				tile6x16AVX2(&c[i*ldc+j], ldc, &a[i*ars], ars, aks, &b[j], ldb, k, &start[i*lds+j], lds)
 			}
 			for ; i+4 <= m; i += 4 {
-				tile4x16AVX2(&c[i*ldc+j], ldc, &a[i*ars], ars, aks, &b[j], ldb, k)
+				tile4x16AVX2(&c[i*ldc+j], ldc, &a[i*ars], ars, aks, &b[j], ldb, k, &start[i*lds+j], lds)
 			}
 			for ; i < m; i++ {
-				tile1x16AVX2(&c[i*ldc+j], ldc, &a[i*ars], ars, aks, &b[j], ldb, k)
+				tile1x16AVX2(&c[i*ldc+j], ldc, &a[i*ars], ars, aks, &b[j], ldb, k, &start[i*lds+j], lds)
 			}
 		}
 	},

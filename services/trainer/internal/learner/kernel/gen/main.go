@@ -69,13 +69,15 @@ func (w *writer) function(name, args, doc string, argBytes int) {
 	w.a("// func %s(%s)\nTEXT ·%s(SB), NOSPLIT, $0-%d", name, args, name, argBytes)
 }
 
-// tile writes c[rows x vecs*lanes] += sum over k of a[i*ars+k*aks] * b[k*ldb+j].
+// tile writes c[i,j] = start[i*lds+j] + sum over k of a[i*ars+k*aks] * b[k*ldb+j]
+// for a tile of rows x vecs*lanes. start is c itself to accumulate, or one row for
+// all (lds 0): a bias costs no pass over c of its own.
 // Every output element is one chain of fused multiply-adds in the order of k,
 // which is what makes the bits equal in every width.
 func (w *writer) tile(s isa, rows, vecs int) {
 	name := fmt.Sprintf("tile%dx%d%s", rows, vecs*s.lanes, s.suffix)
-	w.function(name, "c *float32, ldc int, a *float32, ars, aks int, b *float32, ldb, k int",
-		fmt.Sprintf("adds a %d x %d tile of the product to c. Strides count elements.", rows, vecs*s.lanes), 64)
+	w.function(name, "c *float32, ldc int, a *float32, ars, aks int, b *float32, ldb, k int, start *float32, lds int",
+		fmt.Sprintf("writes a %d x %d tile of start plus the product to c. Strides count elements.", rows, vecs*s.lanes), 80)
 	width := s.lanes * 4
 	w.a("\tMOVQ c+0(FP), DI\n\tMOVQ ldc+8(FP), SI\n\tSHLQ $2, SI")
 	w.a("\tMOVQ a+16(FP), R8\n\tMOVQ ars+24(FP), R9\n\tSHLQ $2, R9\n\tMOVQ aks+32(FP), R10\n\tSHLQ $2, R10")
@@ -103,13 +105,13 @@ func (w *writer) tile(s isa, rows, vecs int) {
 		}
 		return []string{"(" + base + ")", "(" + base + ")(R9*1)", "(" + base + ")(R9*2)", "(" + base + ")(R13*1)"}[r%4]
 	}
-	w.a("\tMOVQ DI, AX")
+	w.a("\tMOVQ start+64(FP), AX\n\tMOVQ lds+72(FP), BX\n\tSHLQ $2, BX")
 	for r := range rows {
 		for v := range vecs {
 			w.a("\tVMOVUPS %d(AX), %s", v*width, acc(r, v))
 		}
 		if r < rows-1 {
-			w.a("\tADDQ SI, AX")
+			w.a("\tADDQ BX, AX")
 		}
 	}
 	w.a("\tTESTQ CX, CX\n\tJZ done")
