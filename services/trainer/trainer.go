@@ -155,12 +155,14 @@ func attempt(signals context.Context, cfg Config, client *report.Client, a *run.
 		return run.BadConfiguration([]market.Problem{{Field: "data_service_url", Description: err.Error()}}), nil
 	}
 	d := &data{source: source, client: client, log: log, every: pollEvery}
+	began := time.Now()
 	snapshot, ending, err := d.table(ctx, a.Native.Symbol, a.Native.Timeframe)
 	if err != nil || snapshot == nil {
 		return ending, err
 	}
 	stop := d.watch(ctx, snapshot)
-	ending, err = specialist.Train(ctx, specialist.Job{Assignment: a, Table: snapshot.Table, Log: log, Kernel: cfg.Kernel}, client)
+	ending, err = specialist.Train(ctx, specialist.Job{Assignment: a, Table: snapshot.Table, Log: log, Kernel: cfg.Kernel,
+		Loading: time.Since(began), Stale: snapshot.Stale}, client)
 	stop()
 	return ending, errors.Join(err, snapshot.Close())
 }

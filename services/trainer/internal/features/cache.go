@@ -10,6 +10,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -25,7 +26,13 @@ import (
 //	tmp/                               files being written
 //
 // A lock ends with its process, however that ends: no lease, no clean-up.
-type cache struct{ dir string }
+//
+// The index entry's time is the table's last use: when the published files outgrow
+// the limit, the keys that were not used for longest are forgotten.
+type cache struct {
+	dir   string
+	limit int64
+}
 
 // key names a table of one service. Two services may serve different data
 // under the same symbol.
@@ -166,7 +173,53 @@ func (c cache) publish(k key, etag string, body []byte) (entry, error) {
 	if err := c.write(c.index(k), line); err != nil {
 		return entry{}, err
 	}
-	return e, c.collect()
+	return e, errors.Join(c.evict(k), c.collect())
+}
+
+// used marks the key's table as the one used last.
+func (c cache) used(k key) {
+	now := time.Now()
+	// A clock that cannot be set makes the order worse, not the data.
+	_ = os.Chtimes(c.index(k), now, now)
+}
+
+// evict forgets the keys that were used longest ago until the rest fits. The key
+// that was just published stays, however large. The caller holds the publish lock.
+func (c cache) evict(kept key) error {
+	files, err := os.ReadDir(filepath.Join(c.dir, "index"))
+	if err != nil {
+		return err
+	}
+	type aged struct {
+		path string
+		size int64
+		used time.Time
+	}
+	var all []aged
+	var total int64
+	for _, file := range files {
+		path := filepath.Join(c.dir, "index", file.Name())
+		info, err := file.Info()
+		e, rerr := readEntry(path)
+		if err != nil || rerr != nil {
+			continue // another process took it, or it is damaged: its own key finds out
+		}
+		total += e.Size
+		if path != c.index(kept) {
+			all = append(all, aged{path, e.Size, info.ModTime()})
+		}
+	}
+	slices.SortFunc(all, func(a, b aged) int { return a.used.Compare(b.used) })
+	for _, old := range all {
+		if total <= c.limit {
+			break
+		}
+		total -= old.size
+		if err := removed(old.path); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // write makes a file durable under a temporary name, then gives it its own.

@@ -42,6 +42,8 @@ type Options struct {
 	// Backoff is the wait after the first attempt, doubled after each, with
 	// jitter; 0 means 200 ms.
 	Backoff time.Duration
+	// CacheBytes bounds the files of the cache; 0 means 8 GiB.
+	CacheBytes int64
 }
 
 // Client fetches tables. It is safe for concurrent use.
@@ -62,7 +64,7 @@ func New(o Options) (*Client, error) {
 	}
 	c := &Client{
 		base: strings.TrimRight(o.BaseURL, "/"), log: o.Log, http: o.HTTP,
-		attempts: o.Attempts, backoff: o.Backoff, cache: cache{dir: o.CacheDir},
+		attempts: o.Attempts, backoff: o.Backoff, cache: cache{dir: o.CacheDir, limit: o.CacheBytes},
 	}
 	if c.log == nil {
 		c.log = zap.NewNop()
@@ -75,6 +77,9 @@ func New(o Options) (*Client, error) {
 	}
 	if c.backoff == 0 {
 		c.backoff = 200 * time.Millisecond
+	}
+	if c.cache.limit == 0 {
+		c.cache.limit = 8 << 30
 	}
 	if err := c.cache.prepare(); err != nil {
 		return nil, fmt.Errorf("feature cache: %w", err)
@@ -172,6 +177,7 @@ func (c *Client) cached(k key) (*held, error) {
 	if err != nil {
 		return nil, errors.Join(err, c.cache.discard(k))
 	}
+	c.cache.used(k)
 	return &held{entry: e, snapshot: snapshot}, nil
 }
 

@@ -323,6 +323,39 @@ func TestWaitingForTheLockEndsWithTheContext(t *testing.T) {
 	}
 }
 
+// TestTheLeastUsedTableGoes when the cache outgrows its limit; the one that was
+// just fetched stays, and a reader of the evicted one keeps its pages.
+func TestTheLeastUsedTableGoes(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	var clients []*Client
+	var services []*service
+	for i := range 3 {
+		s := newService(t)
+		s.table = table(300, float64(i+1))
+		services, clients = append(services, s), append(clients, newClient(t, s, dir))
+	}
+	first := mustTable(t, clients[0])
+	mustTable(t, clients[1])
+	long := time.Now().Add(-time.Hour)
+	key := key{base: clients[1].base, symbol: "SPX", timeframe: "1d"}
+	if err := os.Chtimes(clients[1].cache.index(key), long, long); err != nil {
+		t.Fatal(err)
+	}
+	// Room for two of the three.
+	clients[2].cache.limit = 2 * int64(len(first.Table.Features)*4+len(first.Table.Close)*40)
+	mustTable(t, clients[2])
+	mustTable(t, clients[0])
+	if n := services[0].full.Load(); n != 1 {
+		t.Errorf("the table that was used lately was fetched %d times", n)
+	}
+	mustTable(t, clients[1])
+	if n := services[1].full.Load(); n != 2 {
+		t.Errorf("the table that was used long ago was fetched %d times, want again", n)
+	}
+	same(t, first.Table, services[0].table)
+}
+
 // The helper process of the next test: one trainer of the host.
 func TestHelperProcess(t *testing.T) {
 	if os.Getenv("FEATURES_HELPER_URL") == "" {

@@ -284,3 +284,34 @@ func TestHistoryIsThePast(t *testing.T) {
 		}
 	}
 }
+
+// TestALongHistoryGivesTheSameNumbers, standardised at each look.
+func TestALongHistoryGivesTheSameNumbers(t *testing.T) {
+	t.Parallel()
+	long := markettest.SyntheticTable(4, 66_000)
+	options := market.WorldOptions{Specialist: market.RegimeBull, Split: market.DefaultSplit()}
+	w, problems := market.NewWorld(long, options)
+	if problems != nil {
+		t.Fatal(problems)
+	}
+	short := *long
+	const n = 60_000
+	short.Dates, short.Close, short.Regimes, short.Features = long.Dates[:n], long.Close[:n], long.Regimes[:n], long.Features[:n*len(long.FeatureNames)]
+	options.Scaler = &w.Scaler
+	kept, problems := market.NewWorld(&short, options)
+	if problems != nil {
+		t.Fatal(problems)
+	}
+	a, b := make([]float32, market.ObservationWidth), make([]float32, market.ObservationWidth)
+	for i := range a {
+		a[i] = 7 // what was there before
+	}
+	for _, bar := range []int32{0, 17, 59_999} {
+		e := market.Env{Bar: bar, Equity: 1.1, Peak: 1.2, Entry: 1, Position: 1}
+		w.Observe(&e, a)
+		kept.Observe(&e, b)
+		if !reflect.DeepEqual(a, b) {
+			t.Errorf("bar %d: %v and %v", bar, a, b)
+		}
+	}
+}

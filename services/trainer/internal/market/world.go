@@ -50,7 +50,7 @@ type World struct {
 	Costs      Costs
 	Reward     reward.Function
 
-	observations []float32 // Bars x ObservationWidth, position slots zero
+	observations []float32 // Bars x ObservationWidth, position slots zero; nil for a long history
 	moves        []float64 // move[t] = close[t+1]/close[t] - 1
 	volatility   []float64 // trailing, per bar
 	train        []Segment
@@ -126,12 +126,14 @@ func NewWorld(t *Table, o WorldOptions) (*World, []Problem) {
 
 func (w *World) prepare() {
 	t, n := w.Table, w.Table.Bars()
-	w.observations = make([]float32, n*ObservationWidth)
 	w.moves = make([]float64, n)
-	for i := range n {
-		w.Scaler.Apply(w.observations[i*ObservationWidth:], t.Row(i))
-		if i+1 < n {
-			w.moves[i] = t.Close[i+1]/t.Close[i] - 1
+	for i := range n - 1 {
+		w.moves[i] = t.Close[i+1]/t.Close[i] - 1
+	}
+	if n <= maxPrepared {
+		w.observations = make([]float32, n*ObservationWidth)
+		for i := range n {
+			w.Scaler.Apply(w.observations[i*ObservationWidth:], t.Row(i))
 		}
 	}
 	w.volatility = trailingVolatility(w.moves, 21)
@@ -140,6 +142,20 @@ func (w *World) prepare() {
 		total += s.To - s.From
 		w.cumulative = append(w.cumulative, total)
 	}
+}
+
+// maxPrepared is the number of bars up to which the standardised features are kept
+// (16 MiB). A longer history stays in the one copy that all trainers of a host map,
+// and is standardised at each look: the numbers are the same.
+const maxPrepared = 1 << 16
+
+// features writes the standardised features of a bar.
+func (w *World) features(dst []float32, bar int) {
+	if w.observations != nil {
+		copy(dst[:len(w.Scaler.Mean)], w.observations[bar*ObservationWidth:])
+		return
+	}
+	w.Scaler.Apply(dst, w.Table.Row(bar))
 }
 
 // trailingVolatility returns the root mean square of the last window moves that
@@ -240,9 +256,9 @@ func (w *World) begin(e *Env, s Segment) {
 
 // Observe writes the observation of e, ObservationWidth values.
 func (w *World) Observe(e *Env, dst []float32) {
-	row := int(e.Bar) * ObservationWidth
-	copy(dst, w.observations[row:row+ObservationWidth])
-	f := dst[len(w.Scaler.Mean):]
+	w.features(dst, int(e.Bar))
+	f := dst[len(w.Scaler.Mean):ObservationWidth]
+	clear(f[positionSlots:])
 	f[0] = float32(e.Position)
 	f[1] = float32(e.Position * e.Position)
 	f[2] = min(float32(e.Held)/21, 3)
@@ -269,7 +285,7 @@ func (w *World) History(bar int32, n int, dst []float32) {
 			clear(row)
 			continue
 		}
-		copy(row[:features], w.observations[t*ObservationWidth:])
+		w.features(row, t)
 		clear(row[features:])
 	}
 }

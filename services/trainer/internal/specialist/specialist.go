@@ -41,6 +41,10 @@ type Job struct {
 	Log        *zap.Logger
 	// Kernel names the vector form; "" is the best of the machine.
 	Kernel string
+	// Loading is how long getting the table took, Stale that it is the cache's
+	// because the service was away: both become metrics.
+	Loading time.Duration
+	Stale   bool
 }
 
 // training is a run in progress.
@@ -290,6 +294,11 @@ func (t *training) tell(ctx context.Context, r learner.Rollout, l learner.Losses
 	add("validation/turnover", f.Turnover)
 	add("validation/buy_and_hold_sharpe", t.buyHold.Sharpe)
 	add("throughput/steps_per_second", speed)
+	add("data/load_seconds", t.job.Loading.Seconds())
+	add("data/io_share", t.job.Loading.Seconds()/(t.job.Loading+time.Since(t.started)).Seconds())
+	if t.job.Stale {
+		add("data/stale", 1)
+	}
 	if err := t.report.Metrics(ctx, points); err != nil {
 		return err
 	}
