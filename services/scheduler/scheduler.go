@@ -20,6 +20,7 @@ import (
 	jobv1 "github.com/ultrathink-pilot/trainyard/proto/gen/go/trainyard/job/v1"
 	"github.com/ultrathink-pilot/trainyard/services/scheduler/internal/agentapi"
 	"github.com/ultrathink-pilot/trainyard/services/scheduler/internal/cycle"
+	"github.com/ultrathink-pilot/trainyard/services/scheduler/internal/failpoint"
 	"github.com/ultrathink-pilot/trainyard/services/scheduler/internal/jobapi"
 	"github.com/ultrathink-pilot/trainyard/services/scheduler/internal/lease"
 	"github.com/ultrathink-pilot/trainyard/services/scheduler/internal/postgres"
@@ -107,7 +108,7 @@ func New(ctx context.Context, c Config, d Deps) (*Scheduler, error) {
 		return nil, err
 	}
 	engine := cycle.New(cycle.Options{
-		Store: postgres.New(pool), Log: log.Named("cycle"), Meter: cycle.NewMeter(d.Telemetry.Metrics), Holder: holder(d.Listener),
+		Store: failpoint.Store(postgres.New(pool)), Log: log.Named("cycle"), Meter: cycle.NewMeter(d.Telemetry.Metrics), Holder: holder(d.Listener),
 		Tracer: d.Telemetry.Tracer("github.com/ultrathink-pilot/trainyard/services/scheduler"),
 		Terms:  lease.Terms{Duration: c.Lease, LockDelay: c.LockDelay}, Seed: uint64(time.Now().UnixNano()),
 		Compose: jobapi.Composer(defaults), Promotions: promotions, HistoryAge: c.History, LeadTTL: c.LeadTTL,

@@ -37,13 +37,28 @@ type mesh struct {
 	dsn  string
 	ca   *identity.Authority
 	self identity.Files
-	lis  *bufconn.Listener
-	stop func()
+	// listen begins a network for one life of the scheduler, connect reaches it.
+	listen  func() net.Listener
+	connect func(context.Context) (net.Conn, error)
+	stop    func()
 }
 
 func newMesh(t testing.TB) *mesh {
 	t.Helper()
-	m := &mesh{t: t, dsn: pgtest.DSN(t, postgres.Schema, postgres.Migrations)}
+	m := &mesh{t: t}
+	m.listen = func() net.Listener {
+		lis := bufconn.Listen(1 << 20)
+		m.connect = lis.DialContext
+		return lis
+	}
+	return m.begin()
+}
+
+// begin makes the database and the authority and starts the scheduler.
+func (m *mesh) begin() *mesh {
+	t := m.t
+	t.Helper()
+	m.dsn = pgtest.DSN(t, postgres.Schema, postgres.Migrations)
 	var err error
 	if m.ca, err = identity.NewAuthority(t.TempDir()); err != nil {
 		t.Fatal(err)
@@ -70,11 +85,11 @@ func (m *mesh) start() {
 	if err != nil {
 		m.t.Fatal(err)
 	}
-	m.lis = bufconn.Listen(1 << 20)
+	lis := m.listen()
 	s, err := scheduler.New(ctx, scheduler.Config{
 		TLSCert: m.self.Cert, TLSKey: m.self.Key, TLSCA: m.self.CA, DSN: m.dsn, Lease: 10 * time.Second, LockDelay: time.Second, Poll: 4 * time.Second, LeadTTL: 5 * time.Second,
 		DefaultReservation: 1 << 29, DefaultCPUMillis: 100, DefaultHostMemory: 1 << 20, DefaultStallLimit: time.Minute,
-	}, scheduler.Deps{Listener: m.lis, Telemetry: tel})
+	}, scheduler.Deps{Listener: lis, Telemetry: tel})
 	if err != nil {
 		m.t.Fatal(err)
 	}
@@ -100,7 +115,7 @@ func (m *mesh) dial(role identity.Role, name string) *grpc.ClientConn {
 	}
 	conn, err := grpc.NewClient("passthrough:///scheduler", grpc.WithTransportCredentials(credentials.NewTLS(tls)),
 		grpc.WithDefaultCallOptions(grpc.WaitForReady(true)),
-		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) { return m.lis.DialContext(ctx) }))
+		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) { return m.connect(ctx) }))
 	if err != nil {
 		m.t.Fatal(err)
 	}

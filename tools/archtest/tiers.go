@@ -18,7 +18,7 @@ type Service struct {
 var Trainyard = Tiers{
 	"services/scheduler": {
 		Pure:  []string{"job", "queue", "placement", "lease", "cron"},
-		Shell: []string{"cycle", "postgres", "memstore", "jobapi", "agentapi", "registryclient", "sim"},
+		Shell: []string{"cycle", "postgres", "memstore", "jobapi", "agentapi", "registryclient", "failpoint", "sim"},
 		API:   []string{"jobapi", "agentapi", "registryclient"},
 	},
 	"services/gpu-agent": {

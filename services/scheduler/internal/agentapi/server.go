@@ -20,6 +20,7 @@ import (
 	fleetv1 "github.com/ultrathink-pilot/trainyard/proto/gen/go/trainyard/fleet/v1"
 	jobv1 "github.com/ultrathink-pilot/trainyard/proto/gen/go/trainyard/job/v1"
 	"github.com/ultrathink-pilot/trainyard/services/scheduler/internal/cycle"
+	"github.com/ultrathink-pilot/trainyard/services/scheduler/internal/failpoint"
 	"github.com/ultrathink-pilot/trainyard/services/scheduler/internal/job"
 	"github.com/ultrathink-pilot/trainyard/services/scheduler/internal/lease"
 )
@@ -40,6 +41,8 @@ var _ fleetv1.SynchronizeServiceServer = (*Server)(nil)
 // Synchronize takes the host's whole current state and answers with the whole
 // desired one.
 func (s *Server) Synchronize(ctx context.Context, in *fleetv1.SynchronizeRequest) (*fleetv1.SynchronizeResponse, error) {
+	failpoint.Hit(failpoint.ReportArrived)
+	defer failpoint.Hit(failpoint.BeforeOrders)
 	name := in.GetReport().GetAgentName()
 	if id, ok := identity.FromContext(ctx); ok && id.Name != name {
 		return nil, rpcerr.New(codes.PermissionDenied, errorv1.Reason_REASON_CALLER_NOT_ALLOWED, "agent_name %q is not the certificate's %q", name, id.Name)

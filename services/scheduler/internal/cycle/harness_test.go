@@ -28,8 +28,9 @@ type bench struct {
 	store  *memstore.Store
 	engine *cycle.Engine
 	stop   func()
-	// promotions is what the next start gets.
+	// promotions and over, a store in front of store, are what the next start gets.
 	promotions cycle.Promotions
+	over       cycle.Store
 }
 
 // inBubble runs a test in virtual time with a running scheduler.
@@ -45,7 +46,11 @@ func inBubble(t *testing.T, test func(t *testing.T, b *bench)) {
 
 // start begins a new life of the scheduler over the same store.
 func (b *bench) start() {
-	e := cycle.New(cycle.Options{Store: b.store, Terms: terms, Holder: "test", Promotions: b.promotions, Compose: func(s cycle.Schedule, _ time.Time) (cycle.NewJob, error) {
+	var store cycle.Store = b.store
+	if b.over != nil {
+		store = b.over
+	}
+	e := cycle.New(cycle.Options{Store: store, Terms: terms, Holder: "test", Promotions: b.promotions, Compose: func(s cycle.Schedule, _ time.Time) (cycle.NewJob, error) {
 		return cycle.NewJob{ID: uuid.Must(uuid.NewV7()).String(), Spec: sharing(gib), Priority: job.Batch}, nil
 	}})
 	ctx, cancel := context.WithCancel(context.Background())
@@ -225,3 +230,45 @@ func (h *host) holds(id string) bool {
 }
 
 func (h *host) reset() { h.held, h.known = map[uint64]lease.Held{}, 0 }
+
+// watched is what a watcher believes that resumes whenever its watch breaks.
+type watched struct {
+	mu     sync.Mutex
+	states map[string]job.State
+	stop   func()
+}
+
+func (w *watched) state(id string) job.State {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.states[id]
+}
+
+func (b *bench) watchAll() *watched {
+	ctx, cancel := context.WithCancel(context.Background())
+	w := &watched{states: map[string]job.State{}}
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		var token uint64
+		for ctx.Err() == nil {
+			_ = b.engine.Watch(ctx, token, nil, func(f cycle.Frame) error {
+				w.mu.Lock()
+				defer w.mu.Unlock()
+				for _, v := range f.Views {
+					w.states[v.Job.ID] = v.Job.State
+				}
+				token = f.Revision
+				return nil
+			})
+			select {
+			case <-ctx.Done():
+			case <-time.After(100 * time.Millisecond):
+			}
+		}
+	})
+	w.stop = func() {
+		cancel()
+		wg.Wait()
+	}
+	return w
+}

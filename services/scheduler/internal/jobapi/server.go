@@ -23,6 +23,7 @@ import (
 	"github.com/ultrathink-pilot/trainyard/libs/telemetry"
 	jobv1 "github.com/ultrathink-pilot/trainyard/proto/gen/go/trainyard/job/v1"
 	"github.com/ultrathink-pilot/trainyard/services/scheduler/internal/cycle"
+	"github.com/ultrathink-pilot/trainyard/services/scheduler/internal/failpoint"
 	"github.com/ultrathink-pilot/trainyard/services/scheduler/internal/job"
 )
 
@@ -77,6 +78,8 @@ func answer[M proto.Message](raw []byte, err error, into M, what string) (M, err
 
 // SubmitJob accepts a job durably, or says everything that is wrong with it.
 func (s *Jobs) SubmitJob(ctx context.Context, in *jobv1.SubmitJobRequest) (*jobv1.SubmitJobResponse, error) {
+	failpoint.Hit(failpoint.Received)
+	defer failpoint.Hit(failpoint.BeforeAnswer)
 	id, err := uuid.NewV7()
 	if err != nil {
 		return nil, rpcerr.Internal(err)
