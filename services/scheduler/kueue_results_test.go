@@ -75,11 +75,15 @@ func (m *mesh) lanes(name, cohort string, cpus int64, runs map[string]time.Durat
 	return &lanes{
 		client: fleetv1.NewSynchronizeServiceClient(m.dial(identity.RoleAgent, name)), runs: runs,
 		held: map[uint64]*fleetv1.HeldLease{}, exits: map[uint64]*fleetv1.Exit{},
-		report: &fleetv1.AgentReport{
-			AgentName: name, Incarnation: uuid.NewString(), CpuMillis: cpus * 1000, HostMemoryBytes: 1 << 44, DataServiceReachable: true, RegistryReachable: true,
-			Labels:  map[string]string{"cohort": cohort},
-			Devices: []*fleetv1.Device{{DeviceId: "cpu:0", Kind: "cpu-lane", MemoryBytes: 1 << 40, Healthy: true, Isolation: fleetv1.Isolation_ISOLATION_WATCHED}},
-		},
+		report: laneReport(name, cohort, cpus),
+	}
+}
+
+func laneReport(name, cohort string, cpus int64) *fleetv1.AgentReport {
+	return &fleetv1.AgentReport{
+		AgentName: name, Incarnation: uuid.NewString(), CpuMillis: cpus * 1000, HostMemoryBytes: 1 << 44, DataServiceReachable: true, RegistryReachable: true,
+		Labels:  map[string]string{"cohort": cohort},
+		Devices: []*fleetv1.Device{{DeviceId: "cpu:0", Kind: "cpu-lane", MemoryBytes: 1 << 40, Healthy: true, Isolation: fleetv1.Isolation_ISOLATION_WATCHED}},
 	}
 }
 

@@ -63,14 +63,14 @@ func (a *app) quotaSetCommand() *cobra.Command {
 	var cohort string
 	var weight float64
 	var most uint32
-	var devices []string
+	var devices string
 	cmd := &cobra.Command{
 		Use: "set TENANT", Short: "Replace a tenant's quota", Args: arguments(cobra.ExactArgs(1)),
-		Example: "  trainyard quota set desk --max-jobs 500 --weight 2 --cohort research --device 4 --device 'NVIDIA H200=2+1'",
+		Example: "  trainyard quota set desk --max-jobs 500 --weight 2 --cohort research --devices 4+2",
 		RunE: a.with(func(ctx context.Context, s *session, args []string) error {
 			q := &jobv1.Quota{Tenant: args[0], Cohort: cohort, Weight: weight, MaxJobs: most}
-			for _, text := range devices {
-				d, err := deviceQuota(text)
+			if devices != "" {
+				d, err := deviceQuota(devices)
 				if err != nil {
 					return usageError{err}
 				}
@@ -90,18 +90,14 @@ func (a *app) quotaSetCommand() *cobra.Command {
 	cmd.Flags().StringVar(&cohort, "cohort", "", "tenants of one cohort lend each other what is idle")
 	cmd.Flags().Float64Var(&weight, "weight", 0, "fair share against others; 0 means 1")
 	cmd.Flags().Uint32Var(&most, "max-jobs", 0, "most jobs that are not final; 0 means no limit")
-	cmd.Flags().StringArrayVar(&devices, "device", nil, "own devices, as [KIND=]N[+MOST BORROWED]; may be given for several kinds")
+	cmd.Flags().StringVar(&devices, "devices", "", "own devices, as N, or N+M with at most M borrowed from the cohort")
 	return cmd
 }
 
-// deviceQuota reads "4", "cpu-lane=4" or "cpu-lane=4+2".
+// deviceQuota reads "4" or "4+2".
 func deviceQuota(text string) (*jobv1.DeviceQuota, error) {
 	d := &jobv1.DeviceQuota{}
-	rest := text
-	if kind, amount, named := strings.Cut(text, "="); named {
-		d.Kind, rest = kind, amount
-	}
-	own, borrow, bounded := strings.Cut(rest, "+")
+	own, borrow, bounded := strings.Cut(text, "+")
 	var err error
 	if d.Nominal, err = strconv.ParseFloat(own, 64); err == nil && bounded {
 		var most float64
@@ -109,7 +105,7 @@ func deviceQuota(text string) (*jobv1.DeviceQuota, error) {
 		d.BorrowLimit = &most
 	}
 	if err != nil {
-		return nil, fmt.Errorf("--device %q is not of the form [KIND=]N[+MOST BORROWED]", text)
+		return nil, fmt.Errorf("--devices %q is not of the form N or N+M", text)
 	}
 	return d, nil
 }

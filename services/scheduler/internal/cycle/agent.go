@@ -105,37 +105,12 @@ func (a Agent) node(live []job.Attempt) placement.Node {
 		Devices: make([]placement.Device, len(a.Devices)),
 	}
 	for i, d := range a.Devices {
-		n.Devices[i] = placement.Device{ID: d.ID, Kind: d.Kind, Memory: d.Memory, Headroom: d.Headroom, Overhead: d.Overhead, Fault: d.Fault}
+		n.Devices[i] = placement.Device{ID: d.ID, Kind: d.Kind, Memory: d.Memory, Headroom: d.Headroom, Overhead: d.Overhead, Fault: d.Fault, Profile: d.Profile, Parent: d.Parent, Link: d.LinkGroup}
 	}
 	for i := range live {
 		n.Hold(live[i].Shares, live[i].CPUMillis, live[i].HostBytes)
 	}
 	return n
-}
-
-// holder is a live attempt on a host as the planner weighs it: when it is
-// expected to end and what a stop would throw away.
-func holder(at job.Attempt, j *job.Job, now time.Time) placement.Holder {
-	h := placement.Holder{
-		Job: at.Job, Fence: at.Fence, Priority: j.Priority, Shares: at.Shares, CPUMillis: at.CPUMillis, HostBytes: at.HostBytes, Started: at.Created,
-	}
-	if !at.Started.IsZero() {
-		h.Started = at.Started
-	}
-	switch {
-	case at.Phase == job.Ending:
-		h.Ending, h.End = true, now.Add(at.Grace)
-	case at.Progress.Remaining > 0:
-		h.End = now.Add(at.Progress.Remaining)
-	case j.Spec.RunLimit > 0:
-		h.End = h.Started.Add(j.Spec.RunLimit)
-	}
-	lost := now.Sub(h.Started).Seconds()
-	if rate := at.Progress.StepsPerSecond; rate > 0 && at.Progress.Checkpoint.ID != "" {
-		lost = min(lost, float64(at.Progress.Step-at.Progress.Checkpoint.Step)/rate)
-	}
-	h.Lost = max(lost, 0) * float64(max(at.Processes(), 1))
-	return h
 }
 
 // Sample is the part of a report that is of interest only until the next one.

@@ -28,6 +28,25 @@ const (
 	captureWeight = 400_000
 )
 
+// captureEvery spares a long queue: to copy it costs more than a round.
+const (
+	captureSmall = 2048
+	captureEvery = 5 * time.Second
+)
+
+// inputs takes the inputs of the next round, unless the world is large and that
+// was done a moment ago. The caller holds the core's lock.
+func (e *Engine) inputs(now time.Time) (placement.Snapshot, bool) {
+	e.mu.RLock()
+	size := len(e.st.records) + len(e.st.agents)
+	recent := len(e.captures) > 0 && now.Sub(e.captures[len(e.captures)-1].snapshot.Now) < captureEvery
+	e.mu.RUnlock()
+	if size > captureSmall && recent {
+		return placement.Snapshot{}, false
+	}
+	return e.live.core.Snapshot(now), true
+}
+
 // keepCapture remembers a round. Snapshots are never written to after their
 // round, so they are kept as they are and encoded only when somebody asks.
 func (e *Engine) keepCapture(s placement.Snapshot, p placement.Plan) {
@@ -106,7 +125,7 @@ type PlacementView struct {
 	Attempt    job.Attempt
 	Summary    string
 	Candidates []Candidate
-	// Ahead is how many jobs that round looked at before.
+	// Ahead is how many jobs that round placed before.
 	Ahead int
 	// Capture is the round; 0 when it is no longer kept.
 	Capture int64
@@ -142,7 +161,7 @@ func (e *Engine) ExplainPlacement(ctx context.Context, id string, number int) (P
 	if at < 0 {
 		return out, nil
 	}
-	out.Ahead = at
+	out.Ahead = placedAt(&c.plan, id)
 	fits := 0
 	nodes := beforePlacement(&c, id)
 	for i := range nodes {
@@ -178,9 +197,14 @@ func beforePlacement(c *capture, jobID string) []placement.Node {
 		if p.Job == jobID {
 			break
 		}
-		if i, ok := at[p.Node]; ok {
-			d := demands[p.Job]
-			nodes[i].Hold(p.Shares, d.CPUMillis, d.HostBytes)
+		d := demands[p.Job]
+		if d == nil {
+			continue
+		}
+		for _, part := range append([]placement.Part{{Node: p.Node, Shares: p.Shares}}, p.Others...) {
+			if i, ok := at[part.Node]; ok {
+				nodes[i].Hold(part.Shares, d.CPUMillis, d.HostBytes)
+			}
 		}
 	}
 	return nodes

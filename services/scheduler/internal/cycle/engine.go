@@ -70,6 +70,8 @@ type Engine struct {
 	cmu      sync.Mutex // guards contacts
 	contacts map[string]*contact
 
+	// live is the planner's core.
+	live  *living
 	hub   *hub
 	wake  chan struct{}
 	ready chan struct{}
@@ -117,7 +119,7 @@ func New(o Options) *Engine {
 	}
 	return &Engine{
 		o: o, log: o.Log, ops: make(chan *operation, 1024), rng: rand.New(rand.NewPCG(o.Seed, o.Seed)),
-		contacts: map[string]*contact{}, hub: newHub(), wake: make(chan struct{}, 1), ready: make(chan struct{}),
+		contacts: map[string]*contact{}, live: newLiving(), hub: newHub(), wake: make(chan struct{}, 1), ready: make(chan struct{}),
 		reasons: map[string]placement.Unplaced{},
 	}
 }
@@ -250,6 +252,7 @@ func (e *Engine) load(ctx context.Context) error {
 	}
 	e.st = st
 	e.mu.Unlock()
+	e.live.reload()
 	e.hub.forget(st.revision)
 	e.kick()
 	return nil
@@ -378,6 +381,7 @@ func (e *Engine) commit(ctx context.Context, batch []*operation) error {
 	e.mu.Lock()
 	e.st.apply(t)
 	e.mu.Unlock()
+	e.live.moved(t)
 	e.wakeAgents(t.desired)
 	if len(t.records) > 0 || len(t.agents) > 0 || len(t.quotas) > 0 {
 		e.hub.publish(t.records)

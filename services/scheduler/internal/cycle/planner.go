@@ -4,8 +4,6 @@ import (
 	"context"
 	"errors"
 	"math"
-	"slices"
-	"sort"
 	"time"
 
 	"go.opentelemetry.io/otel/attribute"
@@ -15,7 +13,6 @@ import (
 
 	"github.com/ultrathink-pilot/trainyard/services/scheduler/internal/job"
 	"github.com/ultrathink-pilot/trainyard/services/scheduler/internal/placement"
-	"github.com/ultrathink-pilot/trainyard/services/scheduler/internal/queue"
 )
 
 // replan is how soon a queue that waits is planned again when nothing happens.
@@ -46,71 +43,32 @@ func (e *Engine) plans(ctx context.Context) {
 	}
 }
 
-// snapshot reads all that a plan depends on, and when the next job that backs
-// off may be looked at.
-func (e *Engine) snapshot(now time.Time) (placement.Snapshot, time.Time) {
-	e.mu.RLock()
-	defer e.mu.RUnlock()
-	nodes := e.nodesLocked(now)
-	s := placement.Snapshot{Now: now, Nodes: nodes, Typical: e.st.typical(), Rules: e.o.Rules}
-	ready, next := queue.Ready(e.orderLocked(nodes), now)
-	if held := e.st.throttled(now); len(held) > 0 {
-		ready = slices.DeleteFunc(ready, func(q queue.Entry) bool { return held[q.Job] != "" })
-	}
-	s.Queue = make([]placement.Request, len(ready))
-	for i, q := range ready {
-		r := e.st.records[q.Job]
-		j := &r.Job
-		s.Queue[i] = placement.Request{Job: j.ID, Revision: j.Revision, Demand: j.Spec.Demand, Shape: r.shape, Priority: j.Priority, Longest: j.Spec.RunLimit}
-	}
-	return s, next
-}
-
-// orderLocked is the whole queue in order, those who back off included.
-func (e *Engine) orderLocked(nodes []placement.Node) []queue.Entry {
-	capacity := placement.CapacityOf(nodes)
-	tenants := queue.Tenants{Usage: map[string]float64{}, Weight: e.o.Weights}
-	var entries []queue.Entry
-	for id, r := range e.st.records {
-		j := &r.Job
-		if j.State != job.Queued && !j.State.Live() || j.Blocked() {
-			continue
-		}
-		size := capacity.Share(&j.Spec.Demand)
-		if j.State.Live() {
-			tenants.Usage[j.Spec.Tenant] += size
-			continue
-		}
-		entries = append(entries, queue.Entry{Job: id, Priority: j.Priority, Tenant: j.Spec.Tenant, Place: j.Place, NotBefore: j.NotBefore, Size: size})
-	}
-	// Usage is a sum over a map: rounding must not make the order of equal
-	// tenants depend on the order of iteration.
-	for t, u := range tenants.Usage {
-		tenants.Usage[t] = math.Round(u*1e9) / 1e9
-	}
-	return queue.Order(entries, tenants)
-}
-
-func (e *Engine) nodesLocked(now time.Time) []placement.Node {
-	names := e.st.agentNames()
-	nodes := make([]placement.Node, len(names))
-	for i, n := range names {
-		live := e.st.liveOf(n)
-		nodes[i] = e.st.agents[n].node(live)
-		for _, a := range live {
-			j := e.st.records[a.Job].Job
-			nodes[i].Holders = append(nodes[i].Holders, holder(a, &j, now))
-		}
-	}
-	return nodes
-}
-
 // plan runs one round and returns when the next is due by the clock.
 func (e *Engine) plan(ctx context.Context) time.Time {
 	begin := time.Now()
-	s, next := e.snapshot(begin)
-	p := placement.Make(s)
-	e.o.Meter.plan(time.Since(begin), len(s.Queue))
+	p := e.decide(begin)
+	if len(p.Place)+len(p.Preempt)+len(p.Warn) == 0 {
+		return p.Next
+	}
+	err := e.commitPlan(ctx, p)
+	switch {
+	case errors.Is(err, context.Canceled):
+		return p.Next
+	case err != nil:
+		e.disbelieve(p)
+		return begin.Add(500 * time.Millisecond)
+	}
+	return p.Next
+}
+
+// decide asks the core what to do, and keeps what it was asked with.
+func (e *Engine) decide(now time.Time) placement.Plan {
+	e.live.mu.Lock()
+	e.feed(now)
+	inputs, captured := e.inputs(now)
+	p := e.live.core.Plan(now)
+	e.live.mu.Unlock()
+	e.o.Meter.plan(time.Since(now), len(p.Place)+len(p.Unplaced))
 	reasons := make(map[string]placement.Unplaced, len(p.Unplaced))
 	for _, u := range p.Unplaced {
 		reasons[u.Job] = u
@@ -118,53 +76,78 @@ func (e *Engine) plan(ctx context.Context) time.Time {
 	e.mu.Lock()
 	e.reasons = reasons
 	e.mu.Unlock()
-	if soon := begin.Add(replan); len(p.Unplaced) > 0 && (next.IsZero() || next.After(soon)) {
-		// Time alone can make room: a victim's minimum runtime ends, an
-		// estimate moves. It also keeps the reasons fresh.
-		next = soon
+	if captured && len(p.Place)+len(p.Preempt) > 0 {
+		e.keepCapture(inputs, p)
 	}
-	if len(p.Place)+len(p.Preempt) == 0 {
-		return next
-	}
-	e.keepCapture(s, p)
+	return p
+}
+
+// commitPlan makes a plan durable, as far as the world still agrees with it.
+func (e *Engine) commitPlan(ctx context.Context, p placement.Plan) error {
 	fences, err := e.o.Store.Fences(ctx, len(p.Place))
 	if err != nil {
 		if ctx.Err() == nil {
 			e.log.Warn("cannot draw fences; planning again soon", zap.Error(err))
 		}
-		return begin.Add(500 * time.Millisecond)
+		return err
 	}
-	stale := 0
+	var stale []string
 	spans := make([]func(), 0, len(p.Place))
 	err = e.do(ctx, func(t *tx) error {
-		stale, spans = 0, spans[:0]
+		stale, spans = nil, spans[:0]
 		for i, pl := range p.Place {
 			end, ok := e.place(ctx, t, pl, fences[i])
 			if !ok {
-				stale++
+				stale = append(stale, pl.Job)
 				continue
 			}
 			spans = append(spans, end)
 		}
 		for _, v := range p.Preempt {
-			e.preempt(t, v)
+			if !e.preempt(t, v) {
+				stale = append(stale, v.Job)
+			}
+		}
+		for _, w := range p.Warn {
+			e.warn(t, w)
 		}
 		return nil
 	})
-	switch {
-	case errors.Is(err, context.Canceled):
-		return next
-	case err != nil:
-		return begin.Add(500 * time.Millisecond)
+	if err != nil {
+		return err
 	}
 	for _, end := range spans {
 		end()
 	}
-	e.o.Meter.placed(len(p.Place)-stale, stale)
-	if stale > 0 {
+	e.o.Meter.placed(len(spans), len(stale))
+	if len(stale) > 0 {
+		e.live.again(stale...)
 		e.kick()
 	}
-	return next
+	return nil
+}
+
+// disbelieve has the core told again of everything that a plan which was not
+// committed had decided.
+func (e *Engine) disbelieve(p placement.Plan) {
+	for _, pl := range p.Place {
+		e.live.again(pl.Job)
+	}
+	for _, v := range p.Preempt {
+		e.live.again(v.Job)
+	}
+}
+
+// warn notes once that a deadline will probably be missed.
+func (e *Engine) warn(t *tx, w placement.Warning) {
+	rec, ok := t.record(w.Job)
+	if !ok {
+		return
+	}
+	if j, news := rec.Job.WarnOnce("deadline", w.Text, t.now); news {
+		t.put(j, nil)
+		t.decisions = append(t.decisions, Decision{Job: j.ID, At: t.now, Action: "warned", Reason: w.Text, Attempt: j.Attempts})
+	}
 }
 
 // place applies one placement, or refuses it when the job or the host is no
@@ -178,13 +161,20 @@ func (e *Engine) place(ctx context.Context, t *tx, pl placement.Placed, fence ui
 	if !found {
 		return nil, false
 	}
-	node := agent.node(t.liveOf(pl.Node))
-	if !placement.Fits(&node, pl.Shares, rec.Job.Spec.Demand.CPUMillis, rec.Job.Spec.Demand.HostBytes) {
+	if !fits(t, agent, pl.Shares, &rec.Job.Spec.Demand) {
 		return nil, false
+	}
+	var others []job.Member
+	for _, part := range pl.Others {
+		host, found := t.agent(part.Node)
+		if !found || !fits(t, host, part.Shares, &rec.Job.Spec.Demand) {
+			return nil, false
+		}
+		others = append(others, job.Member{Agent: part.Node, Shares: part.Shares})
 	}
 	waited := t.now.Sub(rec.Job.Waiting)
 	end, traceparent := e.tracePlacement(ctx, rec.Job, pl, fence, t.now)
-	j, a, err := rec.Job.Assign(job.Assignment{Agent: pl.Node, Shares: pl.Shares, Why: pl.Why, Trace: traceparent}, fence, t.now)
+	j, a, err := rec.Job.Assign(job.Assignment{Agent: pl.Node, Shares: pl.Shares, Others: others, Why: pl.Why, Trace: traceparent}, fence, t.now)
 	if err != nil {
 		e.log.Error("placement refused", zap.Error(err))
 		return nil, false
@@ -198,19 +188,25 @@ func (e *Engine) place(ctx context.Context, t *tx, pl placement.Placed, fence ui
 	}, true
 }
 
+func fits(t *tx, a Agent, shares []job.Share, d *job.Demand) bool {
+	node := a.node(t.liveOf(a.Name))
+	return placement.Fits(&node, shares, d.CPUMillis, d.HostBytes)
+}
+
 // preempt asks a victim to checkpoint and stop. One that has ended, or was told
 // to stop already, is left alone.
-func (e *Engine) preempt(t *tx, v placement.Preempted) {
+func (e *Engine) preempt(t *tx, v placement.Preempted) bool {
 	rec, ok := t.record(v.Job)
 	if !ok {
-		return
+		return false
 	}
 	a, ok := rec.Latest()
 	if !ok || a.Fence != v.Fence || !a.Live() || rec.Job.State == job.Stopping {
-		return
+		return false
 	}
 	t.put(rec.Job.Stop(&a, job.IntentPreempt, v.Why, t.now), &a)
 	e.o.Meter.preempted(rec.Job.Priority.String())
+	return true
 }
 
 // tracePlacement opens the spans of a job's wait and of its placement in the
@@ -240,11 +236,16 @@ func (e *Engine) tracePlacement(ctx context.Context, j job.Job, pl placement.Pla
 	}, traceparent
 }
 
-// Nodes is the fleet as placement sees it, for validation and explanation.
+// Nodes is the fleet as placement sees it, for validation.
 func (e *Engine) Nodes() []placement.Node {
 	e.mu.RLock()
 	defer e.mu.RUnlock()
-	return e.nodesLocked(time.Now())
+	names := e.st.agentNames()
+	nodes := make([]placement.Node, len(names))
+	for i, n := range names {
+		nodes[i] = e.st.agents[n].node(e.st.liveOf(n))
+	}
+	return nodes
 }
 
 // Prediction is where and when a job would run.
@@ -266,17 +267,14 @@ func (e *Engine) Predict(n NewJob) Prediction {
 	if j.Blocked() {
 		return Prediction{Text: "would wait: it " + j.Waits()}
 	}
-	s, _ := e.snapshot(now)
 	const id = "this job"
-	e.mu.RLock()
-	at := sort.Search(len(s.Queue), func(i int) bool {
-		r, ok := e.st.records[s.Queue[i].Job]
-		return ok && r.Job.Priority < n.Priority
+	e.live.mu.Lock()
+	e.feed(now)
+	s := e.live.core.Snapshot(now)
+	e.live.mu.Unlock()
+	s.Queue = append(s.Queue, placement.Request{
+		Job: id, Demand: n.Spec.Demand, Priority: n.Priority, Tenant: n.Spec.Tenant, Place: math.MaxInt64, Longest: n.Spec.RunLimit, Deadline: n.Spec.Deadline, Expect: n.Spec.Expect,
 	})
-	e.mu.RUnlock()
-	q := append([]placement.Request(nil), s.Queue[:at]...)
-	q = append(q, placement.Request{Job: id, Demand: n.Spec.Demand, Priority: n.Priority})
-	s.Queue = append(q, s.Queue[at:]...)
 	plan := placement.Make(s)
 	if i := placedAt(&plan, id); i >= 0 {
 		p := Prediction{Agent: plan.Place[i].Node, Text: plan.Place[i].Node, Start: now}

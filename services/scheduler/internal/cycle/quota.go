@@ -137,6 +137,8 @@ func (s *state) weigh(agent string, shares []job.Share, into map[string]float64)
 	}
 }
 
+func sortedKeys[V any](m map[string]V) []string { return slices.Sorted(maps.Keys(m)) }
+
 // of finds the bound of a kind; nil means none.
 func (q *Quota) of(kind string) *DeviceQuota {
 	var rest *DeviceQuota

@@ -61,6 +61,9 @@ func (e *Engine) viewLocked(r Record) View {
 // Get reads one job.
 func (e *Engine) Get(ctx context.Context, id string) (View, error) {
 	if v, ok := e.peek(id); ok {
+		if v.Job.State == job.Queued && !v.Job.Blocked() && v.Waits == "" {
+			v.Waits = e.why(time.Now(), id).Reason
+		}
 		return v, nil
 	}
 	r, err := e.o.Store.Record(ctx, id)
@@ -159,22 +162,16 @@ func (e *Engine) Explain(ctx context.Context, id string) (Explanation, error) {
 		x.Summary = settled(v, x.At)
 		return x, nil
 	}
-	e.mu.RLock()
-	defer e.mu.RUnlock()
-	nodes := e.nodesLocked(x.At)
-	for _, o := range e.orderLocked(nodes) {
-		if o.Job == id {
-			break
-		}
-		if x.AheadCount++; x.AheadCount <= aheadLimit {
-			x.Ahead = append(x.Ahead, o.Job)
-		}
-	}
+	x.Ahead, x.AheadCount = e.ahead(x.At, id)
+	nodes := e.Nodes()
 	for i := range nodes {
 		u, fits := placement.One(x.At, &nodes[i], &v.Job.Spec.Demand)
 		x.Hosts = append(x.Hosts, HostVerdict{Agent: nodes[i].Name, Fits: fits, Reason: u.Reason})
 	}
 	u, fits := placement.Anywhere(x.At, nodes, &v.Job.Spec.Demand)
+	if known := e.why(x.At, id); !known.At.IsZero() {
+		u.At = known.At
+	}
 	if !u.At.IsZero() {
 		x.Wait = max(u.At.Sub(x.At), 0)
 	}

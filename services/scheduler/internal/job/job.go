@@ -344,3 +344,15 @@ func (j *Job) warn(text string) {
 	}
 	j.Warnings = w
 }
+
+// WarnOnce adds a warning about a subject unless there is one already.
+func (j Job) WarnOnce(subject, text string, now time.Time) (Job, bool) {
+	for _, w := range j.Warnings {
+		if strings.HasPrefix(w, subject+": ") {
+			return j, false
+		}
+	}
+	j.warn(subject + ": " + text)
+	j.Updated = now
+	return j, true
+}
