@@ -100,9 +100,9 @@ func newPair(t *testing.T) *pair {
 // start begins a new life of one scheduler; point, where set, is where it ends.
 func (p *pair) start(i int, point string) {
 	p.t.Helper()
-	cmd := exec.Command(p.bin, "--listen="+p.addresses[i], "--dsn="+p.dsn, "--tls-cert="+p.files.Cert, "--tls-key="+p.files.Key, "--tls-ca="+p.files.CA,
+	cmd := exec.Command(p.bin, "--listen="+p.addresses[i], "--tls-cert="+p.files.Cert, "--tls-key="+p.files.Key, "--tls-ca="+p.files.CA,
 		"--lease=4s", "--lock-delay=1s", "--poll=1s", "--lead-ttl=2s", "--log-level=error")
-	cmd.Env = append(os.Environ(), "TRAINYARD_FAILPOINT="+point)
+	cmd.Env = append(os.Environ(), "TRAINYARD_SCHEDULER_DSN="+p.dsn, "TRAINYARD_FAILPOINT="+point)
 	if err := cmd.Start(); err != nil {
 		p.t.Fatal(err)
 	}
@@ -324,6 +324,9 @@ func TestCampaignFailpoints(t *testing.T) {
 			p.start(victim, fmt.Sprintf("%s:%d", point, n))
 			select {
 			case <-p.gone[victim]:
+				if status, ok := p.procs[victim].ProcessState.Sys().(syscall.WaitStatus); !ok || status.Signal() != syscall.SIGKILL {
+					t.Fatalf("a scheduler ended by itself: %s", p.procs[victim].ProcessState)
+				}
 				crashes++
 			case <-time.After(30 * time.Second):
 				t.Errorf("%s was not reached %d times", point, n)

@@ -233,6 +233,9 @@ func (e *Engine) why(now time.Time, id string) placement.Unplaced {
 	e.live.mu.Lock()
 	defer e.live.mu.Unlock()
 	e.feed(now)
+	if held := e.live.held[id]; held != "" {
+		return placement.Unplaced{Job: id, Reason: held}
+	}
 	return e.live.core.Why(now, id)
 }
 

@@ -61,7 +61,8 @@ func (e *Engine) viewLocked(r Record) View {
 // Get reads one job.
 func (e *Engine) Get(ctx context.Context, id string) (View, error) {
 	if v, ok := e.peek(id); ok {
-		if v.Job.State == job.Queued && !v.Job.Blocked() && v.Waits == "" {
+		if v.Job.State == job.Queued && !v.Job.Blocked() {
+			// The newest plan said it in short; the core says it in full.
 			v.Waits = e.why(time.Now(), id).Reason
 		}
 		return v, nil
