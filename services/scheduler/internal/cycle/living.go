@@ -45,6 +45,11 @@ func (l *living) moved(t *tx) {
 		l.agents[name] = true
 	}
 	l.tenants = l.tenants || len(t.quotas) > 0
+	if len(t.peaks) > 0 {
+		for _, id := range t.base.learners(t.peaks) {
+			l.jobs[id] = true
+		}
+	}
 }
 
 // again has jobs told to the core once more: it believes something of them that
@@ -127,35 +132,11 @@ func (e *Engine) tell(core *placement.Core, id string, held map[string]string) {
 	case !ok || j.State == job.Paused || j.Blocked() || held[id] != "":
 		core.Forget(id)
 	case j.State == job.Queued:
-		core.Wait(requestOf(&r))
+		core.Wait(e.st.requestOf(&r))
 	default:
 		a, _ := r.Latest()
-		core.Run(requestOf(&r), partsOf(&a), lifeOf(&a, j))
+		core.Run(e.st.requestOf(&r), partsOf(&a), lifeOf(&a, j))
 	}
-}
-
-// requestOf is a job as the core knows it.
-func requestOf(r *Record) placement.Request {
-	j := &r.Job
-	q := placement.Request{
-		Job: j.ID, Revision: j.Revision, Demand: j.Spec.Demand, Shape: r.shape, Priority: j.Priority, Tenant: j.Spec.Tenant, Place: j.Place,
-		NotBefore: j.NotBefore, Longest: j.Spec.RunLimit, Deadline: j.Spec.Deadline, Expect: expected(j),
-	}
-	for i := range r.Attempts {
-		if a := &r.Attempts[i]; !a.Live() && !a.Started.IsZero() {
-			q.Attained += a.Ended.Sub(a.Started).Seconds() * float64(max(a.Processes(), 1))
-		}
-	}
-	return q
-}
-
-// expected is how long a job will run, as far as anybody knows: what the person
-// said, else its limit.
-func expected(j *job.Job) time.Duration {
-	if j.Spec.Expect > 0 {
-		return j.Spec.Expect
-	}
-	return j.Spec.RunLimit
 }
 
 func partsOf(a *job.Attempt) []placement.Part {

@@ -241,6 +241,7 @@ func (e *Engine) end(t *tx, a job.Attempt, agent string, x job.Exit) {
 	if b.Live() {
 		return
 	}
+	t.observe(&j, &b)
 	e.log.Info("attempt ended", zap.String("job_id", j.ID), zap.Int("attempt", b.Number), zap.Uint64("fence", b.Fence), zap.String("agent", b.Agent),
 		zap.Stringer("outcome", b.Outcome), zap.Stringer("failure", b.Failure), zap.Stringer("job_state", j.State), zap.String("reason", j.Reason))
 }

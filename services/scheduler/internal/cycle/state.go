@@ -4,6 +4,7 @@ import (
 	"sort"
 
 	"github.com/ultrathink-pilot/trainyard/services/scheduler/internal/job"
+	"github.com/ultrathink-pilot/trainyard/services/scheduler/internal/learn"
 	"github.com/ultrathink-pilot/trainyard/services/scheduler/internal/placement"
 )
 
@@ -30,6 +31,11 @@ type state struct {
 	// schedules are by name, quotas by tenant.
 	schedules map[string]Schedule
 	quotas    map[string]Quota
+	// peaks are what runs of a kind used, by key.
+	peaks map[string]learn.Peak
+	// most is the largest reservation per device kind; nil after a change of the
+	// fleet.
+	most map[string]int64
 	// waiters are the jobs that wait for a dependency, by its key.
 	waiters map[string]map[string]bool
 	// unfinished counts a tenant's jobs that are not final.
@@ -66,7 +72,7 @@ func newState(w World) *state {
 		revision: w.Revision + 1, records: make(map[string]Record, len(w.Records)), agents: make(map[string]Agent, len(w.Agents)),
 		live: map[string]map[uint64]job.Attempt{}, desired: map[string]uint64{}, receipts: map[string]Receipt{},
 		arrays: make(map[string]Array, len(w.Arrays)), left: map[string]int{}, schedules: make(map[string]Schedule, len(w.Schedules)),
-		quotas: make(map[string]Quota, len(w.Quotas)), waiters: map[string]map[string]bool{}, unfinished: map[string]int{},
+		quotas: make(map[string]Quota, len(w.Quotas)), waiters: map[string]map[string]bool{}, peaks: make(map[string]learn.Peak, len(w.Peaks)), unfinished: map[string]int{},
 	}
 	s.loaded = s.revision
 	for _, a := range w.Agents {
@@ -77,6 +83,9 @@ func newState(w World) *state {
 	}
 	for _, x := range w.Schedules {
 		s.schedules[x.Name] = x
+	}
+	for _, p := range w.Peaks {
+		s.peaks[p.Key] = p
 	}
 	for _, q := range w.Quotas {
 		s.quotas[q.Tenant] = q
@@ -210,8 +219,12 @@ func (s *state) apply(t *tx) {
 			s.quotas[tenant] = *q
 		}
 	}
+	for key, p := range t.peaks {
+		s.peaks[key] = p
+	}
 	for n, a := range t.agents {
 		s.agents[n] = a
+		s.most = nil
 	}
 	for a, r := range t.desired {
 		s.desired[a] = r

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/ultrathink-pilot/trainyard/services/scheduler/internal/job"
+	"github.com/ultrathink-pilot/trainyard/services/scheduler/internal/learn"
 )
 
 // Errors of a Store. Anything else means that the outcome is unknown.
@@ -73,12 +74,13 @@ type Changes struct {
 	GoneSchedules []string
 	Quotas        []Quota
 	GoneQuotas    []string
+	Peaks         []learn.Peak
 }
 
 // Empty reports whether there is nothing to write.
 func (c *Changes) Empty() bool {
 	return len(c.NewJobs)+len(c.Jobs)+len(c.NewAttempts)+len(c.Attempts)+len(c.Agents)+len(c.Receipts)+len(c.Decisions)+
-		len(c.Arrays)+len(c.Schedules)+len(c.GoneSchedules)+len(c.Quotas)+len(c.GoneQuotas) == 0
+		len(c.Arrays)+len(c.Schedules)+len(c.GoneSchedules)+len(c.Quotas)+len(c.GoneQuotas)+len(c.Peaks) == 0
 }
 
 // World is what a scheduler needs to go on: all jobs that are not final, with
@@ -90,6 +92,7 @@ type World struct {
 	Arrays    []Array
 	Schedules []Schedule
 	Quotas    []Quota
+	Peaks     []learn.Peak
 }
 
 // Page asks for jobs, newest first.

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/ultrathink-pilot/trainyard/services/scheduler/internal/job"
+	"github.com/ultrathink-pilot/trainyard/services/scheduler/internal/learn"
 	"github.com/ultrathink-pilot/trainyard/services/scheduler/internal/placement"
 )
 
@@ -29,6 +30,7 @@ type tx struct {
 	// A nil entry says that it is gone.
 	schedules map[string]*Schedule
 	quotas    map[string]*Quota
+	peaks     map[string]learn.Peak
 	// waits are the jobs of this overlay that wait for a dependency, by its key.
 	waits map[string][]string
 	// added counts new jobs per tenant, less those that became final.
@@ -231,6 +233,7 @@ func (t *tx) adopt(c *tx) {
 	merge(&t.arrays, c.arrays)
 	merge(&t.schedules, c.schedules)
 	merge(&t.quotas, c.quotas)
+	merge(&t.peaks, c.peaks)
 	for key, ids := range c.waits {
 		if t.waits == nil {
 			t.waits = map[string][]string{}
@@ -295,6 +298,9 @@ func (t *tx) changes() Changes {
 		} else {
 			c.Schedules = append(c.Schedules, *x)
 		}
+	}
+	for _, p := range t.peaks {
+		c.Peaks = append(c.Peaks, p)
 	}
 	for tenant, q := range t.quotas {
 		if q == nil {

@@ -97,6 +97,8 @@ type Spec struct {
 	Name       string `json:"name"`
 	Experiment string `json:"experiment,omitempty"`
 	Tenant     string `json:"tenant,omitempty"`
+	// Kin names the runs that are alike, for what is learned from them.
+	Kin        string `json:"kin,omitempty"`
 	Demand     Demand `json:"demand"`
 	Batch      int    `json:"batch,omitempty"`
 	Accumulate int    `json:"accumulate,omitempty"`

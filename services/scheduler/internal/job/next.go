@@ -191,6 +191,11 @@ func (j Job) retry(e Exit, p Policy, rng *rand.Rand, now time.Time) Job {
 	budget := j.budget(e.Failure, p)
 	spent := j.Spent[e.Failure]
 	if spent >= budget {
+		// It never got as far as a checkpoint, whatever it was given: whoever runs
+		// it again burns a device for nothing.
+		if j.Poison = spent > 0 && j.Checkpoint.ID == "" && (e.Failure == Crash || e.Failure == HostOOM); j.Poison {
+			return j.finish(Failed, sentence(fmt.Sprintf("poison: %s at each of its %d starts and never came to a checkpoint", phrase(e.Failure), j.Attempts), e.Evidence.Summary()), now)
+		}
 		return j.finish(Failed, sentence(fmt.Sprintf("%s, retries spent: %d of %d", phrase(e.Failure), spent, budget), e.Evidence.Summary()), now)
 	}
 	j.Spent[e.Failure]++

@@ -1,6 +1,7 @@
 package jobapi
 
 import (
+	"crypto/sha256"
 	"fmt"
 	"sort"
 	"strings"
@@ -51,6 +52,9 @@ func specOf(path string, in *jobv1.JobSpec, d Defaults) (job.Spec, job.Priority,
 	if in.GetNative() != nil {
 		s.UsualBatch = d.NativeBatch
 	}
+	if s.Kin, err = kinOf(in); err != nil {
+		return job.Spec{}, 0, nil, rpcerr.Internal(err)
+	}
 	if in.GetStallLimit() != nil {
 		s.StallLimit = in.GetStallLimit().AsDuration()
 	}
@@ -94,7 +98,7 @@ func specOf(path string, in *jobv1.JobSpec, d Defaults) (job.Spec, job.Priority,
 		}
 	}
 	if len(s.Demand.Devices) == 0 {
-		s.Demand.Devices = []job.DeviceDemand{{Count: 1, Bytes: d.DeviceBytes}}
+		s.Demand.Devices = []job.DeviceDemand{{Count: 1, Bytes: d.DeviceBytes, Learn: true}}
 	}
 	bad = append(bad, retryOf(path, in.GetRetryPolicy(), &s)...)
 	for name := range in.GetCommand().GetEnv() {
@@ -104,6 +108,28 @@ func specOf(path string, in *jobv1.JobSpec, d Defaults) (job.Spec, job.Priority,
 	}
 	sort.SliceStable(bad, func(i, k int) bool { return bad[i].Field < bad[k].Field })
 	return s, priorityOf(in.GetPriorityClass()), bad, nil
+}
+
+// kinOf names the runs that are alike: the same specialist and learner, or the
+// same program of the same experiment. Seeds and data differ between them.
+func kinOf(in *jobv1.JobSpec) (string, error) {
+	h := sha256.New()
+	if n := in.GetNative(); n != nil {
+		learner, err := proto.MarshalOptions{Deterministic: true}.Marshal(n.GetLearner())
+		if err != nil {
+			return "", err
+		}
+		_, _ = h.Write(learner)
+		return fmt.Sprintf("native/%s/%x", strings.ToLower(strings.TrimPrefix(n.GetSpecialist().String(), "SPECIALIST_")), h.Sum(nil)[:8]), nil
+	}
+	_, _ = fmt.Fprintf(h, "%s\x00", in.GetExperiment())
+	if argv := in.GetCommand().GetArgv(); len(argv) > 0 {
+		_, _ = fmt.Fprintf(h, "%s\x00", argv[0])
+		if len(argv) > 1 && !strings.HasPrefix(argv[1], "-") {
+			_, _ = fmt.Fprint(h, argv[1])
+		}
+	}
+	return fmt.Sprintf("command/%x", h.Sum(nil)[:8]), nil
 }
 
 func retryOf(path string, p *jobv1.RetryPolicy, s *job.Spec) []rpcerr.Violation {

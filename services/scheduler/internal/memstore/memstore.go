@@ -14,6 +14,7 @@ import (
 
 	"github.com/ultrathink-pilot/trainyard/services/scheduler/internal/cycle"
 	"github.com/ultrathink-pilot/trainyard/services/scheduler/internal/job"
+	"github.com/ultrathink-pilot/trainyard/services/scheduler/internal/learn"
 )
 
 // Store implements cycle.Store.
@@ -31,6 +32,7 @@ type Store struct {
 	arrays    map[string]cycle.Array
 	schedules map[string]cycle.Schedule
 	quotas    map[string]cycle.Quota
+	peaks     map[string]learn.Peak
 	fail      func() error
 	failAfter func() error
 }
@@ -42,7 +44,7 @@ func New() *Store {
 	return &Store{
 		records: map[string]cycle.Record{}, agents: map[string]cycle.Agent{},
 		receipts: map[string]cycle.Receipt{}, decisions: map[string][]cycle.Decision{},
-		arrays: map[string]cycle.Array{}, schedules: map[string]cycle.Schedule{}, quotas: map[string]cycle.Quota{},
+		arrays: map[string]cycle.Array{}, schedules: map[string]cycle.Schedule{}, quotas: map[string]cycle.Quota{}, peaks: map[string]learn.Peak{},
 	}
 }
 
@@ -116,6 +118,9 @@ func (s *Store) Load(context.Context) (cycle.World, error) {
 	for _, name := range slices.Sorted(maps.Keys(s.schedules)) {
 		w.Schedules = append(w.Schedules, s.schedules[name])
 	}
+	for _, key := range slices.Sorted(maps.Keys(s.peaks)) {
+		w.Peaks = append(w.Peaks, s.peaks[key])
+	}
 	for _, tenant := range slices.Sorted(maps.Keys(s.quotas)) {
 		w.Quotas = append(w.Quotas, s.quotas[tenant])
 	}
@@ -159,6 +164,9 @@ func (s *Store) Commit(_ context.Context, term uint64, c cycle.Changes) error {
 	}
 	for _, x := range c.Schedules {
 		s.schedules[x.Name] = x
+	}
+	for _, p := range c.Peaks {
+		s.peaks[p.Key] = p
 	}
 	for _, tenant := range c.GoneQuotas {
 		delete(s.quotas, tenant)

@@ -98,6 +98,10 @@ func queueParts(b *pgx.Batch, c *cycle.Changes) {
 			x.Name, x.ID, int64(x.Revision), x.Payload, x.Cron, x.Zone, x.Overlap.String(), x.CatchUp.String(), x.Paused, x.Submitter, x.Created, x.Done,
 			nullTime(x.Fired), x.Result, nullID(x.Job), x.Skipped)
 	}
+	for _, p := range c.Peaks {
+		b.Queue(`INSERT INTO peaks (key, bytes, took_ms, runs, update_time) VALUES ($1, $2, $3, $4, $5)
+			ON CONFLICT (key) DO UPDATE SET bytes = $2, took_ms = $3, runs = $4, update_time = $5`, p.Key, p.Bytes, p.Took.Milliseconds(), p.Runs, p.At)
+	}
 	for _, tenant := range c.GoneQuotas {
 		b.Queue(`DELETE FROM quotas WHERE tenant = $1`, tenant)
 	}

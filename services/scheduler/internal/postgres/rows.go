@@ -7,6 +7,7 @@ import (
 
 	"github.com/ultrathink-pilot/trainyard/services/scheduler/internal/cycle"
 	"github.com/ultrathink-pilot/trainyard/services/scheduler/internal/job"
+	"github.com/ultrathink-pilot/trainyard/services/scheduler/internal/learn"
 )
 
 const jobColumns = `id::text, revision, place, submitter, spec, payload, traceparent, submit_time, priority, state, reason, intent, pause,
@@ -131,6 +132,14 @@ func scanQuota(r pgx.CollectableRow) (cycle.Quota, error) {
 	err := r.Scan(&q.Tenant, &revision, &q.Cohort, &q.Weight, &q.Devices, &q.MaxJobs)
 	q.Revision = uint64(revision)
 	return q, err
+}
+
+func scanPeak(r pgx.CollectableRow) (learn.Peak, error) {
+	var p learn.Peak
+	var took int64
+	err := r.Scan(&p.Key, &p.Bytes, &took, &p.Runs, &p.At)
+	p.Took = time.Duration(took) * time.Millisecond
+	return p, err
 }
 
 func nullTime(t time.Time) *time.Time {

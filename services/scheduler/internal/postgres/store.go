@@ -117,6 +117,9 @@ func (s *Store) Load(ctx context.Context) (cycle.World, error) {
 		if w.Quotas, err = rowsOf(ctx, tx, scanQuota, `SELECT tenant, revision, cohort, weight, devices, max_jobs FROM quotas ORDER BY tenant`); err != nil {
 			return err
 		}
+		if w.Peaks, err = rowsOf(ctx, tx, scanPeak, `SELECT key, bytes, took_ms, runs, update_time FROM peaks ORDER BY key`); err != nil {
+			return err
+		}
 		w.Records, err = records(ctx, tx, `WHERE state NOT IN ('SUCCEEDED', 'FAILED', 'CANCELLED') ORDER BY place`)
 		return err
 	})
@@ -294,6 +297,9 @@ func (s *Store) Forget(ctx context.Context, receipts, jobs time.Time) error {
 		if tag.RowsAffected() == 0 {
 			break
 		}
+	}
+	if _, err := s.pool.Exec(ctx, `DELETE FROM peaks WHERE update_time < $1`, jobs); err != nil {
+		return fmt.Errorf("trim what was learned: %w", err)
 	}
 	if _, err := s.pool.Exec(ctx, `DELETE FROM arrays WHERE create_time < $1 AND NOT EXISTS (SELECT FROM jobs WHERE array_id = arrays.id)`, jobs); err != nil {
 		return fmt.Errorf("trim the history of arrays: %w", err)

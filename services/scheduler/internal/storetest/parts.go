@@ -9,6 +9,7 @@ import (
 
 	"github.com/ultrathink-pilot/trainyard/services/scheduler/internal/cycle"
 	"github.com/ultrathink-pilot/trainyard/services/scheduler/internal/job"
+	"github.com/ultrathink-pilot/trainyard/services/scheduler/internal/learn"
 )
 
 func gang(b *bench) {
@@ -94,7 +95,9 @@ func schedulesAndQuotas(b *bench) {
 	}
 	borrow := 2.5
 	q := cycle.Quota{Tenant: "quant", Revision: b.next(), Cohort: "research", Weight: 2, MaxJobs: 9, Devices: []cycle.DeviceQuota{{Kind: "gpu", Nominal: 4, Borrow: &borrow}, {Nominal: 1}}}
-	b.commit(cycle.Changes{Schedules: []cycle.Schedule{x}, Quotas: []cycle.Quota{q}})
+	p := learn.Peak{Key: "native/bull/64/gpu", Bytes: 3 * gib, Took: 90 * time.Second, Runs: 2, At: t0}
+	b.commit(cycle.Changes{Schedules: []cycle.Schedule{x}, Quotas: []cycle.Quota{q}, Peaks: []learn.Peak{{Key: p.Key, Bytes: 1, At: t0}}})
+	b.commit(cycle.Changes{Peaks: []learn.Peak{p}})
 	x.Fired, x.Done, x.Result, x.Job, x.Paused = t0.Add(time.Hour), t0.Add(time.Hour), "submitted", uuid.NewString(), true
 	b.commit(cycle.Changes{Schedules: []cycle.Schedule{x}})
 	w, err := b.store.Load(ctx)
@@ -105,6 +108,12 @@ func schedulesAndQuotas(b *bench) {
 	s.Created, s.Done, s.Fired = s.Created.UTC(), s.Done.UTC(), s.Fired.UTC()
 	if !reflect.DeepEqual(*s, x) {
 		b.t.Errorf("schedule %+v, want %+v", *s, x)
+	}
+	if len(w.Peaks) == 1 {
+		w.Peaks[0].At = w.Peaks[0].At.UTC()
+	}
+	if !reflect.DeepEqual(w.Peaks, []learn.Peak{p}) {
+		b.t.Errorf("learned %+v, want %+v", w.Peaks, p)
 	}
 	if !reflect.DeepEqual(w.Quotas[0], q) {
 		b.t.Errorf("quota %+v, want %+v", w.Quotas[0], q)
