@@ -32,6 +32,9 @@ import (
 const (
 	// EnvServer is the connection string of a server to use instead of a private one.
 	EnvServer = "TRAINYARD_TEST_PG"
+	// EnvDir names the directory below which the server keeps its data. Measurements
+	// of durable things set it to one on a real disk: the usual one is in memory.
+	EnvDir = "TRAINYARD_TEST_PG_DIR"
 	// EnvRequire names a variable that, when not empty, turns the skip without Postgres
 	// (or S3) into a failure.
 	EnvRequire = "TRAINYARD_TEST_REQUIRE"

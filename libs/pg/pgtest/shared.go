@@ -95,6 +95,9 @@ func owner() (childproc.Owner, error) {
 // baseDir must be enterable by the user that runs Postgres when we are root, which a
 // test's own temporary directory is not.
 func baseDir() string {
+	if dir := os.Getenv(EnvDir); dir != "" {
+		return dir
+	}
 	var st unix.Statfs_t
 	if err := unix.Statfs("/dev/shm", &st); err == nil && st.Bavail*uint64(st.Bsize) > shmEnough {
 		return "/dev/shm"

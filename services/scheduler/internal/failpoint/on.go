@@ -7,6 +7,7 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -14,24 +15,26 @@ import (
 	"github.com/ultrathink-pilot/trainyard/services/scheduler/internal/cycle"
 )
 
-var (
-	armed Point
+// trap is where the process ends, and after how many passes.
+type trap struct {
+	point Point
 	left  atomic.Int64
-)
+}
 
-func init() {
+var armed = sync.OnceValue(func() *trap {
 	name, count, _ := strings.Cut(os.Getenv("TRAINYARD_FAILPOINT"), ":")
 	n, err := strconv.ParseInt(count, 10, 64)
 	if err != nil {
 		n = 1
 	}
-	armed = Point(name)
-	left.Store(n)
-}
+	t := &trap{point: Point(name)}
+	t.left.Store(n)
+	return t
+})
 
 // Hit is reached.
 func Hit(p Point) {
-	if p == armed && left.Add(-1) == 0 {
+	if t := armed(); p == t.point && t.left.Add(-1) == 0 {
 		_ = syscall.Kill(syscall.Getpid(), syscall.SIGKILL)
 		select {} // nothing more happens while the signal is on its way
 	}
