@@ -71,12 +71,19 @@ func newBench(t *testing.T, extra ...string) *bench {
 	if err != nil {
 		t.Fatal(err)
 	}
-	b.args = append([]string{
+	defaults := []string{
 		"agent", "--tls-cert=" + files.Cert, "--tls-key=" + files.Key, "--tls-ca=" + files.CA, "--agent-name=test",
 		"--scheduler=" + schedulerAddress, "--registry=" + registryAddress, "--state-dir=" + filepath.Join(state, "s"),
 		"--trainer-binary=" + self, "--data-service-url=http://127.0.0.1:1", "--device-source=cpu",
 		"--cpu-lanes=4", "--cpu-lane-memory=1GiB", "--orphan-timeout=20s",
-	}, extra...)
+	}
+	for _, flag := range defaults { // a test's own word counts instead
+		name, _, _ := strings.Cut(flag, "=")
+		if !slices.ContainsFunc(extra, func(e string) bool { return strings.HasPrefix(e, name+"=") }) {
+			b.args = append(b.args, flag)
+		}
+	}
+	b.args = append(b.args, extra...)
 	b.start()
 	t.Cleanup(func() {
 		b.scheduler.with(func() { b.scheduler.assign = nil })

@@ -10,6 +10,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -216,7 +217,7 @@ func (c *child) finish(f *trainv1.Finished) {
 }
 
 func (c *child) run() error {
-	var steps, crash, grow int
+	var steps, crash, grow, push int
 	var every time.Duration
 	checkpoint, bad, deaf, gap := false, false, false, false
 	for _, word := range strings.Fields(c.opened.Spec.DisplayName) {
@@ -228,6 +229,8 @@ func (c *child) run() error {
 			_, _ = fmt.Sscan(value, &crash)
 		case "grow":
 			_, _ = fmt.Sscan(value, &grow)
+		case "push":
+			_, _ = fmt.Sscan(value, &push)
 		case "every":
 			every, _ = time.ParseDuration(value)
 		case "checkpoint":
@@ -248,11 +251,10 @@ func (c *child) run() error {
 		step = r.Step
 	}
 	if grow > 0 {
-		hog = make([]byte, grow<<20)
-		for i := 0; i < len(hog); i += 4096 {
-			hog[i] = 1
-		}
-		time.Sleep(time.Hour)
+		c.grow(grow)
+	}
+	if push > 0 {
+		return c.pushMuch(push)
 	}
 	for step < int64(steps) {
 		c.mu.Lock()
@@ -286,6 +288,60 @@ func (c *child) run() error {
 }
 
 var hog []byte
+
+// grow takes memory that was not reserved, and says when it crossed the line.
+func (c *child) grow(mebibytes int) {
+	hog = make([]byte, mebibytes<<20)
+	crossed := false
+	for i := 0; i < len(hog); i += 4096 {
+		hog[i] = 1
+		if !crossed && int64(i) > c.opened.ReservedBytes[0] {
+			crossed = true
+			_ = os.WriteFile(crossedFile(os.Getenv("TRAINYARD_SOCKET"), c.opened.Fence), nil, 0o600) // the test misses it
+		}
+	}
+	time.Sleep(time.Hour)
+}
+
+// crossedFile appears when a growing trainer goes over its reservation.
+func crossedFile(socket string, fence uint64) string {
+	return filepath.Join(filepath.Dir(filepath.Dir(socket)), fmt.Sprint("crossed-", fence))
+}
+
+// pushMuch pushes files of that size while it goes on to train, and logs the rate
+// in MB/s and the share of the time that training waited for the stream.
+func (c *child) pushMuch(mebibytes int) error {
+	data := make([]byte, mebibytes<<20)
+	for round := range int64(8) {
+		binary.LittleEndian.PutUint64(data, uint64(round))
+		sum := sha256.Sum256(data) // a trainer hashes as it writes
+		begun := time.Now()
+		done := make(chan error, 1)
+		go func() { done <- c.push(data, sum) }()
+		var waited time.Duration
+		step := int64(0)
+		for pushing := true; pushing; step++ {
+			select {
+			case err := <-done:
+				if err != nil {
+					return err
+				}
+				pushing = false
+			case <-time.After(10 * time.Millisecond): // a step of training
+			}
+			asked := time.Now()
+			c.frame(&trainv1.TrainRequest{Frame: &trainv1.TrainRequest_Progress{Progress: &jobv1.Progress{Step: step}}})
+			waited += time.Since(asked)
+		}
+		took := time.Since(begun)
+		c.frame(&trainv1.TrainRequest{Frame: &trainv1.TrainRequest_Metrics{Metrics: &trainv1.MetricBatch{Points: []*trainv1.MetricPoint{
+			{Key: "push/rate", Value: float64(len(data)) / 1e6 / took.Seconds(), Step: round},
+			{Key: "push/stall", Value: waited.Seconds() / took.Seconds(), Step: round},
+		}}}})
+	}
+	c.finish(&trainv1.Finished{Outcome: fleetv1.Exit_OUTCOME_SUCCEEDED})
+	return nil
+}
 
 // weights is a safetensors file of one float, poisoned on wish.
 func weights(poisoned bool) []byte {
@@ -325,11 +381,14 @@ func (c *child) push(data []byte, sum [32]byte) error {
 	if err != nil {
 		return err
 	}
-	for _, f := range []*trainv1.PushArtifactRequest{
+	frames := []*trainv1.PushArtifactRequest{
 		{Frame: &trainv1.PushArtifactRequest_Header{Header: &trainv1.ArtifactHeader{Token: c.token, SizeBytes: int64(len(data))}}},
-		{Frame: &trainv1.PushArtifactRequest_Chunk{Chunk: data}},
-		{Frame: &trainv1.PushArtifactRequest_Footer{Footer: &trainv1.ArtifactFooter{Sha256: sum[:]}}},
-	} {
+	}
+	for chunk := range slices.Chunk(data, 1<<20) {
+		frames = append(frames, &trainv1.PushArtifactRequest{Frame: &trainv1.PushArtifactRequest_Chunk{Chunk: chunk}})
+	}
+	frames = append(frames, &trainv1.PushArtifactRequest{Frame: &trainv1.PushArtifactRequest_Footer{Footer: &trainv1.ArtifactFooter{Sha256: sum[:]}}})
+	for _, f := range frames {
 		if err := push.Send(f); err != nil && !errors.Is(err, io.EOF) {
 			return err
 		}

@@ -40,10 +40,11 @@ type scheduler struct {
 	exits    map[uint64]*fleetv1.Exit
 	repeats  int // exits that came again after they were acknowledged
 	acked    map[uint64]bool
+	running  map[uint64]time.Time // when a lease was first reported as running
 }
 
 func newScheduler() *scheduler {
-	return &scheduler{changed: make(chan struct{}), revision: 1, lease: time.Minute, exits: map[uint64]*fleetv1.Exit{}, acked: map[uint64]bool{}}
+	return &scheduler{changed: make(chan struct{}), revision: 1, lease: time.Minute, exits: map[uint64]*fleetv1.Exit{}, acked: map[uint64]bool{}, running: map[uint64]time.Time{}}
 }
 
 func (s *scheduler) bump() {
@@ -59,6 +60,11 @@ func (s *scheduler) Synchronize(ctx context.Context, req *fleetv1.SynchronizeReq
 		return nil, rpcerr.Unavailable("silent")
 	}
 	s.report = req.Report
+	for _, l := range req.Report.Leases {
+		if _, known := s.running[l.Fence]; !known && l.Phase == fleetv1.HeldLease_PHASE_RUNNING {
+			s.running[l.Fence] = time.Now()
+		}
+	}
 	for _, x := range req.Report.Exits {
 		if s.acked[x.Fence] {
 			s.repeats++
