@@ -146,7 +146,7 @@ func TestCampaignAgentKill(t *testing.T) {
 func TestCampaignOverUse(t *testing.T) {
 	section := benchtable.Section{
 		Page: page, Title: "Memory over-use on CPU lanes", Command: "make campaign ONLY=services/gpu-agent CAMPAIGN=TestCampaignOverUse",
-		Intro: "A trainer that reserved 128 MiB touches 300 MiB beside a neighbour on the same lane. Measured from the page that goes over the reservation to the recorded end of the process; other work shared the machine.",
+		Intro: "A trainer that reserved 128 MiB touches 300 MiB beside a neighbour on the same lane. Measured from when its array alone fills three quarters of the reservation, a little before the line, to the recorded end of the process; other work shared the machine.",
 	}
 	for _, limits := range []string{"cgroup", "watch"} {
 		b := newBench(t, "--host-limits="+limits)

@@ -22,6 +22,7 @@ func (h *Host) Run(ctx context.Context) error {
 		return err
 	}
 	work, cancel := context.WithCancel(ctx)
+	defer h.closeAll()
 	defer h.wg.Wait()
 	defer cancel()
 	if err := h.recover(work); err != nil {
@@ -68,6 +69,26 @@ func (h *Host) Run(ctx context.Context) error {
 			next = min(next, time.Second)
 		}
 		timer.Reset(next)
+	}
+}
+
+// closeAll ends what still serves an attempt in this process. What its spool holds
+// in memory is written first.
+func (h *Host) closeAll() {
+	h.mu.Lock()
+	var all []*Attempt
+	for _, a := range h.attempts {
+		all = append(all, a)
+	}
+	for key, a := range h.tails {
+		if h.attempts[key] == nil {
+			all = append(all, a)
+		}
+	}
+	h.mu.Unlock()
+	for _, a := range all {
+		a.deliveries.Wait()
+		a.close()
 	}
 }
 

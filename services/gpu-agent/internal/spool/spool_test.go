@@ -140,7 +140,7 @@ func scenario(t *testing.T, d *crashdisk.Disk, told, acked *atomic.Uint64) {
 
 // sweep cuts the power at every disk operation, several times each, and
 // returns how many states lost an acknowledged record or reported damage.
-func sweep(t *testing.T, lie func(name, path string) bool) (points, lost int) {
+func sweep(t *testing.T, seeds int, lie func(name, path string) bool) (points, lost int) {
 	t.Helper()
 	var told, acked atomic.Uint64
 	var mu sync.Mutex // the committer and the acknowledger both write
@@ -150,7 +150,7 @@ func sweep(t *testing.T, lie func(name, path string) bool) (points, lost int) {
 		mu.Lock()
 		defer mu.Unlock()
 		for i, survival := range []float64{0, 0.3, 0.5, 0.9, 1} {
-			for seed := range 20 {
+			for seed := range seeds {
 				points++
 				crashed := d.Crash(rand.New(rand.NewSource(int64(op*1000+i*100+seed))), survival)
 				s, err := spool.Open(crashed, "/spool", tiny)
@@ -182,7 +182,7 @@ func sweep(t *testing.T, lie func(name, path string) bool) (points, lost int) {
 // Power loss at any point loses nothing that the trainer was told is durable.
 func TestPowerLoss(t *testing.T) {
 	t.Parallel()
-	points, lost := sweep(t, nil)
+	points, lost := sweep(t, 20, nil)
 	if points < 3000 || lost != 0 {
 		t.Fatalf("%d of %d crash points lost acknowledged records", lost, points)
 	}
@@ -192,7 +192,7 @@ func TestPowerLoss(t *testing.T) {
 func TestOmittedSyncIsCaught(t *testing.T) {
 	t.Parallel()
 	for _, omitted := range []string{"sync", "syncdir"} {
-		_, lost := sweep(t, func(name, _ string) bool { return name == omitted })
+		_, lost := sweep(t, 20, func(name, _ string) bool { return name == omitted })
 		if lost == 0 {
 			t.Errorf("omitting every %s went unnoticed", omitted)
 		}

@@ -16,14 +16,14 @@ import (
 // sweep cuts the power before every disk operation of some uploads, several times
 // each. It returns how many states lost a content that its sender was told is
 // durable, and how many show bytes under a digest that is not theirs.
-func sweep(t *testing.T, lie func(name, path string) bool) (points, lost, corrupt int) {
+func sweep(t *testing.T, seeds int, lie func(name, path string) bool) (points, lost, corrupt int) {
 	t.Helper()
 	told := map[[32]byte]bool{}
 	d := crashdisk.New()
 	d.Lie = lie
 	check := func(op int) {
 		for i, survival := range []float64{0, 0.3, 0.5, 0.9, 1} {
-			for seed := range 20 {
+			for seed := range seeds {
 				points++
 				after := d.Crash(rand.New(rand.NewSource(int64(op*1000+i*100+seed))), survival)
 				s, err := staging.OpenIn(after, "/staging", 1<<20)
@@ -92,7 +92,7 @@ func sweep(t *testing.T, lie func(name, path string) bool) (points, lost, corrup
 // none that is not whole.
 func TestPowerLoss(t *testing.T) {
 	t.Parallel()
-	points, lost, corrupt := sweep(t, nil)
+	points, lost, corrupt := sweep(t, 20, nil)
 	if points < 2500 || lost+corrupt != 0 {
 		t.Fatalf("of %d crash points %d lost a content, %d showed a corrupt one", points, lost, corrupt)
 	}
@@ -105,10 +105,10 @@ func TestOmittedSyncIsCaught(t *testing.T) {
 	omit := func(what string) func(string, string) bool {
 		return func(name, _ string) bool { return name == what }
 	}
-	if _, _, corrupt := sweep(t, omit("sync")); corrupt == 0 {
+	if _, _, corrupt := sweep(t, 20, omit("sync")); corrupt == 0 {
 		t.Error("omitting the sync of the bytes went unnoticed")
 	}
-	if _, lost, _ := sweep(t, omit("syncdir")); lost == 0 {
+	if _, lost, _ := sweep(t, 20, omit("syncdir")); lost == 0 {
 		t.Error("omitting the sync of the name went unnoticed")
 	}
 }
