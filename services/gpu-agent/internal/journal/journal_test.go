@@ -80,48 +80,55 @@ func TestLostJournalFailsClosed(t *testing.T) {
 // Update had made it, not older than the last that returned, and is not corrupt.
 func TestPowerLoss(t *testing.T) {
 	t.Parallel()
-	for _, lie := range []bool{false, true} {
-		var done []journal.State
-		points, bad := 0, 0
-		d := crashdisk.New()
-		if lie {
-			d.Lie = func(string, string) bool { return true }
-		}
-		d.Before = func(op int, _, _ string) error {
-			for seed := range 40 {
-				points++
-				crashed := d.Crash(rand.New(rand.NewSource(int64(op*100+seed))), []float64{0, 0.5, 1}[seed%3])
-				j, err := journal.Open(crashed, "/journal")
-				if err != nil {
-					t.Fatal(err)
-				}
-				got := j.View()
-				ok := len(done) == 0 || len(got.Exits)+len(got.Leases) >= len(done[len(done)-1].Exits)+len(done[len(done)-1].Leases)
-				if got.Quarantine != "" || !ok {
-					bad++
-				}
-			}
-			return nil
-		}
-		j, err := journal.Open(d, "/journal")
-		if err != nil {
-			t.Fatal(err)
-		}
-		for i := range uint64(12) {
-			k := key(strings.Repeat("j", int(i+1)), i+1)
-			grant(t, j, k)
-			done = append(done, j.View())
-			if i%2 == 0 {
-				if err := j.Update(func(s *journal.State) { s.End(lease.Exit{Key: k, Outcome: lease.Succeeded}) }); err != nil {
-					t.Fatal(err)
-				}
-				done = append(done, j.View())
-			}
-		}
-		if points < 3000 || (bad > 0) != lie {
-			t.Fatalf("lie=%v: %d of %d crash points were bad", lie, bad, points)
+	if points, bad := powerLoss(t, 40, nil); points < 3000 || bad > 0 {
+		t.Errorf("%d of %d crash points were bad", bad, points)
+	}
+	for _, omitted := range []string{"sync", "syncdir"} {
+		if _, bad := powerLoss(t, 40, func(name, _ string) bool { return name == omitted }); bad == 0 {
+			t.Errorf("omitting every %s went unnoticed", omitted)
 		}
 	}
+}
+
+// powerLoss cuts the power before each disk operation of some leases and exits,
+// and returns how many states lost an update that had returned, or are corrupt.
+func powerLoss(t *testing.T, seeds int, lie func(name, path string) bool) (points, bad int) {
+	t.Helper()
+	var done []journal.State
+	d := crashdisk.New()
+	d.Lie = lie
+	d.Before = func(op int, _, _ string) error {
+		for seed := range seeds {
+			points++
+			crashed := d.Crash(rand.New(rand.NewSource(int64(op*1000+seed))), []float64{0, 0.5, 1}[seed%3])
+			j, err := journal.Open(crashed, "/journal")
+			if err != nil {
+				t.Fatal(err)
+			}
+			got := j.View()
+			ok := len(done) == 0 || len(got.Exits)+len(got.Leases) >= len(done[len(done)-1].Exits)+len(done[len(done)-1].Leases)
+			if got.Quarantine != "" || !ok {
+				bad++
+			}
+		}
+		return nil
+	}
+	j, err := journal.Open(d, "/journal")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range uint64(12) {
+		k := key(strings.Repeat("j", int(i+1)), i+1)
+		grant(t, j, k)
+		done = append(done, j.View())
+		if i%2 == 0 {
+			if err := j.Update(func(s *journal.State) { s.End(lease.Exit{Key: k, Outcome: lease.Succeeded}) }); err != nil {
+				t.Fatal(err)
+			}
+			done = append(done, j.View())
+		}
+	}
+	return points, bad
 }
 
 // An exit is recorded once, whatever is repeated, and never again after the
