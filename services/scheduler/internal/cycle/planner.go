@@ -95,8 +95,9 @@ func (e *Engine) commitPlan(ctx context.Context, p placement.Plan) error {
 	spans := make([]func(), 0, len(p.Place))
 	err = e.do(ctx, func(t *tx) error {
 		stale, spans = nil, spans[:0]
+		hosts := usage{}
 		for i, pl := range p.Place {
-			end, ok := e.place(ctx, t, pl, fences[i])
+			end, ok := e.place(ctx, t, hosts, pl, fences[i])
 			if !ok {
 				stale = append(stale, pl.Job)
 				continue
@@ -152,25 +153,22 @@ func (e *Engine) warn(t *tx, w placement.Warning) {
 
 // place applies one placement, or refuses it when the job or the host is no
 // longer what the plan was made for.
-func (e *Engine) place(ctx context.Context, t *tx, pl placement.Placed, fence uint64) (end func(), ok bool) {
+func (e *Engine) place(ctx context.Context, t *tx, hosts usage, pl placement.Placed, fence uint64) (end func(), ok bool) {
 	rec, found := t.record(pl.Job)
 	if !found || rec.Job.Revision != pl.Revision || rec.Job.State != job.Queued {
 		return nil, false
 	}
-	agent, found := t.agent(pl.Node)
-	if !found {
-		return nil, false
-	}
-	if !fits(t, agent, pl.Shares, &rec.Job.Spec.Demand) {
-		return nil, false
-	}
+	d := &rec.Job.Spec.Demand
+	parts := append([]placement.Part{{Node: pl.Node, Shares: pl.Shares}}, pl.Others...)
 	var others []job.Member
-	for _, part := range pl.Others {
-		host, found := t.agent(part.Node)
-		if !found || !fits(t, host, part.Shares, &rec.Job.Spec.Demand) {
+	for rank, part := range parts {
+		host := hosts.of(t, part.Node)
+		if host == nil || !placement.Fits(host, part.Shares, d.CPUMillis, d.HostBytes) {
 			return nil, false
 		}
-		others = append(others, job.Member{Agent: part.Node, Shares: part.Shares})
+		if rank > 0 {
+			others = append(others, job.Member{Agent: part.Node, Shares: part.Shares})
+		}
 	}
 	waited := t.now.Sub(rec.Job.Waiting)
 	end, traceparent := e.tracePlacement(ctx, rec.Job, pl, fence, t.now)
@@ -180,6 +178,9 @@ func (e *Engine) place(ctx context.Context, t *tx, pl placement.Placed, fence ui
 		return nil, false
 	}
 	t.put(j, &a)
+	for _, part := range parts {
+		hosts[part.Node].Hold(part.Shares, d.CPUMillis, d.HostBytes)
+	}
 	priority := j.Priority.String()
 	done := end
 	return func() {
@@ -188,9 +189,22 @@ func (e *Engine) place(ctx context.Context, t *tx, pl placement.Placed, fence ui
 	}, true
 }
 
-func fits(t *tx, a Agent, shares []job.Share, d *job.Demand) bool {
-	node := a.node(t.liveOf(a.Name))
-	return placement.Fits(&node, shares, d.CPUMillis, d.HostBytes)
+// usage is the hosts that a plan takes from, with what the plan has taken so far:
+// counting a full host's attempts anew for each placement would cost more than all
+// the rest of a commit.
+type usage map[string]*placement.Node
+
+func (u usage) of(t *tx, name string) *placement.Node {
+	if n := u[name]; n != nil {
+		return n
+	}
+	a, ok := t.agent(name)
+	if !ok {
+		return nil
+	}
+	n := a.node(t.liveOf(name))
+	u[name] = &n
+	return &n
 }
 
 // preempt asks a victim to checkpoint and stop. One that has ended, or was told
