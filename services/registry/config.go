@@ -34,6 +34,7 @@ type MLflow struct {
 	Listen    string `conf:"listen" usage:"host:port to serve MLflow's REST API on; empty does not serve it"`
 	AuthToken string `conf:"auth-token" secret:"true" usage:"token that people's clients show (MLFLOW_TRACKING_TOKEN)"`
 	Insecure  bool   `conf:"insecure" default:"false" usage:"serve MLflow's API without a token; for development on a loopback address"`
+	UI        string `conf:"ui" usage:"directory of MLflow's user interface (mlflow/server/js/build of its package); empty serves none"`
 
 	Mirror      string        `conf:"mirror" usage:"address of an MLflow server that gets everything the registry holds; empty mirrors nothing"`
 	MirrorToken string        `conf:"mirror-token" secret:"true" usage:"bearer token for that server"`

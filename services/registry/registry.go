@@ -8,6 +8,7 @@ import (
 	"context"
 	"fmt"
 	"net"
+	"os"
 	"time"
 
 	"go.uber.org/zap"
@@ -124,11 +125,23 @@ func build(ctx context.Context, cfg Config, tel *telemetry.Telemetry, group *lif
 	if err != nil {
 		return fmt.Errorf("mlflow-listen: %w; is another process using this port?", err)
 	}
-	token := cfg.MLflow.AuthToken
+	deps := mlflowapi.Deps{Store: store, Objects: objects, Log: tel.Log, Token: cfg.MLflow.AuthToken}
 	if cfg.MLflow.Insecure {
-		token = ""
+		deps.Token = ""
 	}
-	handler := mlflowapi.New(mlflowapi.Deps{Store: store, Objects: objects, Log: tel.Log, Token: token})
+	if cfg.grpc() { // agents come with their certificates
+		tls, err := identity.ServerTLS(identity.Files{Cert: cfg.TLSCert, Key: cfg.TLSKey, CA: cfg.TLSCA})
+		if err != nil {
+			return err
+		}
+		facade = mlflowapi.Both(facade, tls)
+	}
+	if cfg.MLflow.UI != "" {
+		if deps.UI, err = os.OpenRoot(cfg.MLflow.UI); err != nil {
+			return fmt.Errorf("mlflow-ui: %w; it names a directory with the index.html of MLflow's user interface", err)
+		}
+	}
+	handler := mlflowapi.New(deps)
 	group.Add("mlflow", func(ctx context.Context) error { return handler.Run(ctx, facade) })
 	return nil
 }

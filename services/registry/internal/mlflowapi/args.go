@@ -31,11 +31,7 @@ type args struct {
 }
 
 func readArgs(w http.ResponseWriter, r *http.Request) (args, error) {
-	g, err := guard(r)
-	if err != nil {
-		return args{}, err
-	}
-	in := args{guard: g, idempotencyKey: r.Header.Get("Idempotency-Key")}
+	in := args{guard: guardOf(r.Context()), idempotencyKey: r.Header.Get("Idempotency-Key")}
 	if r.Method == http.MethodGet && r.URL.RawQuery != "" {
 		in.query = r.URL.Query()
 		return in, nil

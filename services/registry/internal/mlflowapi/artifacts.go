@@ -45,15 +45,16 @@ func (s *Server) serveFiles(w http.ResponseWriter, r *http.Request) bool {
 		switch file, isFile := strings.CutPrefix(rest, "artifacts/"); {
 		case rest == "artifacts" && r.Method == http.MethodGet:
 			err = s.listProxied(w, r)
-		case isFile && r.Method == http.MethodGet:
+		case isFile && (r.Method == http.MethodGet || r.Method == http.MethodHead):
 			err = s.getProxied(w, r, file)
 		case isFile && r.Method == http.MethodPut:
 			err = s.putProxied(w, r, file)
 		case isFile && r.Method == http.MethodDelete:
 			err = s.deleteProxied(w, r, file)
 		case strings.HasPrefix(rest, "mpu/"):
-			// Clients fall back to one PUT on exactly these words.
-			err = &apiError{"NOT_IMPLEMENTED", "Multipart upload is not supported for the current artifact repository"}
+			err = s.serveParts(w, r, rest)
+		case strings.HasPrefix(rest, "presigned/"):
+			err = &apiError{"NOT_IMPLEMENTED", "Presigned downloads are not supported by this server: download through it"}
 		default:
 			err = &apiError{"ENDPOINT_NOT_FOUND", "No route for " + r.Method + " " + r.URL.Path}
 		}
@@ -63,6 +64,11 @@ func (s *Server) serveFiles(w http.ResponseWriter, r *http.Request) bool {
 		return true
 	}
 	switch {
+	case r.Method == http.MethodPost && r.URL.Path == "/graphql":
+		if err := s.serveGraphQL(w, r); err != nil {
+			s.fail(w, r, err)
+		}
+		return true
 	case r.Method == http.MethodGet && r.URL.Path == "/get-artifact":
 		q := r.URL.Query()
 		if err := s.sendRunFile(w, r, keptID(q.Get("run_id")+q.Get("run_uuid")), q.Get("path")); err != nil {
@@ -296,20 +302,26 @@ func (s *Server) send(w http.ResponseWriter, r *http.Request, l location) error 
 		if a.Path != l.path {
 			continue
 		}
-		body, err := s.Objects.Get(r.Context(), a.ObjectKey, a.SHA256)
-		if err != nil {
-			return err
-		}
-		defer func() { _ = body.Close() }() // only read; the verifier has judged by then
 		kind := mime.TypeByExtension(path.Ext(a.Path))
 		if kind == "" || strings.Contains(kind, "html") || strings.Contains(kind, "svg") {
 			kind = "application/octet-stream" // what a browser would run is only saved
 		}
 		w.Header().Set("Content-Type", kind)
-		w.Header().Set("Content-Length", strconv.FormatInt(a.Size, 10))
 		w.Header().Set("Content-Disposition", "attachment; filename*=UTF-8''"+url.PathEscape(path.Base(a.Path)))
 		w.Header().Set("X-Content-Type-Options", "nosniff")
 		w.Header().Set("ETag", `"`+a.SHA256+`"`)
+		if r.Header.Get("Range") != "" || r.Method == http.MethodHead {
+			piece := &ranged{ctx: r.Context(), objects: s.Objects, key: a.ObjectKey, size: a.Size}
+			http.ServeContent(w, r, "", a.Commit, piece)
+			return piece.Close()
+		}
+		body, err := s.Objects.Get(r.Context(), a.ObjectKey, a.SHA256)
+		if err != nil {
+			return err
+		}
+		defer func() { _ = body.Close() }() // only read; the verifier has judged by then
+		w.Header().Set("Accept-Ranges", "bytes")
+		w.Header().Set("Content-Length", strconv.FormatInt(a.Size, 10))
 		if _, err := io.Copy(w, body); err != nil {
 			s.Log.Error("download broken off", zap.String("path", a.Path), zap.String("sha256", a.SHA256), zap.Error(err))
 			panic(http.ErrAbortHandler)
@@ -319,8 +331,7 @@ func (s *Server) send(w http.ResponseWriter, r *http.Request, l location) error 
 	return missing("No such artifact: '%s'", l.shown)
 }
 
-// putProxied stores an upload. Its digest is its key, so it is known only at the end: the
-// bytes wait in an unlinked temporary file, which keeps memory flat.
+// putProxied stores an upload.
 func (s *Server) putProxied(w http.ResponseWriter, r *http.Request, p string) error {
 	l, err := locate(p)
 	if err != nil {
@@ -329,52 +340,23 @@ func (s *Server) putProxied(w http.ResponseWriter, r *http.Request, p string) er
 	if l.run == "" && l.model == "" || l.path == "" {
 		return &apiError{"PERMISSION_DENIED", "Only the artifacts of runs and logged models can be written here"}
 	}
-	g, err := guard(r)
+	u, file, err := spool(w, r)
 	if err != nil {
 		return err
 	}
-	u, err := spool(w, r)
-	if err != nil {
+	defer func() { _ = file.Close() }() // unlinked: closing frees it
+	if err := s.publish(r.Context(), l, u, r.Header.Get("Content-Type")); err != nil {
 		return err
-	}
-	defer func() { _ = u.body.Close() }() // unlinked: closing frees it
-	ctx := r.Context()
-	if l.model != "" {
-		if err := s.putModelFile(ctx, r, l, u); err != nil {
-			return err
-		}
-		s.answer(w, http.StatusOK, struct{}{})
-		return nil
-	}
-	file := catalog.File{Name: l.path, SHA256: u.digest, Size: u.size}
-	var staged postgres.Artifact
-	err = s.do(ctx, func(t *postgres.Tx) error {
-		var err error
-		staged, err = t.StageArtifact(ctx, l.run, g, file)
-		return err
-	})
-	if err != nil {
-		return runError(err, l.run)
-	}
-	if err := s.store(ctx, staged, u); err != nil {
-		return err
-	}
-	err = s.do(ctx, func(t *postgres.Tx) error {
-		_, err := t.PublishArtifact(ctx, newArtifactID(), l.run, g, file, r.Header.Get("Content-Type"))
-		return err
-	})
-	if err != nil {
-		return runError(err, l.run)
 	}
 	s.answer(w, http.StatusOK, struct{}{})
 	return nil
 }
 
-// upload is a request's body on disk, with what its bytes turned out to be.
+// upload is bytes that arrived, with what they turned out to be.
 type upload struct {
-	body   *os.File
 	size   int64
 	digest string
+	open   func() (io.ReadCloser, error)
 }
 
 func newArtifactID() string { return uuid.Must(uuid.NewV7()).String() }
@@ -384,26 +366,30 @@ func (s *Server) store(ctx context.Context, staged postgres.Artifact, u upload) 
 	if staged.Present {
 		return nil
 	}
-	_, err := s.Objects.Put(ctx, staged.ObjectKey, u.body, u.size, u.digest)
+	body, err := u.open()
+	if err != nil {
+		return err
+	}
+	defer func() { _ = body.Close() }() // only read
+	_, err = s.Objects.Put(ctx, staged.ObjectKey, body, u.size, u.digest)
 	if errors.Is(err, objectstore.ErrDigestMismatch) {
 		return &apiError{"TEMPORARILY_UNAVAILABLE", "the upload was damaged on its way to the store, try again"}
 	}
 	return err
 }
 
-func spool(w http.ResponseWriter, r *http.Request) (upload, error) {
+// spool takes a request's body to an unlinked file: its digest, which is its key, is known
+// only at the end, and memory stays flat.
+func spool(w http.ResponseWriter, r *http.Request) (upload, *os.File, error) {
 	f, err := os.CreateTemp("", "trainyard-upload-*")
 	if err != nil {
-		return upload{}, fmt.Errorf("spool upload: %w", err)
+		return upload{}, nil, fmt.Errorf("spool upload: %w", err)
 	}
 	if err := os.Remove(f.Name()); err != nil {
-		return upload{}, errors.Join(fmt.Errorf("spool upload: %w", err), f.Close())
+		return upload{}, nil, errors.Join(fmt.Errorf("spool upload: %w", err), f.Close())
 	}
 	sum := sha256.New()
 	size, err := io.Copy(io.MultiWriter(f, sum), http.MaxBytesReader(w, r.Body, maxArtifact))
-	if err == nil {
-		_, err = f.Seek(0, io.SeekStart)
-	}
 	if err != nil {
 		var large *http.MaxBytesError
 		if errors.As(err, &large) {
@@ -411,9 +397,10 @@ func spool(w http.ResponseWriter, r *http.Request) (upload, error) {
 		} else {
 			err = &apiError{"BAD_REQUEST", "the upload ended early"}
 		}
-		return upload{}, errors.Join(err, f.Close())
+		return upload{}, nil, errors.Join(err, f.Close())
 	}
-	return upload{f, size, hex.EncodeToString(sum.Sum(nil))}, nil
+	open := func() (io.ReadCloser, error) { return io.NopCloser(io.NewSectionReader(f, 0, size)), nil }
+	return upload{size, hex.EncodeToString(sum.Sum(nil)), open}, f, nil
 }
 
 // deleteProxied hides a path or everything under it; the janitor frees the bytes.
@@ -425,10 +412,7 @@ func (s *Server) deleteProxied(w http.ResponseWriter, r *http.Request, p string)
 	if l.run == "" || l.path == "" {
 		return &apiError{"PERMISSION_DENIED", "Only a run's artifacts can be deleted here"}
 	}
-	g, err := guard(r)
-	if err != nil {
-		return err
-	}
+	g := guardOf(r.Context())
 	ctx, cancel := context.WithTimeout(r.Context(), 30*time.Second)
 	defer cancel()
 	if err := s.do(ctx, func(t *postgres.Tx) error { return t.HideArtifacts(ctx, l.run, g, l.path) }); err != nil {

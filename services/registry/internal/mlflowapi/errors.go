@@ -92,7 +92,7 @@ func refusal(e *catalog.Error) *apiError {
 	case catalog.ProblemAlreadyExists:
 		return &apiError{"RESOURCE_ALREADY_EXISTS", e.Error()}
 	case catalog.ProblemFenced:
-		return &apiError{"PERMISSION_DENIED", e.Error()}
+		return &apiError{"RESOURCE_CONFLICT", "LEASE_FENCED: " + e.Error()}
 	case catalog.ProblemEtag:
 		return &apiError{"RESOURCE_CONFLICT", e.Error()}
 	case catalog.ProblemState:

@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"net/http"
 	"strconv"
 	"strings"
 
@@ -375,22 +374,20 @@ func (s *Server) logOutputs(ctx context.Context, in args) (any, error) {
 	return nil, runError(err, id)
 }
 
-// putModelFile stores one file of a logged model.
-func (s *Server) putModelFile(ctx context.Context, r *http.Request, l location, u upload) error {
-	file := catalog.File{Name: l.path, SHA256: u.digest, Size: u.size}
+// publishModelFile stores one file of a logged model.
+func (s *Server) publishModelFile(ctx context.Context, model string, file catalog.File, u upload, mediaType string) error {
 	var staged postgres.Artifact
-	err := s.do(ctx, func(t *postgres.Tx) error {
-		var err error
-		staged, err = t.StageModelArtifact(ctx, l.model, file)
+	err := s.do(ctx, func(t *postgres.Tx) (err error) {
+		staged, err = t.StageModelArtifact(ctx, model, file)
 		return err
 	})
 	if err != nil {
-		return noLoggedModel(err, l.model)
+		return noLoggedModel(err, model)
 	}
 	if err := s.store(ctx, staged, u); err != nil {
 		return err
 	}
 	return noLoggedModel(s.do(ctx, func(t *postgres.Tx) error {
-		return t.PublishModelArtifact(ctx, newArtifactID(), l.model, file, r.Header.Get("Content-Type"))
-	}), l.model)
+		return t.PublishModelArtifact(ctx, newArtifactID(), model, file, mediaType)
+	}), model)
 }

@@ -10,12 +10,12 @@ package mlflowapi
 import (
 	"bytes"
 	"context"
-	"crypto/subtle"
 	"encoding/json"
 	"errors"
 	"io"
 	"net"
 	"net/http"
+	"os"
 	"strconv"
 	"strings"
 	"time"
@@ -31,10 +31,6 @@ import (
 // Version is what /version says: the oldest MLflow with everything that is here.
 const Version = "3.0.0"
 
-// FenceHeader carries the fence of the attempt on whose behalf a request is made; the
-// agent's local proxy adds it.
-const FenceHeader = "X-Trainyard-Fence"
-
 // maxBody bounds a JSON request: MLflow's own log-batch limit, with room for its framing.
 const maxBody = 8 << 20
 
@@ -46,6 +42,8 @@ type Deps struct {
 	// Token, when not empty, must come with every request: as a bearer token
 	// (MLFLOW_TRACKING_TOKEN) or as the password of basic authentication.
 	Token string
+	// UI is a build of MLflow's user interface; nil serves none.
+	UI *os.Root
 }
 
 // Server is the facade's HTTP handler.
@@ -118,12 +116,15 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		_, _ = io.WriteString(w, Version)
 		return
 	}
-	if !s.authentic(r) {
-		w.Header().Set("WWW-Authenticate", `Basic realm="trainyard"`)
-		s.fail(w, r, &apiError{code: "UNAUTHENTICATED", message: "You are not authenticated. Set MLFLOW_TRACKING_TOKEN to this server's token."})
+	r, err := s.admit(r)
+	if err != nil {
+		if wire(err).code == "UNAUTHENTICATED" {
+			w.Header().Set("WWW-Authenticate", `Basic realm="trainyard"`)
+		}
+		s.fail(w, r, err)
 		return
 	}
-	if s.serveFiles(w, r) {
+	if s.serveFiles(w, r) || s.serveUI(w, r) {
 		return
 	}
 	path, ok := apiPath(r.URL.Path)
@@ -165,17 +166,6 @@ func apiPath(path string) (string, bool) {
 	return "", false
 }
 
-func (s *Server) authentic(r *http.Request) bool {
-	if s.Token == "" {
-		return true
-	}
-	given, ok := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
-	if !ok {
-		_, given, _ = r.BasicAuth()
-	}
-	return subtle.ConstantTimeCompare([]byte(given), []byte(s.Token)) == 1
-}
-
 func (s *Server) answer(w http.ResponseWriter, status int, v any) {
 	var b bytes.Buffer
 	encoder := json.NewEncoder(&b)
@@ -190,19 +180,6 @@ func (s *Server) answer(w http.ResponseWriter, status int, v any) {
 	w.Header().Set("Content-Length", strconv.Itoa(b.Len()))
 	w.WriteHeader(status)
 	_, _ = w.Write(b.Bytes())
-}
-
-// guard reads the fence that the agent's proxy adds.
-func guard(r *http.Request) (postgres.Guard, error) {
-	text := r.Header.Get(FenceHeader)
-	if text == "" {
-		return postgres.Guard{}, nil
-	}
-	fence, err := strconv.ParseUint(text, 10, 63)
-	if err != nil {
-		return postgres.Guard{}, invalid("The header %s must be a number", FenceHeader)
-	}
-	return postgres.Guard{Fence: fence, HasFence: true}, nil
 }
 
 // by describes the caller of a facade request. MLflow clients say who they are in tags at

@@ -49,6 +49,8 @@ const upsertTags = `INSERT INTO run_tags (run_id, key, value) SELECT * FROM unne
 // Guard is what a writer shows for a run. A run of a job is written under its fence; a run
 // of an MLflow client has none.
 type Guard struct {
+	// Job, when known, is whose fence it is: no other job's run is written under it.
+	Job      string
 	Fence    uint64
 	HasFence bool
 }
@@ -73,12 +75,32 @@ func (t *Tx) lockRun(ctx context.Context, runID string, g Guard) (int32, error) 
 	}
 	switch {
 	case fence == 0:
-	case !g.HasFence:
+	case !g.HasFence, g.Job != "" && g.Job != runID:
 		return 0, ErrFenceNeeded
 	case g.Fence < uint64(fence):
 		return 0, catalog.Fenced(runID, g.Fence, uint64(fence))
 	}
 	return attempt, nil
+}
+
+// CheckRun refuses a run that the guard may not write.
+func (t *Tx) CheckRun(ctx context.Context, runID string, g Guard) error {
+	_, err := t.lockRun(ctx, runID, g)
+	return err
+}
+
+// CheckFence refuses a fence below the one that the job's run holds; a job whose run was not
+// opened yet has none to be below of.
+func (s *Store) CheckFence(ctx context.Context, job string, fence uint64) error {
+	var held int64
+	err := s.pool.QueryRow(ctx, `SELECT GREATEST(fence, restore_fence) FROM runs WHERE run_id = $1`, job).Scan(&held)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return nil
+	}
+	if err == nil && fence < uint64(held) {
+		return catalog.Fenced(job, fence, uint64(held))
+	}
+	return err
 }
 
 // LogBatch writes points, params and tags of one run in one transaction: all or nothing.
