@@ -26,6 +26,9 @@ export TRAINYARD_VERSITYGW := $(CURDIR)/bin/versitygw
 export TRAINYARD_TRACES ?= $(abspath $(wildcard ../shared/traces))
 # A test that skips because its server is missing tells nothing: here they are all installed.
 test-units test-e2e: export TRAINYARD_TEST_REQUIRE := 1
+# MLflow's own clients and server, which the registry is told stories by and mirrors to.
+test-units: export TRAINYARD_TEST_MLFLOW_PYTHON := $(CURDIR)/.cache/bin/mlflow2-python:$(CURDIR)/.cache/bin/mlflow3-python
+test-units: export TRAINYARD_TEST_MLFLOW_SERVER := $(CURDIR)/.cache/bin/mlflow2-python
 
 .PHONY: help
 help: ## this list
@@ -82,7 +85,7 @@ cgo:
 # Vet belongs to `make check`.
 .PHONY: test-units
 test-units: cgo build ## all but the end-to-end tests
-	$(need) promtool
+	$(need) promtool mlflow
 	go test -count=1 ./tools/archtest ./tools/deploytest
 	go test -race -vet=off $(TESTFLAGS) work
 	GOWORK=off go -C tools/versitygw test $(TESTFLAGS) ./...

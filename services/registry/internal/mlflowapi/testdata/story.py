@@ -6,8 +6,10 @@ import sys
 import tempfile
 
 import mlflow
+import numpy as np
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
+from sklearn.linear_model import LinearRegression
 
 mlflow.set_tracking_uri(sys.argv[1])
 client = MlflowClient()
@@ -95,6 +97,15 @@ try:
     raise AssertionError("the production model was deleted")
 except MlflowException as e:
     assert e.error_code == "INVALID_PARAMETER_VALUE", e.error_code
+
+fitted = LinearRegression().fit(np.arange(10).reshape(-1, 1), 2 * np.arange(10) + 1)
+mlflow.set_experiment("specialists/bull")
+with mlflow.start_run():
+    mlflow.sklearn.log_model(fitted, "policy", registered_model_name="bull_regressor")
+client.transition_model_version_stage("bull_regressor", "1", "Production")
+client.set_registered_model_alias("bull_regressor", "champion", "1")
+for uri in ("models:/bull_regressor/Production", "models:/bull_regressor@champion", "models:/bull_regressor/1"):
+    assert abs(mlflow.pyfunc.load_model(uri).predict(np.array([[20]]))[0] - 41) < 1e-6, uri
 
 client.delete_run(run_id)
 assert client.get_run(run_id).info.lifecycle_stage == "deleted"
