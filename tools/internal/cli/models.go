@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"fmt"
 	"io"
+	"strconv"
 	"strings"
 	"time"
 
@@ -25,7 +26,7 @@ func parseStage(name string) (registryv1.Stage, error) {
 }
 
 func (a *app) modelsCommand() *cobra.Command {
-	return &cobra.Command{
+	cmd := &cobra.Command{
 		Use: "models [MODEL]", Short: "List models with their versions", Args: arguments(cobra.MaximumNArgs(1)),
 		RunE: a.with(func(ctx context.Context, s *session, args []string) error {
 			answer := &registryv1.ListModelsResponse{}
@@ -55,6 +56,8 @@ func (a *app) modelsCommand() *cobra.Command {
 			})
 		}),
 	}
+	cmd.AddCommand(a.modelTools()...)
+	return cmd
 }
 
 func (a *app) promoteCommand() *cobra.Command {
@@ -90,16 +93,38 @@ func (a *app) promoteCommand() *cobra.Command {
 	cmd.Flags().Int64Var(&version, "version", 0, "which version; 0 means the one with the best validation Sharpe")
 	cmd.Flags().StringVar(&stage, "stage", "production", "none, staging, production or archived")
 	cmd.Flags().StringVar(&reason, "reason", "", "why, for the record")
-	cmd.Flags().StringArrayVar(&gates, "gate", nil, "condition METRIC>=NUMBER that must hold; may be repeated")
+	cmd.Flags().StringArrayVar(&gates, "gate", nil, gateUsage)
 	requestFlag(cmd, &request)
 	return cmd
 }
 
+const gateUsage = "condition that must hold, may be repeated: METRIC>=NUMBER, METRIC<=NUMBER, or METRIC>=production+NUMBER (measured on the same window)"
+
 func parseGate(text string) (*registryv1.PromotionGate, error) {
-	metric, number, ok := strings.Cut(text, ">=")
+	bad := usageError{fmt.Errorf("--gate %q is not METRIC>=NUMBER, METRIC<=NUMBER or METRIC>=production+NUMBER, such as validation/sharpe>=0.5", text)}
+	metric, number, least := strings.Cut(text, ">=")
+	if !least {
+		var most bool
+		if metric, number, most = strings.Cut(text, "<="); !most {
+			return nil, bad
+		}
+	}
 	gate := &registryv1.PromotionGate{Metric: strings.TrimSpace(metric)}
-	if _, err := fmt.Sscan(number, &gate.Minimum); !ok || err != nil || gate.Metric == "" {
-		return nil, usageError{fmt.Errorf("--gate %q is not METRIC>=NUMBER, such as validation/sharpe>=0.5", text)}
+	number = strings.TrimSpace(number)
+	margin, compared := strings.CutPrefix(number, "production")
+	if compared && margin == "" {
+		margin = "0"
+	}
+	value, err := strconv.ParseFloat(map[bool]string{true: margin, false: number}[compared], 64)
+	switch {
+	case err != nil || gate.Metric == "" || compared && !least:
+		return nil, bad
+	case compared:
+		gate.ProductionMargin = &value
+	case least:
+		gate.Minimum = value
+	default:
+		gate.Maximum = &value
 	}
 	return gate, nil
 }

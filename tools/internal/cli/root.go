@@ -87,7 +87,7 @@ func (a *app) root() *cobra.Command {
 		a.arrayCommand(), a.graphCommand(), a.scheduleCommand(), a.quotaCommand(), a.snapshotCommand(),
 		a.cordonCommand(), a.drainCommand(), a.uncordonCommand(),
 		a.runsCommand(), a.metricsCommand(), a.checkpointsCommand(),
-		a.importCommand(), a.modelsCommand(), a.promoteCommand(), a.rollbackCommand(), a.resolveCommand(), a.historyCommand(), a.mirrorCommand(),
+		a.importCommand(), a.modelsCommand(), a.promoteCommand(), a.rollbackCommand(), a.resolveCommand(), a.pullCommand(), a.historyCommand(), a.mirrorCommand(),
 		a.sweepCommand(), a.reportCommand(), a.restoreCommand(), a.pinCommand(), a.holdCommand(), a.janitorCommand(), a.agentsCommand(), a.traceCommand(),
 	)
 	return root

@@ -12,11 +12,18 @@ import (
 )
 
 func (a *app) runsCommand() *cobra.Command {
-	var experiment string
+	var experiment, where, parent string
+	var order []string
+	var deleted bool
 	cmd := &cobra.Command{
-		Use: "runs", Short: "List what the registry recorded of jobs", Args: arguments(cobra.NoArgs),
+		Use: "runs", Short: "Search what the registry recorded of jobs", Args: arguments(cobra.NoArgs),
+		Example: `  trainyard runs --where 'metrics."validation/sharpe" > 1 AND params.seed = '"'7'"'' --order 'metrics."validation/sharpe" DESC'`,
 		RunE: a.with(func(ctx context.Context, s *session, _ []string) error {
-			answer, err := s.Runs.ListRuns(ctx, &registryv1.ListRunsRequest{ExperimentPrefix: experiment, PageSize: pageSize})
+			ask := &registryv1.SearchRunsRequest{ExperimentPrefix: experiment, Filter: where, OrderBy: order, ParentRunId: parent, PageSize: pageSize}
+			if deleted {
+				ask.Lifecycle = registryv1.SearchRunsRequest_LIFECYCLE_DELETED
+			}
+			answer, err := s.Runs.SearchRuns(ctx, ask)
 			if err != nil {
 				return err
 			}
@@ -32,11 +39,17 @@ func (a *app) runsCommand() *cobra.Command {
 		}),
 	}
 	cmd.Flags().StringVar(&experiment, "experiment", "", "only experiments that begin so")
+	cmd.Flags().StringVar(&where, "where", "", "conditions in MLflow's grammar, joined by AND")
+	cmd.Flags().StringArrayVar(&order, "order", nil, "order, such as 'metrics.loss ASC'; may be repeated")
+	cmd.Flags().StringVar(&parent, "parent", "", "only parts of this run")
+	cmd.Flags().BoolVar(&deleted, "deleted", false, "deleted ones instead")
+	cmd.AddCommand(a.runsTools()...)
 	return cmd
 }
 
 func (a *app) metricsCommand() *cobra.Command {
 	var points int32
+	var follow bool
 	cmd := &cobra.Command{
 		Use: "metrics JOB [METRIC]", Short: "Show a job's parameters and latest metrics, or one metric's history",
 		Args: arguments(cobra.RangeArgs(1, 2)),
@@ -44,6 +57,9 @@ func (a *app) metricsCommand() *cobra.Command {
 			id, err := runID(ctx, s, args[0])
 			if err != nil {
 				return err
+			}
+			if follow {
+				return a.followMetrics(ctx, s, id, args[1:])
 			}
 			if len(args) == 1 {
 				answer, err := s.Runs.GetRun(ctx, &registryv1.GetRunRequest{RunId: id})
@@ -75,6 +91,7 @@ func (a *app) metricsCommand() *cobra.Command {
 			})
 		}),
 	}
+	cmd.Flags().BoolVarP(&follow, "follow", "f", false, "print every point, and new ones as they come, until the run ends")
 	cmd.Flags().Int32Var(&points, "points", 0, "at most so many points, peaks kept; 0 means all")
 	return cmd
 }

@@ -38,10 +38,14 @@ type Clients struct {
 	Janitor janitorv1.JanitorServiceClient
 	Imports registryv1.ImportServiceClient
 
-	person identity.Files
-	log    *zap.Logger
-	conns  []*grpc.ClientConn
+	person   identity.Files
+	log      *zap.Logger
+	conns    []*grpc.ClientConn
+	registry *grpc.ClientConn
 }
+
+// Registry is the connection to the registry, for clients that bring their own calls.
+func (c *Clients) Registry() grpc.ClientConnInterface { return c.registry }
 
 // Connect makes the clients of a mesh. log gets failed calls; nil means none.
 func (m *Mesh) Connect(log *zap.Logger) (*Clients, error) {
@@ -58,6 +62,7 @@ func (m *Mesh) Connect(log *zap.Logger) (*Clients, error) {
 	if err != nil {
 		return nil, errors.Join(err, c.Close())
 	}
+	c.registry = registry
 	c.Jobs, c.Fleet = jobv1.NewJobServiceClient(scheduler), fleetv1.NewFleetServiceClient(scheduler)
 	c.Arrays, c.Graphs = jobv1.NewArrayServiceClient(scheduler), jobv1.NewGraphServiceClient(scheduler)
 	c.Quotas, c.Timer = jobv1.NewQuotaServiceClient(scheduler), jobv1.NewScheduleServiceClient(scheduler)
