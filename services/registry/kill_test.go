@@ -12,6 +12,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"runtime"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -105,16 +106,37 @@ func (v *victim) stop() {
 	<-v.done
 }
 
-const (
-	killWriters = 20
-	killBatches = 60
-	killPoints  = 50
-	killRounds  = 8
-)
+// killing is a plan of kills under writers.
+type killing struct {
+	writers, points  int
+	registry, server int
+	// leastAcked goes on, killing, until so many points were acknowledged.
+	leastAcked int64
+	// lossy makes Postgres acknowledge before the disk has it: the control.
+	lossy bool
+	// pause is the longest wait between two kills.
+	pause time.Duration
+}
+
+// killed is what came of it. Lost and doubled points are among those acknowledged.
+type killed struct {
+	registry, server             int
+	acked, resent, lost, doubled int64
+	took                         time.Duration
+}
 
 // Twenty writers send while the registry, and now and then Postgres under it, is killed
 // with SIGKILL at random instants. Whatever was acknowledged is there, once.
 func TestKilledAtAnyInstantLosesAndDoublesNothing(t *testing.T) {
+	got := kill(t, killing{writers: 20, points: 50, registry: 6, server: 2, leastAcked: 20_000, pause: 600 * time.Millisecond})
+	t.Logf("%+v", got)
+	if got.lost != 0 || got.doubled != 0 {
+		t.Errorf("%d acknowledged points are lost, %d are there twice", got.lost, got.doubled)
+	}
+}
+
+func kill(t *testing.T, plan killing) killed {
+	t.Helper()
 	bin, err := pgserver.Find(t.Context(), nil)
 	if err != nil {
 		t.Skipf("SKIPPED, NOT TESTED: this test kills its own Postgres. %v", err)
@@ -137,6 +159,13 @@ func TestKilledAtAnyInstantLosesAndDoublesNothing(t *testing.T) {
 
 	m, cfg := prepare(t)
 	cfg.DSN = dsn
+	if plan.lossy {
+		separator := "?"
+		if strings.Contains(dsn, "?") {
+			separator = "&"
+		}
+		cfg.DSN += separator + "synchronous_commit=off"
+	}
 	// A port that stays the same over restarts; nothing else listens on it between them.
 	free, err := net.Listen("tcp", "127.0.0.1:0")
 	must(t, err)
@@ -146,77 +175,102 @@ func TestKilledAtAnyInstantLosesAndDoublesNothing(t *testing.T) {
 	t.Cleanup(registry.stop)
 	m.connect()
 
-	var acked, resent atomic.Int64
-	jobs := make([]string, killWriters)
-	var wg sync.WaitGroup
-	for w := range killWriters {
-		jobs[w] = uuid.NewString()
+	began := time.Now()
+	stop := make(chan struct{})
+	writers := make([]*stubborn, plan.writers)
+	var (
+		acked atomic.Int64
+		wg    sync.WaitGroup
+	)
+	for i := range writers {
+		w := &stubborn{m: m, job: uuid.NewString(), fence: uint64(i + 1), points: plan.points, next: 1, stop: stop, acked: &acked, lossy: plan.lossy}
+		writers[i] = w
 		wg.Go(func() {
-			if err := m.stubborn(jobs[w], uint64(w+1), &acked, &resent); err != nil {
+			if err := w.run(); err != nil {
 				t.Error(err)
 			}
 		})
 	}
-	done := make(chan struct{})
-	go func() { wg.Wait(); close(done) }()
-	kills := 0
-	for finished := false; !finished && kills < killRounds; {
-		select {
-		case <-done:
-			finished = true
-		case <-time.After(time.Duration(200+rand.IntN(500)) * time.Millisecond):
-			kills++
-			if kills%4 == 0 {
-				must(t, syscall.Kill(database.PID(), syscall.SIGKILL))
-				<-database.Done()
-				_ = database.Stop() // it is dead; this only frees what it held
-				database = startPostgres()
-				continue
-			}
-			registry.kill()
+	var out killed
+	for out.registry < plan.registry || out.server < plan.server || acked.Load() < plan.leastAcked {
+		time.Sleep(plan.pause/3 + rand.N(plan.pause*2/3))
+		// In proportion, so that both kinds go on to the end.
+		if out.server*max(plan.registry, 1) < out.registry*plan.server || out.registry >= plan.registry && out.server < plan.server {
+			out.server++
+			must(t, syscall.Kill(database.PID(), syscall.SIGKILL))
+			<-database.Done()
+			_ = database.Stop() // it is dead; this only frees what it held
+			database = startPostgres()
+			continue
 		}
+		out.registry++
+		registry.kill()
 	}
-	<-done
-	if kills < killRounds/2 {
-		t.Errorf("only %d kills: the writers were done too soon to prove anything", kills)
-	}
-	t.Logf("%d kills, %d points acknowledged, %d batches sent again", kills, acked.Load(), resent.Load())
+	close(stop)
+	wg.Wait()
+	out.took = time.Since(began)
 
 	pool, err := pg.Open(t.Context(), pg.Config{DSN: dsn, Schema: postgres.Schema}, nil)
 	must(t, err)
 	defer pool.Close()
-	store := postgres.New(pool)
-	for _, job := range jobs {
-		points, err := store.MetricHistory(t.Context(), job, "m")
-		must(t, err)
-		if len(points) != killBatches*killPoints {
-			t.Fatalf("job %s has %d of %d points", job, len(points), killBatches*killPoints)
-		}
-		for i, p := range points {
-			if p.Step != int64(i) || p.Value != float64(i) {
-				t.Fatalf("job %s: point %d is %+v", job, i, p)
-			}
+	for _, w := range writers {
+		out.resent += w.resent
+		sent := int64(w.next-2) * int64(plan.points)
+		out.acked += sent
+		var rows, steps int64
+		var right bool
+		must(t, pool.QueryRow(t.Context(), `SELECT count(*), count(DISTINCT p.step), COALESCE(bool_and(p.step = p.value AND p.step >= 0 AND p.step < $2), true)
+			FROM metric_series s JOIN metric_points p USING (series_id) WHERE s.run_id = $1`, w.job, sent).Scan(&rows, &steps, &right))
+		out.lost += sent - steps
+		out.doubled += rows - steps
+		if !right {
+			t.Errorf("job %s has points that nobody sent", w.job)
 		}
 	}
 	var rows int64
 	must(t, pool.QueryRow(t.Context(), `SELECT count(*) FROM metric_points`).Scan(&rows))
-	if rows != killWriters*killBatches*killPoints {
-		t.Errorf("%d rows stored, %d sent", rows, killWriters*killBatches*killPoints)
+	if want := out.acked - out.lost + out.doubled; rows != want {
+		t.Errorf("%d rows stored, %d belong to the writers", rows, want)
 	}
+	return out
 }
 
 // stubborn sends one job's batches as an agent does: what has no answer is sent again, in
-// order, on a new stream, until everything is acknowledged.
-func (m *mesh) stubborn(job string, fence uint64, acked, resent *atomic.Int64) error {
-	next := uint64(1) // the first sequence without an answer
-	sent := uint64(0)
-	for next <= killBatches+1 {
-		if m.ctx.Err() != nil {
-			return m.ctx.Err()
+// order, on a new stream, until it is told to stop and everything is acknowledged.
+type stubborn struct {
+	m      *mesh
+	job    string
+	fence  uint64
+	points int
+	stop   <-chan struct{}
+	acked  *atomic.Int64
+	resent int64
+	// lossy expects a database that forgets: then a refusal is no surprise.
+	lossy bool
+	// next is the first sequence without an answer, sent the last that was sent.
+	next, sent uint64
+}
+
+func (w *stubborn) stopped() bool {
+	select {
+	case <-w.stop:
+		return true
+	default:
+		return false
+	}
+}
+
+func (w *stubborn) run() error {
+	for !w.stopped() || w.next <= w.sent {
+		if w.m.ctx.Err() != nil {
+			return w.m.ctx.Err()
 		}
-		stream, err := m.agent.Ingest(m.ctx)
+		stream, err := w.m.agent.Ingest(w.m.ctx)
 		if err == nil {
-			err = m.drain(stream, job, fence, &next, &sent, acked, resent)
+			err = w.drain(stream)
+		}
+		if errors.Is(err, errRefused) {
+			return err
 		}
 		if err != nil {
 			time.Sleep(20 * time.Millisecond)
@@ -227,42 +281,43 @@ func (m *mesh) stubborn(job string, fence uint64, acked, resent *atomic.Int64) e
 
 var errRefused = errors.New("refused")
 
-func (m *mesh) drain(stream grpc.BidiStreamingClient[registryv1.IngestRequest, registryv1.IngestResponse], job string, fence uint64, next, sent *uint64, acked, resent *atomic.Int64) error {
+// drain sends and receives on one stream until it breaks or all is done.
+func (w *stubborn) drain(stream grpc.BidiStreamingClient[registryv1.IngestRequest, registryv1.IngestResponse]) error {
 	const window = 8
-	flying := *next
-	for *next <= killBatches+1 {
-		for flying <= killBatches+1 && flying < *next+window {
+	for flying := w.next; ; {
+		for flying < w.next+window && (flying <= w.sent || !w.stopped()) {
 			r := &registryv1.IngestRequest{Batch: &registryv1.IngestRequest_Opened{Opened: &registryv1.RunOpened{Spec: spec(""), Traceparent: jobTrace}}}
 			if flying > 1 {
-				values := make([]float64, killPoints)
+				values := make([]float64, w.points)
 				for i := range values {
-					values[i] = float64((int(flying)-2)*killPoints + i)
+					values[i] = float64((int(flying)-2)*w.points + i)
 				}
-				r = points("m", int64(flying-2)*killPoints, values...)
+				r = points("m", int64(flying-2)*int64(w.points), values...)
 			}
-			r.JobId, r.Attempt, r.Fence, r.Sequence = job, 1, fence, flying
+			r.JobId, r.Attempt, r.Fence, r.Sequence = w.job, 1, w.fence, flying
 			if err := stream.Send(r); err != nil {
 				return err
 			}
-			if flying <= *sent {
-				resent.Add(1)
+			if flying <= w.sent {
+				w.resent++
 			}
-			*sent = max(*sent, flying)
+			w.sent = max(w.sent, flying)
 			flying++
+		}
+		if w.next > w.sent {
+			return nil
 		}
 		got, err := stream.Recv()
 		if err != nil {
 			return err
 		}
-		if got.GetResult() != registryv1.IngestResponse_RESULT_ACCEPTED || got.GetSequence() != *next {
-			m.Errorf("job %s: answer %v for %d, expected %d: %s", job, got.GetResult(), got.GetSequence(), *next, got.GetMessage())
-			return errRefused
+		if got.GetSequence() != w.next || got.GetResult() != registryv1.IngestResponse_RESULT_ACCEPTED && !w.lossy {
+			return fmt.Errorf("job %s: answer %v for %d, expected %d: %s: %w", w.job, got.GetResult(), got.GetSequence(), w.next, got.GetMessage(), errRefused)
 		}
-		if *next > 1 {
-			acked.Add(killPoints)
+		if w.next > 1 {
+			w.acked.Add(int64(w.points))
 		}
-		*next++
-		time.Sleep(10 * time.Millisecond) // spread the work over the kills
+		w.next++
+		time.Sleep(2 * time.Millisecond) // a writer waits for its trainer now and then
 	}
-	return nil
 }

@@ -1,0 +1,53 @@
+//go:build results
+
+package registry
+
+import (
+	"crypto/sha256"
+	"fmt"
+	"io"
+	"testing"
+	"time"
+
+	"github.com/ultrathink-pilot/trainyard/libs/benchtable"
+	"github.com/ultrathink-pilot/trainyard/libs/objectstore"
+)
+
+func digestOfZeros(n int64) []byte {
+	h := sha256.New()
+	_, _ = io.Copy(h, &zeros{n}) // neither end fails
+	return h.Sum(nil)
+}
+
+func partOf(n int, size int64, crc uint32) objectstore.Part {
+	return objectstore.Part{Number: n, Size: size, CRC32C: crc, Checked: true}
+}
+
+// Three hundred kills under twenty writers, and the control that shows that the harness can
+// see a loss.
+func TestCampaignKills(t *testing.T) {
+	got := kill(t, killing{writers: 20, points: 200, registry: 200, server: 100, leastAcked: 5_000_000, pause: 700 * time.Millisecond})
+	t.Logf("%+v", got)
+	if got.lost != 0 || got.doubled != 0 {
+		t.Errorf("%d acknowledged points are lost, %d are there twice", got.lost, got.doubled)
+	}
+	var control killed
+	t.Run("control", func(t *testing.T) {
+		control = kill(t, killing{writers: 20, points: 200, server: 12, leastAcked: 100_000, lossy: true, pause: 700 * time.Millisecond})
+		t.Logf("%+v", control)
+		if control.lost == 0 {
+			t.Error("a database that forgets lost nothing: the harness proves nothing")
+		}
+	})
+	count := func(n int64) benchtable.Sample { return benchtable.Of("", float64(n)) }
+	benchtable.Section{Page: resultsPage, Title: "SIGKILL of Postgres and registry under 20 writers", Command: "make campaign ONLY=services/registry CAMPAIGN=TestCampaignKills",
+		Intro: fmt.Sprintf("Writers send batches of 200 points and send again what has no answer. %d kills of the registry and %d of Postgres (its postmaster) at random instants over %s. SIGKILL leaves the page cache alone: it proves a crash of the process, not a loss of power.",
+			got.registry, got.server, got.took.Round(time.Second)),
+		Rows: []benchtable.Row{
+			{What: "points acknowledged", Asked: ">= 5,000,000", Ours: count(got.acked)},
+			{What: "batches sent again", Ours: count(got.resent)},
+			{What: "acknowledged points lost", Asked: "0", Ours: count(got.lost)},
+			{What: "points stored twice", Asked: "0", Ours: count(got.doubled)},
+			{What: fmt.Sprintf("control: lost with synchronous_commit=off, %d kills of Postgres, %d points acknowledged", control.server, control.acked), Asked: "> 0", Ours: count(control.lost)},
+		}}.Write(t)
+}
