@@ -65,7 +65,9 @@ func start(t *testing.T) *mesh {
 // prepare makes everything that a registry process needs but its database.
 func prepare(t *testing.T) (*mesh, Config) {
 	t.Helper()
-	t.Parallel()
+	if !measuring {
+		t.Parallel()
+	}
 	s3 := s3test.Config(t)
 	ca, err := identity.NewAuthority(t.TempDir())
 	must(t, err)

@@ -34,14 +34,41 @@ type Tail struct {
 
 	// cursors and the rest belong to the one reader: the last step that was read per key.
 	cursors map[string]int64
-	start   int64
-	keys    []string
+	// recent and before hold what was returned lately. A read often sees a commit before its
+	// wake-up arrives, which then looks like a value logged late.
+	recent, before map[sentPoint]struct{}
+	start          int64
+	keys           []string
+}
+
+// sentPoint identifies a point; its bits, because a NaN equals nothing.
+type sentPoint struct {
+	key          string
+	step, micros int64
+	attempt      int32
+	bits         uint64
+}
+
+// recentPoints is how many points a follower remembers, once or twice over.
+const recentPoints = 8192
+
+// isNew remembers a point and reports whether it was not among the recent ones.
+func (t *Tail) isNew(p TailPoint) bool {
+	k := sentPoint{p.Key, p.Step, p.Time.UnixMicro(), p.Attempt, math.Float64bits(p.Value)}
+	_, now := t.recent[k]
+	_, then := t.before[k]
+	if len(t.recent) >= recentPoints {
+		t.recent, t.before = map[sentPoint]struct{}{}, t.recent
+	}
+	t.recent[k] = struct{}{}
+	return !now && !then
 }
 
 // Follow begins to follow a run: above a step, or, with no step, from what there is now.
 // Empty keys mean all. Cancel it.
 func (s *Store) Follow(ctx context.Context, runID string, after *int64, keys []string) (*Tail, error) {
-	t := &Tail{store: s, run: runID, wake: make(chan struct{}, 1), lowest: map[string]int64{}, cursors: map[string]int64{}, start: math.MinInt64, keys: keys}
+	t := &Tail{store: s, run: runID, wake: make(chan struct{}, 1), lowest: map[string]int64{}, cursors: map[string]int64{}, start: math.MinInt64, keys: keys,
+		recent: map[sentPoint]struct{}{}}
 	if t.keys == nil {
 		t.keys = []string{}
 	}
@@ -136,7 +163,7 @@ type TailPoint struct {
 
 // Next returns up to about limit points that were not returned yet, by key and then step,
 // and the run's state as it was before they were read: what is empty under an ended state
-// is the end. A point may be returned twice after one was logged below it.
+// is the end. A point may be returned twice after one was logged far below it.
 func (t *Tail) Next(ctx context.Context, limit int) ([]TailPoint, catalog.RunState, error) {
 	t.mu.Lock()
 	for key, step := range t.lowest {
@@ -172,10 +199,17 @@ func (t *Tail) Next(ctx context.Context, limit int) ([]TailPoint, catalog.RunSta
 			}
 			points = points[:cut]
 		}
+		fresh := points[:0]
 		for _, p := range points {
 			t.cursors[p.Key] = p.Step
+			if t.isNew(p) {
+				fresh = append(fresh, p)
+			}
 		}
-		return points, state, nil
+		if len(fresh) == 0 && len(points) > 0 {
+			continue
+		}
+		return fresh, state, nil
 	}
 }
 
