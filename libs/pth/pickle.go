@@ -18,7 +18,9 @@ type machine struct {
 	in    []byte
 	at    int
 	stack []any
-	memo  map[int]any
+	// The memo is numbered from 0 by every writer; what is not lies in sparse.
+	memo   []any
+	sparse map[int]any
 	// persistent resolves BINPERSID.
 	persistent func(id any) (any, error)
 }
@@ -27,7 +29,7 @@ var errShort = errors.New("the pickle ends in the middle of an opcode")
 
 // unpickle runs one pickle and returns its value and the bytes it took.
 func (r *reader) unpickle(in []byte, persistent func(any) (any, error)) (value any, used int, err error) {
-	m := &machine{r: r, in: in, memo: map[int]any{}, persistent: persistent}
+	m := &machine{r: r, in: in, sparse: map[int]any{}, persistent: persistent}
 	for range maxOpcodes {
 		op, err := m.byte()
 		if err != nil {
@@ -41,11 +43,20 @@ func (r *reader) unpickle(in []byte, persistent func(any) (any, error)) (value a
 		if err := m.step(op); err != nil {
 			return nil, 0, fmt.Errorf("opcode %q at byte %d: %w", op, at, err)
 		}
-		if m.r.values -= valueBytes; m.r.values < 0 {
+		if m.r.values -= cost(op); m.r.values < 0 {
 			return nil, 0, errors.New("its values need more memory than any model's do")
 		}
 	}
 	return nil, 0, fmt.Errorf("more than %d opcodes", maxOpcodes)
+}
+
+// cost is about what an opcode leaves in memory.
+func cost(op byte) int64 {
+	switch op {
+	case ']', '}', 0x8f, 'l', 'd', 0x91, 'R', 0x81, 'c', 0x93, 'r', 'p':
+		return 2 * valueBytes
+	}
+	return valueBytes
 }
 
 func (m *machine) take(n uint64) ([]byte, error) {
@@ -401,14 +412,24 @@ func (m *machine) object(op byte) error {
 			return err
 		}
 		v, err := m.top()
-		m.memo[index] = v
+		if index == len(m.memo) {
+			m.memo = append(m.memo, v)
+		} else if index < len(m.memo) {
+			m.memo[index] = v
+		} else {
+			m.sparse[index] = v
+		}
 		return err
 	case 'h', 'j', 'g': // BINGET, LONG_BINGET, GET
 		index, err := m.memoIndex(op)
 		if err != nil {
 			return err
 		}
-		v, ok := m.memo[index]
+		if index < len(m.memo) {
+			m.push(m.memo[index])
+			return nil
+		}
+		v, ok := m.sparse[index]
 		if !ok {
 			return fmt.Errorf("memo %d is empty", index)
 		}
@@ -478,7 +499,7 @@ func (m *machine) pushGlobal(module, name string) error {
 func (m *machine) memoIndex(op byte) (int, error) {
 	switch op {
 	case 0x94:
-		return len(m.memo), nil
+		return len(m.memo) + len(m.sparse), nil
 	case 'q', 'h':
 		v, err := m.number(1)
 		return int(v), err

@@ -61,8 +61,8 @@ const (
 	maxName     = 1024
 	maxWork     = 100_000_000 // items and bytes that calls may copy
 	// The interpreter's own values: a byte of a pickle can make a list of forty.
-	maxValueBytes = 256 << 20
-	valueBytes    = 48 // of one value on the stack, about
+	maxValueBytes = 64 << 20 // and four times the file
+	valueBytes    = 32       // of one value on the stack, about
 )
 
 // Read reads a whole file.

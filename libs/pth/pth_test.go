@@ -161,6 +161,17 @@ func TestNamesAndValuesAreBounded(t *testing.T) {
 	}
 }
 
+// TestMemoNumbers: in order, out of order, again, and with gaps.
+func TestMemoNumbers(t *testing.T) {
+	t.Parallel()
+	r := &reader{values: 1 << 20}
+	v, _, err := r.unpickle([]byte("\x80\x02(K\x01q\x00K\x02q\x05K\x03q\x01K\x04q\x00h\x00h\x05h\x01t."), nil)
+	got, ok := v.(tuple)
+	if err != nil || !ok || !slices.Equal(got[4:], tuple{int64(4), int64(2), int64(3)}) {
+		t.Errorf("%v, %v", v, err)
+	}
+}
+
 // TestTheLastValueOfAKeyCounts, wherever it stands.
 func TestTheLastValueOfAKeyCounts(t *testing.T) {
 	t.Parallel()

@@ -137,7 +137,11 @@ type dataService struct {
 
 func newDataService(t *testing.T) *dataService {
 	t.Helper()
-	table := markettest.SyntheticTable(3, 1600)
+	return serveTable(t, markettest.SyntheticTable(3, 1600))
+}
+
+func serveTable(t *testing.T, table *market.Table) *dataService {
+	t.Helper()
 	table.Symbol = "SPX"
 	table.Digest = features.Digest(table)
 	wire := map[string]any{"symbol": "SPX", "timeframe": "1d", "schema_version": table.SchemaVersion, "digest": table.Digest,

@@ -207,7 +207,7 @@ def evaluate(world, part, act):
         for name in ("bar", "end", "held", "position", "equity", "peak", "entry"):
             setattr(envs, name, getattr(envs, name)[keep])
     sd = net.std()
-    sharpe = net.mean() / sd * math.sqrt(world.per_year) if sd > 1e-12 else 0.0
+    sharpe = float(net.mean() / sd * math.sqrt(world.per_year)) if sd > 1e-12 else 0.0
     return {"sharpe": sharpe, "total_return": float(np.prod(1 + net) - 1), "exposure": float(exposed.mean())}
 
 

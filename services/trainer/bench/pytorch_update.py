@@ -1,8 +1,8 @@
-"""Update step of the specialists' network in PyTorch on one core, by processor time and by clock.
+"""Update step of the specialists' network in PyTorch on one core: samples per processor second, as JSON by batch size.
 
-python bench_pytorch.py [seconds per batch size]
+python pytorch_update.py [seconds per batch size]
 """
-import sys, time
+import json, sys, time
 import torch
 
 torch.set_num_threads(1)
@@ -21,7 +21,7 @@ class Net(torch.nn.Module):
         return self.policy(h), self.value(h).squeeze(1)
 
 
-print("torch", torch.__version__, "threads", torch.get_num_threads(), torch.backends.cpu.get_cpu_capability())
+out = {"torch": torch.__version__.split("+")[0], "simd": torch.backends.cpu.get_cpu_capability()}
 for batch in (32, 256, 2048):
     net = Net()
     params = list(net.parameters())
@@ -51,4 +51,5 @@ for batch in (32, 256, 2048):
         for i in range(0, n, batch):
             step(order[i : i + batch])
         samples += n
-    print(f"batch {batch:5d}: {samples / (time.process_time() - cpu):10.0f} samples/cpu-s {samples / (time.perf_counter() - wall):10.0f} samples/s")
+    out[str(batch)] = samples / (time.process_time() - cpu)
+print(json.dumps(out))

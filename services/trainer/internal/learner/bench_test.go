@@ -4,21 +4,9 @@ import (
 	"fmt"
 	"testing"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/ultrathink-pilot/trainyard/services/trainer/internal/learner/kernel"
+	"github.com/ultrathink-pilot/trainyard/services/trainer/internal/torchtest"
 )
-
-// processorTime returns the processor seconds of this process: on a busy machine
-// they say more than the clock.
-func processorTime(b *testing.B) float64 {
-	b.Helper()
-	var u unix.Rusage
-	if err := unix.Getrusage(unix.RUSAGE_SELF, &u); err != nil {
-		b.Fatal(err)
-	}
-	return float64(u.Utime.Nano()+u.Stime.Nano()) / 1e9
-}
 
 // BenchmarkUpdate is one optimiser step (forward, loss, backward, Adam) of the
 // specialists' network at several batch sizes, on one worker.
@@ -34,13 +22,13 @@ func BenchmarkUpdate(b *testing.B) {
 				l.Collect()
 				b.ReportAllocs()
 				samples := 0
-				began := processorTime(b)
+				began := torchtest.ProcessorTime(b)
 				for b.Loop() {
 					l.Update(rates)
 					samples += l.Transitions()
 				}
 				b.ReportMetric(float64(samples)/b.Elapsed().Seconds(), "samples/s")
-				b.ReportMetric(float64(samples)/(processorTime(b)-began), "samples/cpu-s")
+				b.ReportMetric(float64(samples)/(torchtest.ProcessorTime(b)-began), "samples/cpu-s")
 			})
 		}
 	}
@@ -56,13 +44,13 @@ func BenchmarkRollout(b *testing.B) {
 			l := newLearner(b, w, c)
 			b.ReportAllocs()
 			steps := 0
-			began := processorTime(b)
+			began := torchtest.ProcessorTime(b)
 			for b.Loop() {
 				l.Collect()
 				steps += l.Transitions()
 			}
 			b.ReportMetric(float64(steps)/b.Elapsed().Seconds(), "steps/s")
-			b.ReportMetric(float64(steps)/(processorTime(b)-began), "steps/cpu-s")
+			b.ReportMetric(float64(steps)/(torchtest.ProcessorTime(b)-began), "steps/cpu-s")
 		})
 	}
 }

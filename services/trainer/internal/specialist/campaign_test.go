@@ -3,9 +3,11 @@
 package specialist
 
 import (
+	"fmt"
 	"math/rand/v2"
 	"testing"
 
+	"github.com/ultrathink-pilot/trainyard/libs/benchtable"
 	"github.com/ultrathink-pilot/trainyard/services/trainer/internal/market"
 	"github.com/ultrathink-pilot/trainyard/services/trainer/internal/markettest"
 	"github.com/ultrathink-pilot/trainyard/services/trainer/internal/run"
@@ -14,13 +16,18 @@ import (
 // TestCampaignResume interrupts every specialist, dense and temporal, at a hundred
 // random points each, and compares every bit of what it leaves.
 func TestCampaignResume(t *testing.T) {
-	t.Parallel()
 	const points = 100
+	section := benchtable.Section{
+		Page: "trainer.md", Title: "Resumed at random points", Command: "make campaign ONLY=services/trainer RESULTS=TestCampaignResume",
+		Intro: "Runs of 12 epochs, interrupted at a random epoch by a stop (which saves) or a kill (back to the last checkpoint), resumed in a new attempt: final " +
+			"weights, optimizer and random state, metrics, evaluation, pictures and ONNX are compared with those of the whole run, byte by byte.",
+	}
 	table := markettest.SyntheticTable(6, 1600)
 	for _, regime := range []market.Regime{market.RegimeBull, market.RegimeBear, market.RegimeSideways} {
-		for kind, temporal := range map[string]bool{"dense": false, "temporal": true} {
+		for _, kind := range []string{"dense", "temporal"} {
+			temporal := kind == "temporal"
+			same := 0
 			t.Run(regime.String()+"/"+kind, func(t *testing.T) {
-				t.Parallel()
 				rng := rand.New(rand.NewPCG(uint64(regime), 100))
 				job := resumable(t, regime, temporal, table)
 				whole := newListener()
@@ -29,8 +36,14 @@ func TestCampaignResume(t *testing.T) {
 				}
 				for range points {
 					resumed(t, job, whole, interruption{1 + rng.IntN(11), rng.IntN(2) == 0})
+					if !t.Failed() {
+						same++
+					}
 				}
 			})
+			section.Rows = append(section.Rows, benchtable.Row{What: fmt.Sprintf("%s, %s", regime, kind), Asked: "100 of 100 the same bits",
+				Ours: benchtable.Of(fmt.Sprintf("of %d", points), float64(same))})
 		}
 	}
+	section.Write(t)
 }
