@@ -10,6 +10,7 @@ import (
 	"io"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"go.uber.org/zap"
@@ -384,33 +385,81 @@ func (s *Server) push(stream trainv1.TrainService_PushArtifactServer) error {
 	if err != nil {
 		return pushError(err)
 	}
+	w := newWriter(up)
 	for {
 		frame, err := receive(stream.Recv)
 		if err != nil {
 			if errors.Is(err, io.EOF) {
 				err = rpcerr.Protocol("the upload ended without a footer")
 			}
-			return s.abort(up, err)
+			return s.abort(w, err)
 		}
 		switch f := frame.Frame.(type) {
 		case *trainv1.PushArtifactRequest_Chunk:
-			if _, err := up.Write(f.Chunk); err != nil {
-				return s.abort(up, pushError(err))
+			if err := w.write(f.Chunk); err != nil {
+				return s.abort(w, pushError(err))
 			}
 		case *trainv1.PushArtifactRequest_Footer:
+			if err := w.finish(); err != nil {
+				return s.abort(w, pushError(err))
+			}
 			digest := [32]byte(f.Footer.Sha256)
 			if err := up.Commit(digest); err != nil {
 				return pushError(err)
 			}
 			return stream.SendAndClose(&trainv1.PushArtifactResponse{Sha256: digest[:], SizeBytes: header.SizeBytes})
 		default:
-			return s.abort(up, rpcerr.Protocol("a second header"))
+			return s.abort(w, rpcerr.Protocol("a second header"))
 		}
 	}
 }
 
-func (s *Server) abort(up *staging.Upload, cause error) error {
-	if err := up.Abort(); err != nil {
+// writer hashes and writes an upload's chunks while the next ones are received:
+// each is half of the work, and a host has more than one processor.
+type writer struct {
+	up     *staging.Upload
+	chunks chan []byte
+	done   chan struct{} // closed once err is final
+	err    error
+	once   sync.Once
+}
+
+// chunksAhead bounds what an upload holds in memory.
+const chunksAhead = 4
+
+func newWriter(up *staging.Upload) *writer {
+	w := &writer{up: up, chunks: make(chan []byte, chunksAhead), done: make(chan struct{})}
+	go func() {
+		defer close(w.done)
+		for chunk := range w.chunks {
+			if _, w.err = up.Write(chunk); w.err != nil {
+				return
+			}
+		}
+	}()
+	return w
+}
+
+// write hands a chunk over; an error may be that of an earlier one.
+func (w *writer) write(chunk []byte) error {
+	select {
+	case w.chunks <- chunk:
+		return nil
+	case <-w.done:
+		return w.err
+	}
+}
+
+// finish waits until everything that was handed over is written.
+func (w *writer) finish() error {
+	w.once.Do(func() { close(w.chunks) })
+	<-w.done
+	return w.err
+}
+
+func (s *Server) abort(w *writer, cause error) error {
+	_ = w.finish() // the cause says more
+	if err := w.up.Abort(); err != nil {
 		s.log.Warn("an upload was not removed", zap.Error(err))
 	}
 	return cause
