@@ -214,7 +214,8 @@ func (t *tx) resolve(at int, n *NewJob, fresh map[string]bool, p past) (job.Job,
 	for i, d := range n.After {
 		known, over, happened, why := true, false, false, ""
 		switch {
-		case d.Job != "" && fresh[d.Job], d.Model != "":
+		case d.Job != "" && fresh[d.Job], d.Model != "", d == job.Dependency{OnFailure: d.OnFailure}:
+			// Its condition lies ahead, or it names nothing and was refused for that.
 		case d.Job != "":
 			r, ok := t.record(d.Job)
 			if !ok {
