@@ -184,3 +184,38 @@ func TestAChainOfDependentsIsCancelledAtOnce(t *testing.T) {
 		}
 	})
 }
+
+func TestAQuotaHoldsAgainstManyAtOnce(t *testing.T) {
+	t.Parallel()
+	inBubble(t, func(t *testing.T, b *bench) {
+		_, err := b.engine.SetQuota(t.Context(), b.request(), "desk", &cycle.Quota{Tenant: "desk", MaxJobs: 5}, func(cycle.TenantView) ([]byte, error) { return nil, nil })
+		if err != nil {
+			t.Fatal(err)
+		}
+		spec := sharing(gib)
+		spec.Tenant = "desk"
+		var wg sync.WaitGroup
+		var mu sync.Mutex
+		accepted, refused := 0, 0
+		for range 40 {
+			wg.Go(func() {
+				_, err := b.engine.Submit(t.Context(), b.request(), cycle.NewJob{ID: uuid.Must(uuid.NewV7()).String(), Spec: spec, Priority: job.Batch})
+				var over *cycle.QuotaError
+				mu.Lock()
+				defer mu.Unlock()
+				switch {
+				case err == nil:
+					accepted++
+				case errors.As(err, &over):
+					refused++
+				default:
+					t.Error(err)
+				}
+			})
+		}
+		wg.Wait()
+		if accepted != 5 || refused != 35 {
+			t.Errorf("%d accepted, %d refused", accepted, refused)
+		}
+	})
+}

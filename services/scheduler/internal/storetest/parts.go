@@ -41,6 +41,13 @@ func gang(b *bench) {
 	}
 	n, w = onSecond()
 	b.commit(cycle.Changes{Jobs: []job.Job{n}, NewAttempts: []job.Attempt{w}})
+
+	// And a gang may not take what somebody holds on its second host.
+	m := b.job()
+	b.commit(cycle.Changes{Agents: []cycle.Agent{b.agent("h3")}, NewJobs: []job.Job{m}})
+	m, a = b.start(m, whole)
+	a.Agent, a.Others = "h3", []job.Member{{Agent: "h2", Shares: []job.Share{whole}}}
+	b.refused(cycle.Changes{Jobs: []job.Job{m}, NewAttempts: []job.Attempt{a}})
 }
 
 func arrays(b *bench) {
