@@ -145,7 +145,7 @@ func (l *launcher) agent() *unit {
 		}
 		args := []string{
 			"--listen=" + l.address["agent"], "--agent-name=" + agentName,
-			"--scheduler=" + l.address["scheduler"], "--registry=" + l.address["registry"],
+			"--scheduler=" + l.address["scheduler"], "--registry=" + l.address["registry"], "--mlflow-url=https://" + l.address["mlflow"],
 			"--state-dir=" + filepath.Join(l.State, "agent"), "--trainer-binary=" + filepath.Join(l.bin, "trainer"),
 			"--data-service-url=http://" + l.address["dataservice"],
 			"--device-source=" + source, "--cpu-lanes=" + strconv.Itoa(l.lanes()), "--s3-ca=" + l.store.CA,
