@@ -9,7 +9,8 @@ import (
 	"fmt"
 	"hash/crc32"
 	"testing"
-	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/ultrathink-pilot/trainyard/libs/benchtable"
 	"github.com/ultrathink-pilot/trainyard/libs/pth"
@@ -71,6 +72,17 @@ func torchFile(t *testing.T, count int) []byte {
 	return file.Bytes()
 }
 
+// processorTime returns the processor seconds of this process: on a busy machine
+// they say more than the clock.
+func processorTime(t *testing.T) float64 {
+	t.Helper()
+	var u unix.Rusage
+	if err := unix.Getrusage(unix.RUSAGE_SELF, &u); err != nil {
+		t.Fatal(err)
+	}
+	return float64(u.Utime.Nano()+u.Stime.Nano()) / 1e9
+}
+
 // TestResultsReader measures the reader of torch files and the whole check.
 func TestResultsReader(t *testing.T) {
 	b := torchFile(t, 64)
@@ -79,11 +91,13 @@ func TestResultsReader(t *testing.T) {
 	rate := func(run func() error) []float64 {
 		var out []float64
 		for range 5 {
-			began := time.Now()
-			if err := run(); err != nil {
-				t.Fatal(err)
+			began := processorTime(t)
+			for range 3 {
+				if err := run(); err != nil {
+					t.Fatal(err)
+				}
 			}
-			out = append(out, size/time.Since(began).Seconds())
+			out = append(out, 3*size/(processorTime(t)-began))
 		}
 		return out
 	}
@@ -98,7 +112,7 @@ func TestResultsReader(t *testing.T) {
 	}
 	benchtable.Section{
 		Page: "trainer.md", Title: "Reading .pth files", Command: "make bench ONLY=tools/internal/modelfile RESULTS=TestResultsReader",
-		Intro: "A state dictionary of 64 tensors of 4 MiB in the zip format, from the page cache, one thread, by the clock. Checksums are verified in all three.",
+		Intro: "A state dictionary of 64 tensors of 4 MiB in the zip format, from the page cache, one thread, per processor second. Checksums are verified in all three.",
 		Rows: []benchtable.Row{
 			{What: "read, tensors copied", Asked: ">= 500 MB/s", Ours: benchtable.Of("MB/s", rate(read(false))...)},
 			{What: "read, tensors alias the file", Asked: ">= 500 MB/s", Ours: benchtable.Of("MB/s", rate(read(true))...)},
