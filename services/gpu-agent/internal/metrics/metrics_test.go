@@ -2,6 +2,7 @@ package metrics_test
 
 import (
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -76,17 +77,22 @@ DCGM_FI_DEV_XID_ERRORS{GPU_I_ID="1",GPU_I_PROFILE="1g.10gb",Hostname="host-1",UU
 func TestTime(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		leases := []host.LeaseState{{Key: lease.Key{JobID: "job", Attempt: 2}, Claims: []lease.Claim{{Device: "GPU-a", Bytes: 4 << 30}}, MemoryBytes: 5 << 30, Phase: host.Running}}
+		var over atomic.Bool
+		held := []host.LeaseState{{Key: lease.Key{JobID: "job", Attempt: 2}, Claims: []lease.Claim{{Device: "GPU-a", Bytes: 4 << 30}}, MemoryBytes: 5 << 30, Phase: host.Running}}
 		ill := gpu
 		ill.ID = "GPU-ill"
 		m, registry := observe(t, func() host.Snapshot {
+			leases := held
+			if over.Load() {
+				leases = nil
+			}
 			return host.Snapshot{Leases: leases, Devices: []host.DeviceState{
 				state(gpu, device.Reading{Utilization: 0.25}), state(lane, device.Reading{}), state(ill, device.Reading{Lost: "gone"}),
 			}}
 		})
 		go func() { _ = m.Run(t.Context()) }() // it returns nil
 		time.Sleep(100*time.Second + time.Millisecond)
-		leases = nil
+		over.Store(true)
 		time.Sleep(20 * time.Second)
 		want := `
 # HELP trainyard_gpu_allocated_seconds_total Seconds in which a device was leased to somebody.

@@ -126,6 +126,8 @@ func TestForward(t *testing.T) {
 	status, _ := b.call("/api/2.0/mlflow/runs/log-metric?a=b", bearer(token), map[string]string{
 		"Trainyard-Fence": "99", "Trainyard-Admin": "yes", "Cookie": "c", "X-Forwarded-For": "1.2.3.4",
 	})
+	b.mu.Lock()
+	defer b.mu.Unlock()
 	if status != http.StatusTeapot || len(b.got) != 1 || b.body != `{"key":"x"}` {
 		t.Fatalf("status %d, body %q", status, b.body)
 	}
