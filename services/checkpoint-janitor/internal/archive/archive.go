@@ -273,8 +273,12 @@ func (a *Archiver) restore(ctx context.Context, path string, chain []Copy) (stri
 	return path, nil
 }
 
-// damaged says what is wrong with the bytes; empty when the error says nothing about them.
+// damaged says what is wrong with the bytes; empty when the error says nothing about them. A
+// connection that broke makes a file look cut: it says nothing.
 func damaged(err error) string {
+	if errors.Is(err, objectstore.ErrUnavailable) || errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
+		return ""
+	}
 	for _, kind := range []error{objectstore.ErrDigestMismatch, objectstore.ErrNotFound, checkpointcodec.ErrDigest, checkpointcodec.ErrFormat, checkpointcodec.ErrBase} {
 		if errors.Is(err, kind) {
 			return kind.Error()

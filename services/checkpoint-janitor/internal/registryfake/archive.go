@@ -100,6 +100,8 @@ func (r *Registry) BeginArchive(_ context.Context, req *registryv1.BeginArchiveR
 			a := &registryv1.ArchiveFile{Paths: []string{f.GetPath()}, Sha256: f.GetSha256(), SizeBytes: f.GetSizeBytes(), HotKey: Key(digest), ColdKey: c.key}
 			if c.proven {
 				a.Existing = r.copyOf(digest)
+			} else {
+				a.BaseChain = r.baseFor(w, f)
 			}
 			job.Files = append(job.Files, a)
 		}
@@ -107,9 +109,28 @@ func (r *Registry) BeginArchive(_ context.Context, req *registryv1.BeginArchiveR
 	return out, nil
 }
 
+// baseFor offers the same file of another checkpoint of the run, when that stands alone.
+func (r *Registry) baseFor(of *row, f *registryv1.CheckpointFile) []*registryv1.ColdCopy {
+	for _, id := range slices.Sorted(maps.Keys(r.rows)) {
+		w := r.rows[id]
+		if w == of || gone(w) || w.checkpoint.GetRunId() != of.checkpoint.GetRunId() {
+			continue
+		}
+		for _, o := range w.checkpoint.GetFiles() {
+			digest := hex.EncodeToString(o.GetSha256())
+			if c := r.packed[digest]; c != nil && c.proven && c.base == "" && o.GetPath() == f.GetPath() && o.GetSizeBytes() == f.GetSizeBytes() {
+				base := r.copyOf(digest)
+				base.SizeBytes = o.GetSizeBytes()
+				return []*registryv1.ColdCopy{base}
+			}
+		}
+	}
+	return nil
+}
+
 func (r *Registry) copyOf(digest string) *registryv1.ColdCopy {
 	c := r.packed[digest]
-	return &registryv1.ColdCopy{Sha256: bytesOf(digest), ObjectKey: c.key, ObjectSha256: bytesOf(c.digest), ObjectSizeBytes: c.bytes}
+	return &registryv1.ColdCopy{Sha256: bytesOf(digest), ObjectKey: c.key, ObjectSha256: bytesOf(c.digest), ObjectSizeBytes: c.bytes, BaseSha256: bytesOf(c.base)}
 }
 
 func bytesOf(digest string) []byte {
@@ -140,7 +161,7 @@ func (r *Registry) CommitArchive(ctx context.Context, req *registryv1.CommitArch
 		kept, dropped := split(w.checkpoint.GetFiles(), req.GetDropPatterns())
 		for _, c := range req.GetCopies() {
 			p := r.packed[hex.EncodeToString(c.GetSha256())]
-			p.digest, p.bytes, p.proven = hex.EncodeToString(c.GetObjectSha256()), c.GetObjectSizeBytes(), true
+			p.digest, p.bytes, p.base, p.proven = hex.EncodeToString(c.GetObjectSha256()), c.GetObjectSizeBytes(), hex.EncodeToString(c.GetBaseSha256()), true
 		}
 		w.checkpoint.Files, w.checkpoint.StorageTier = kept, cold
 		for i, f := range slices.Concat(kept, dropped) {

@@ -249,9 +249,13 @@ func (e *entry) byRankAndAge(now time.Time) Verdict {
 		e.because(CodeTopRank, "rank %d of %d, %s", e.rank, rule.KeepTop, e.figures())
 	case e.rank > 0:
 		text := fmt.Sprintf("rank %d, only the best %d stay, %s, age %s", e.rank, rule.KeepTop, e.figures(), Age(age))
-		return e.letGo(CodeOutranked, text, age)
+		if e.letGo(CodeOutranked, text, age) {
+			return Drop
+		}
 	case e.exp.ranks:
-		return e.letGo(CodeNotRankable, fmt.Sprintf("it cannot rank: %s, age %s", e.unfit, Age(age)), age)
+		if e.letGo(CodeNotRankable, fmt.Sprintf("it cannot rank: %s, age %s", e.unfit, Age(age)), age) {
+			return Drop
+		}
 	default:
 		e.because(CodeNothingRanks, "nothing in experiment %q has a comparable Sharpe, so nothing is dropped by rank", e.c.Experiment)
 	}
@@ -270,18 +274,20 @@ func (e *entry) byRankAndAge(now time.Time) Verdict {
 	return Keep
 }
 
-func (e *entry) letGo(code Code, text string, age time.Duration) Verdict {
+// letGo says whether what is not among the best is due. What is not stays for now, and is
+// archived or abandoned like the best.
+func (e *entry) letGo(code Code, text string, age time.Duration) bool {
 	after := e.exp.rule.DropOutrankedAfter
 	if age >= after {
 		e.because(code, "%s; nothing refers to it", text)
-		return Drop
+		return true
 	}
 	if after == Never {
 		e.because(CodeOutrankedSoon, "%s; its rule never drops by rank", text)
 	} else {
 		e.because(CodeOutrankedSoon, "%s; due at %s", text, Age(after))
 	}
-	return Keep
+	return false
 }
 
 // roots lists everything that protects the checkpoint, strongest first.

@@ -78,6 +78,84 @@ func TestTombstoneIsRevivedWhenItsReasonIsGone(t *testing.T) {
 	}
 }
 
+// A rule that never drops by rank still archives what is idle, and lets an abandoned experiment go.
+func TestNeverDroppedByRankIsArchivedAndAbandonedAllTheSame(t *testing.T) {
+	t.Parallel()
+	p := DefaultPolicy()
+	p.Rules[0].KeepTop, p.Rules[0].DropOutrankedAfter = 1, Never
+	for days, want := range map[int]Verdict{20: Keep, 40: Archive, 100: Drop} {
+		at := testNow.Add(-time.Duration(days) * day)
+		v := Inventory{Checkpoints: []Checkpoint{
+			{ID: "best", Experiment: "x", CreateTime: at, State: StateLive, Sharpe: Measured(2)},
+			{ID: "second", Experiment: "x", CreateTime: at, State: StateLive, Sharpe: Measured(1)},
+			{ID: "nan", Experiment: "x", CreateTime: at, State: StateLive, Sharpe: Measured(math.NaN())},
+		}}
+		for _, d := range mustDecide(t, p, v, testNow).Decisions {
+			if d.Verdict != want {
+				t.Errorf("at %d days %s: %s", days, d.ID, d.Text())
+			}
+		}
+	}
+}
+
+// A lower bound prefers the figure from more trades, and the deflated ratio needs their number.
+func TestRanksByConfidence(t *testing.T) {
+	t.Parallel()
+	at := testNow.Add(-20 * day)
+	v := Inventory{Checkpoints: []Checkpoint{
+		{ID: "few", Experiment: "x", CreateTime: at, State: StateLive, Sharpe: Measured(1.6), Trades: 10},
+		{ID: "many", Experiment: "x", CreateTime: at, State: StateLive, Sharpe: Measured(1.4), Trades: 500},
+		{ID: "told", Experiment: "x", CreateTime: at, State: StateLive, Sharpe: Measured(1.5), SharpeLow: Measured(1.49)},
+		{ID: "unknown", Experiment: "x", CreateTime: at, State: StateLive, Sharpe: Measured(9)},
+		{ID: "nolow", Experiment: "x", CreateTime: at, State: StateLive, Sharpe: Measured(1.3), SharpeLow: Measured(math.NaN()), Trades: 9},
+	}}
+	for by, want := range map[Figure]map[string]int{
+		BySharpe:     {"unknown": 1, "few": 2, "told": 3, "many": 4, "nolow": 5},
+		ByLowerBound: {"told": 1, "many": 2, "few": 3, "unknown": 0, "nolow": 0},
+		ByDeflated:   {"many": 1, "few": 2, "nolow": 3, "unknown": 0, "told": 0},
+	} {
+		p := DefaultPolicy()
+		p.Rules[0].RankBy = by
+		for _, d := range mustDecide(t, p, v, testNow).Decisions {
+			if d.Rank != want[d.ID] {
+				t.Errorf("%s: %s ranks %d, want %d (%s)", by, d.ID, d.Rank, want[d.ID], d.Text())
+			}
+		}
+	}
+}
+
+// Policies that would delete everything, or contradict themselves, are refused with every reason.
+func TestPoliciesThatDeleteEverythingAreRefused(t *testing.T) {
+	t.Parallel()
+	for want, change := range map[string]func(*Rule){
+		"would be dropped":         func(r *Rule) { r.KeepTop = 0 },
+		"would delete every":       func(r *Rule) { r.DeleteAbandonedAfter, r.ArchiveAfter, r.YoungFor = time.Hour, time.Hour, time.Hour },
+		"matches the weights too":  func(r *Rule) { r.DropFiles = []string{"*"} },
+		"only dropped when":        func(r *Rule) { r.DropFiles, r.ArchiveAfter = []string{"optimizer*"}, Never },
+		"give sharpe":              func(r *Rule) { r.RankBy = "luck" },
+		"means nothing without":    func(r *Rule) { r.Confidence = 0.9 },
+		"from 0.5 to below 1":      func(r *Rule) { r.Confidence, r.RankBy = 1, ByLowerBound },
+		"contradicts young_for":    func(r *Rule) { r.YoungFor = 10 * day },
+		"at least 1 checkpoint to": func(r *Rule) { r.KeepLastPerLiveJob = 0 },
+	} {
+		p := DefaultPolicy()
+		change(&p.Rules[0])
+		if err := p.Validate(); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("want %q, got %v", want, err)
+		}
+	}
+	// And a plan that lets nothing stay is not carried out unseen.
+	v := Inventory{}
+	for _, id := range []string{"a", "b", "c"} {
+		v.Checkpoints = append(v.Checkpoints, Checkpoint{ID: id, Experiment: "x", CreateTime: testNow.Add(-100 * day), State: StateLive})
+	}
+	plan := mustDecide(t, DefaultPolicy(), v, testNow)
+	refused := Guard(DefaultCaps(), plan, v, Circumstances{Now: testNow, Attended: true})
+	if len(refused) != 1 || refused[0].Code != RefuseEverything {
+		t.Errorf("got %+v", refused)
+	}
+}
+
 func TestFullDiskTightens(t *testing.T) {
 	t.Parallel()
 	var v Inventory

@@ -14,6 +14,7 @@ import (
 	"github.com/ultrathink-pilot/trainyard/libs/checkpointcodec"
 	"github.com/ultrathink-pilot/trainyard/libs/objectstore"
 	registryv1 "github.com/ultrathink-pilot/trainyard/proto/gen/go/trainyard/registry/v1"
+	"github.com/ultrathink-pilot/trainyard/services/checkpoint-janitor/internal/drill"
 	"github.com/ultrathink-pilot/trainyard/services/checkpoint-janitor/internal/registryfake"
 	"github.com/ultrathink-pilot/trainyard/services/checkpoint-janitor/internal/retention"
 	"github.com/ultrathink-pilot/trainyard/services/checkpoint-janitor/internal/sweep"
@@ -37,6 +38,14 @@ func (w *world) archivePolicy(t *testing.T) {
 	t.Helper()
 	w.policy = filepath.Join(t.TempDir(), "policy.yaml")
 	if err := os.WriteFile(w.policy, []byte(archiving), 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// keepFiles archives without dropping anything.
+func (w *world) keepFiles(t *testing.T) {
+	t.Helper()
+	if err := os.WriteFile(w.policy, []byte(strings.Replace(archiving, "    drop_files: [\"file1\"]\n", "", 1)), 0o600); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -77,7 +86,16 @@ func (w *world) checkArchive(t *testing.T) {
 			t.Fatal(err)
 		}
 		var raw bytes.Buffer
-		if _, err := checkpointcodec.Decode(&raw, bytes.NewReader(packed), nil); err != nil {
+		base, err := checkpointcodec.Base(bytes.NewReader(packed))
+		if err != nil {
+			t.Fatalf("%s: %v", key, err)
+		}
+		if base == nil {
+			_, err = checkpointcodec.Decode(&raw, bytes.NewReader(packed), nil)
+		} else { // the difference to the other one
+			_, err = checkpointcodec.Decode(&raw, bytes.NewReader(packed), strings.NewReader(weights(1)))
+		}
+		if err != nil {
 			t.Fatalf("%s: %v", key, err)
 		}
 		got[raw.String()] = true
@@ -142,6 +160,27 @@ func TestAnArchiveKilledAtAnyStepResumes(t *testing.T) {
 	}
 }
 
+// A policy that drops nothing keeps every file.
+func TestArchivesKeepEveryFileUnlessToldOtherwise(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.fillArchive(t)
+	w.keepFiles(t)
+	sweepID := w.open(t, nil)
+	if _, err := w.sweeper(t, nil).Run(t.Context(), sweepID); err != nil {
+		t.Fatal(err)
+	}
+	cold := 0
+	for _, key := range w.keys(t) {
+		if strings.HasPrefix(key, "cold/") {
+			cold++
+		}
+	}
+	if cold != 5 { // two weights, three optimizer states
+		t.Errorf("%d contents in the cold tier", cold)
+	}
+}
+
 // Hot bytes that rotted before they were archived are not packed: the checkpoint is quarantined.
 func TestRottenBytesAreNotArchived(t *testing.T) {
 	t.Parallel()
@@ -192,5 +231,39 @@ func TestOrphansGoAfterTheirGraceAndForeignObjectsNever(t *testing.T) {
 		if !slices.Contains(left, key) {
 			t.Errorf("%s is not ours and gone", key)
 		}
+	}
+}
+
+// The drill restores what is archived and what is not, and notices damage in either tier.
+func TestTheDrillNoticesWhatCannotBeRestored(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.fillArchive(t)
+	if _, err := w.sweeper(t, nil).Run(t.Context(), w.open(t, nil)); err != nil {
+		t.Fatal(err)
+	}
+	d := &drill.Drill{Catalogue: w.client, Bucket: w.bucket, Scratch: t.TempDir()}
+	got, err := d.Run(t.Context(), 10, 1)
+	if err != nil || got.Checkpoints != 4 || len(got.Failures) != 0 {
+		t.Fatalf("got %+v %v", got, err)
+	}
+	for _, key := range w.keys(t) {
+		if !strings.HasPrefix(key, "cold/") {
+			continue
+		}
+		b, err := w.bucket.GetBytes(t.Context(), key, "", 1<<20)
+		if err != nil {
+			t.Fatal(err)
+		}
+		b[len(b)-20] ^= 1
+		if _, err := w.bucket.PutBytes(t.Context(), key, b); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got, err = d.Run(t.Context(), 10, 1); err != nil || len(got.Failures) != 3 {
+		t.Fatalf("damaged: %+v %v", got, err)
+	}
+	if left, err := os.ReadDir(d.Scratch); err != nil || len(left) > 0 {
+		t.Errorf("left on the disk: %v %v", left, err)
 	}
 }

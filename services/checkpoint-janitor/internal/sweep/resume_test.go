@@ -40,6 +40,8 @@ type axe struct {
 	calls, at int
 	after     bool
 	fallen    bool
+	// die ends the process for real; nil only stops it from having any more effect.
+	die func()
 }
 
 // swing runs one call under the axe. Once fallen, nothing more has an effect:
@@ -58,6 +60,9 @@ func swing[T any](a *axe, call func() (T, error)) (T, error) {
 		if _, err := call(); err != nil {
 			return none, err
 		}
+	}
+	if a.die != nil {
+		a.die()
 	}
 	return none, errKilled
 }

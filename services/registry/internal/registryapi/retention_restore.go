@@ -116,6 +116,8 @@ func (r *restores) content(ctx context.Context, subject string, f catalog.File) 
 		return rpcerr.Unavailable("%s: %s is being restored from the cold tier; call again", subject, f.Name).WithRetry(restoreRetry)
 	}
 	switch err := run.err; {
+	case errors.Is(err, objectstore.ErrUnavailable):
+		return err // a connection that broke makes a file look cut, and says nothing about it
 	case errors.Is(err, checkpointcodec.ErrFormat), errors.Is(err, checkpointcodec.ErrDigest), errors.Is(err, objectstore.ErrDigestMismatch),
 		errors.Is(err, objectstore.ErrNotFound):
 		return catalog.Refuse(catalog.ProblemMissingObject, subject, "%s cannot be restored from the cold tier: %v", f.Name, err)

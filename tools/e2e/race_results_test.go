@@ -1,0 +1,379 @@
+//go:build e2e && results
+
+package e2e
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	"github.com/ultrathink-pilot/trainyard/libs/benchtable"
+	"github.com/ultrathink-pilot/trainyard/libs/identity"
+	"github.com/ultrathink-pilot/trainyard/libs/rpcclient"
+	fleetv1 "github.com/ultrathink-pilot/trainyard/proto/gen/go/trainyard/fleet/v1"
+	janitorv1 "github.com/ultrathink-pilot/trainyard/proto/gen/go/trainyard/janitor/v1"
+	jobv1 "github.com/ultrathink-pilot/trainyard/proto/gen/go/trainyard/job/v1"
+	registryv1 "github.com/ultrathink-pilot/trainyard/proto/gen/go/trainyard/registry/v1"
+)
+
+// hasty archives and deletes as fast as it may, so that minutes hold what a year would.
+const hasty = `version: 1
+revision: hasty-1
+development: true
+grace: 0s
+rules:
+  - experiments: ["*"]
+    keep_top: 2
+    keep_last_per_live_job: 1
+    young_for: 0s
+    drop_outranked_after: 0s
+    archive_after: 1s
+    delete_abandoned_after: 30s
+    drop_files: ["trainer_state.bin"]
+caps:
+  max_drop_fraction: 100%
+`
+
+// race is a mesh with people, agents and a janitor that are all in a hurry.
+type race struct {
+	*yard
+	agent  registryv1.IngestServiceClient
+	http   *http.Client
+	models []string
+
+	mu       sync.Mutex
+	contents map[string][]byte // by hex digest
+	counts   map[string]*atomic.Int64
+	lost     atomic.Int64
+}
+
+func (r *race) count(what string) { r.counts[what].Add(1) }
+
+// TestCampaignLiveRace promotes, rolls back, pins, resolves and commits against the real registry, Postgres and S3 server
+// while sweeps archive and delete without pause and the janitor is killed every few seconds. TRAINYARD_RACE_MINUTES sets how long.
+func TestCampaignLiveRace(t *testing.T) {
+	minutes := 15.0
+	if v, err := strconv.ParseFloat(os.Getenv("TRAINYARD_RACE_MINUTES"), 64); err == nil {
+		minutes = v
+	}
+	policy := filepath.Join(t.TempDir(), "hasty.yaml")
+	if err := os.WriteFile(policy, []byte(hasty), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	y := start(t, "--policy="+policy)
+	r := &race{yard: y, models: []string{"bull", "bear"}, contents: map[string][]byte{}, counts: map[string]*atomic.Int64{}}
+	for _, what := range []string{"commits", "promotions", "rollbacks", "pins", "resolves", "sweeps", "kills", "archived", "deleted", "restored"} {
+		r.counts[what] = &atomic.Int64{}
+	}
+	r.connect(t)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Duration(minutes*float64(time.Minute)))
+	defer cancel()
+	var wg sync.WaitGroup
+	for i, model := range r.models {
+		wg.Go(func() { r.train(ctx, t, model, uint64(i)) })
+		wg.Go(func() { r.people(ctx, t, model, uint64(i)) })
+	}
+	wg.Go(func() { r.sweep(ctx, t) })
+	for ctx.Err() == nil {
+		select {
+		case <-ctx.Done():
+		case <-time.After(7 * time.Second):
+			y.kill(t, "janitor")
+			r.count("kills")
+		}
+	}
+	wg.Wait()
+	// Quiet again: one last sweep, then everything that is referenced must be readable and nothing left over.
+	r.settle(t)
+	rows := []benchtable.Row{{What: "minutes", Asked: "15", Ours: benchtable.Of("", minutes)}}
+	for _, what := range []string{"commits", "promotions", "rollbacks", "pins", "resolves", "restored", "sweeps", "archived", "deleted", "kills"} {
+		rows = append(rows, benchtable.Row{What: what, Ours: benchtable.Of("", float64(r.counts[what].Load()))})
+	}
+	rows = append(rows, benchtable.Row{What: "referenced checkpoints lost", Asked: "0", Ours: benchtable.Of("", float64(r.lost.Load()))})
+	benchtable.Section{
+		Page: "janitor.md", Title: "Live race", Command: "make campaign ONLY=tools CAMPAIGN=TestCampaignLiveRace",
+		Intro: "The real programs: registry, janitor, Postgres, S3 server. Every Production version is resolved and downloaded all the time, each byte compared by digest; " +
+			"the janitor is killed by SIGKILL every few seconds.",
+		Rows: rows,
+	}.Write(t)
+	if n := r.lost.Load(); n > 0 {
+		t.Fatalf("%d referenced checkpoints were lost", n)
+	}
+}
+
+func (r *race) connect(t *testing.T) {
+	t.Helper()
+	authority, err := identity.NewAuthority(filepath.Join(r.state, "certs"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	files, err := authority.Issue(identity.RoleAgent, "race")
+	if err != nil {
+		t.Fatal(err)
+	}
+	config, err := identity.ClientTLS(files, identity.RoleRegistry)
+	if err != nil {
+		t.Fatal(err)
+	}
+	conn, err := rpcclient.Dial(r.desc.Registry, rpcclient.Options{TLS: config})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = conn.Close() })
+	r.agent = registryv1.NewIngestServiceClient(conn)
+	pool := x509.NewCertPool()
+	found := false
+	for _, pattern := range []string{"s3/*.pem", "s3/*/*.pem", "*/ca.pem", "s3*/*.crt", "certs/*.pem"} {
+		names, err := filepath.Glob(filepath.Join(r.state, pattern))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, name := range names {
+			if raw, err := os.ReadFile(name); err == nil {
+				found = pool.AppendCertsFromPEM(raw) || found
+			}
+		}
+	}
+	if !found {
+		t.Fatal("the S3 server's authority is not in the state directory")
+	}
+	r.http = &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS12}}}
+}
+
+func (r *race) transfer(ctx context.Context, u *registryv1.TransferURL, body []byte) ([]byte, error) {
+	q, err := http.NewRequestWithContext(ctx, u.GetMethod(), u.GetUrl(), bytes.NewReader(body))
+	if err != nil {
+		return nil, err
+	}
+	for k, v := range u.GetHeaders() {
+		q.Header.Set(k, v)
+	}
+	resp, err := r.http.Do(q)
+	if err != nil {
+		return nil, err
+	}
+	got, err := io.ReadAll(resp.Body)
+	if err = errors.Join(err, resp.Body.Close()); err == nil && resp.StatusCode != http.StatusOK {
+		err = fmt.Errorf("%s: %s", resp.Status, got)
+	}
+	return got, err
+}
+
+// train is an agent: one run after the other, each with a few checkpoints, some of which share their weights.
+func (r *race) train(ctx context.Context, t *testing.T, model string, seed uint64) {
+	g := rand.New(rand.NewPCG(seed, 1))
+	for n := 0; ctx.Err() == nil; n++ {
+		if err := r.oneRun(ctx, model, n, g); err != nil && ctx.Err() == nil {
+			t.Errorf("train %s: %v", model, err)
+			return
+		}
+	}
+}
+
+func (r *race) oneRun(ctx context.Context, model string, n int, g *rand.Rand) error {
+	job := uuid.NewString()
+	stream, err := r.agent.Ingest(ctx)
+	if err != nil {
+		return err
+	}
+	sequence := uint64(0)
+	send := func(m *registryv1.IngestRequest) error {
+		sequence++
+		m.JobId, m.Attempt, m.Fence, m.Sequence = job, 1, 1, sequence
+		if err := stream.Send(m); err != nil {
+			return err
+		}
+		_, err := stream.Recv()
+		return err
+	}
+	spec := &jobv1.JobSpec{DisplayName: model, Experiment: fmt.Sprintf("race/%s/%d", model, n/8), ModelName: model,
+		Runtime: &jobv1.JobSpec_Native{Native: &jobv1.NativeSpec{Specialist: jobv1.Specialist_SPECIALIST_BULL, Symbol: "SPX", Timeframe: "1d"}}}
+	if err := send(&registryv1.IngestRequest{Batch: &registryv1.IngestRequest_Opened{Opened: &registryv1.RunOpened{Spec: spec, AgentName: "race", Time: timestamppb.Now()}}}); err != nil {
+		return err
+	}
+	weights := make([]byte, 20_000)
+	for i := range weights {
+		weights[i] = byte(g.NormFloat64() * 20)
+	}
+	for step := range 4 {
+		for range 200 {
+			weights[g.IntN(len(weights))]++
+		}
+		if err := r.commit(ctx, job, int64(step), g.NormFloat64(), map[string][]byte{"model.safetensors": weights, "trainer_state.bin": fmt.Appendf(nil, "%s %d", job, step)}); err != nil {
+			return err
+		}
+	}
+	if err := send(&registryv1.IngestRequest{Batch: &registryv1.IngestRequest_Closed{Closed: &registryv1.RunClosed{Outcome: fleetv1.Exit_OUTCOME_SUCCEEDED, Time: timestamppb.Now()}}}); err != nil {
+		return err
+	}
+	return stream.CloseSend()
+}
+
+func (r *race) commit(ctx context.Context, job string, step int64, sharpe float64, files map[string][]byte) error {
+	begin := &registryv1.BeginCheckpointRequest{RequestId: uuid.NewString(), JobId: job, Attempt: 1, Fence: 1, Step: step}
+	for path, b := range files {
+		sum := sha256.Sum256(b)
+		begin.Files = append(begin.Files, &registryv1.CheckpointFile{Path: path, Sha256: sum[:], SizeBytes: int64(len(b))})
+		r.mu.Lock()
+		r.contents[hex.EncodeToString(sum[:])] = bytes.Clone(b)
+		r.mu.Unlock()
+	}
+	staged, err := r.agent.BeginCheckpoint(ctx, begin)
+	if err != nil {
+		return err
+	}
+	for _, u := range staged.GetUploads() {
+		if _, err := r.transfer(ctx, u, files[u.GetPaths()[0]]); err != nil {
+			return err
+		}
+	}
+	_, err = r.agent.CommitCheckpoint(ctx, &registryv1.CommitCheckpointRequest{CheckpointId: staged.GetCheckpointId(), Fence: 1,
+		Metrics: map[string]float64{"validation/sharpe": sharpe}, Resumable: true, FeatureSchema: "v1"})
+	r.count("commits")
+	return err
+}
+
+// people promote, roll back, pin, register what may be archived, and look at Production all the time.
+func (r *race) people(ctx context.Context, t *testing.T, model string, seed uint64) {
+	g := rand.New(rand.NewPCG(seed, 2))
+	for ctx.Err() == nil {
+		switch g.IntN(6) {
+		case 0:
+			if _, err := r.Models.PromoteModelVersion(ctx, &registryv1.PromoteModelVersionRequest{RequestId: uuid.NewString(), ModelName: model,
+				Stage: registryv1.Stage_STAGE_PRODUCTION, Reason: "race"}); err == nil {
+				r.count("promotions")
+			}
+		case 1:
+			if _, err := r.Models.RollbackModel(ctx, &registryv1.RollbackModelRequest{RequestId: uuid.NewString(), ModelName: model, Reason: "race"}); err == nil {
+				r.count("rollbacks")
+			}
+		case 2:
+			r.takeUp(ctx, model, g)
+		default:
+		}
+		if err := r.readProduction(ctx, model); err != nil && ctx.Err() == nil {
+			t.Errorf("LOST: %v", err)
+			r.lost.Add(1)
+			return
+		}
+	}
+}
+
+// takeUp registers and promotes any checkpoint there is, tombstoned, archived or live: the registry refuses or brings it back.
+func (r *race) takeUp(ctx context.Context, model string, g *rand.Rand) {
+	listed, err := r.Runs.ListCheckpoints(ctx, &registryv1.ListCheckpointsRequest{PageSize: 200})
+	if err != nil || len(listed.GetCheckpoints()) == 0 {
+		return
+	}
+	c := listed.GetCheckpoints()[g.IntN(len(listed.GetCheckpoints()))]
+	if g.IntN(3) == 0 {
+		if _, err := r.Runs.SetCheckpointPin(ctx, &registryv1.SetCheckpointPinRequest{RequestId: uuid.NewString(), CheckpointId: c.GetCheckpointId(), Pinned: g.IntN(2) == 0, Reason: "race"}); err == nil {
+			r.count("pins")
+		}
+		return
+	}
+	made, err := r.Models.CreateModelVersion(ctx, &registryv1.CreateModelVersionRequest{RequestId: uuid.NewString(), ModelName: model, CheckpointId: c.GetCheckpointId()})
+	if err != nil {
+		return
+	}
+	if c.GetStorageTier() == registryv1.StorageTier_STORAGE_TIER_COLD {
+		r.count("restored")
+	}
+	if _, err := r.Models.PromoteModelVersion(ctx, &registryv1.PromoteModelVersionRequest{RequestId: uuid.NewString(), ModelName: model,
+		Version: made.GetVersion().GetVersion(), Stage: registryv1.Stage_STAGE_PRODUCTION, Reason: "race"}); err == nil {
+		r.count("promotions")
+	}
+}
+
+// readProduction downloads what is in Production and compares every byte. A version that a promotion replaced meanwhile is
+// still a rollback target, so even then nothing may be missing.
+func (r *race) readProduction(ctx context.Context, model string) error {
+	answer, err := r.Models.ResolveModel(ctx, &registryv1.ResolveModelRequest{ModelName: model, Selector: &registryv1.ResolveModelRequest_Stage{Stage: registryv1.Stage_STAGE_PRODUCTION}})
+	if err != nil {
+		return nil //nolint:nilerr // nothing is in Production yet, or the registry says why not
+	}
+	for _, u := range answer.GetDownloads() {
+		got, err := r.transfer(ctx, u, nil)
+		if err != nil {
+			return fmt.Errorf("%s version %d, %v: %w", model, answer.GetVersion().GetVersion(), u.GetPaths(), err)
+		}
+		r.mu.Lock()
+		want := r.contents[hex.EncodeToString(u.GetSha256())]
+		r.mu.Unlock()
+		if !bytes.Equal(got, want) {
+			return fmt.Errorf("%s version %d, %v: %d other bytes", model, answer.GetVersion().GetVersion(), u.GetPaths(), len(got))
+		}
+	}
+	r.count("resolves")
+	return nil
+}
+
+func (r *race) sweep(ctx context.Context, t *testing.T) {
+	for ctx.Err() == nil {
+		answer, err := r.Janitor.ExecuteSweep(ctx, &janitorv1.ExecuteSweepRequest{RequestId: uuid.NewString(), ConfirmLarge: true})
+		if err != nil {
+			select { // the janitor is dead just now
+			case <-ctx.Done():
+			case <-time.After(200 * time.Millisecond):
+			}
+			continue
+		}
+		r.count("sweeps")
+		r.counts["archived"].Add(answer.GetArchivedCount())
+		r.counts["deleted"].Add(answer.GetDeletedCount())
+		_ = t
+	}
+}
+
+// settle sweeps until it is quiet and then looks at everything that has bytes.
+func (r *race) settle(t *testing.T) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(t.Context()), 5*time.Minute)
+	defer cancel()
+	eventually(t, "a last sweep", func() error {
+		_, err := r.Janitor.ExecuteSweep(ctx, &janitorv1.ExecuteSweepRequest{RequestId: uuid.NewString(), ConfirmLarge: true})
+		return err
+	})
+	found, err := r.Janitor.ListFindings(ctx, &janitorv1.ListFindingsRequest{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range found.GetFindings() {
+		t.Errorf("after the race: %v", f)
+		if f.GetKind() == janitorv1.Finding_KIND_MISSING || f.GetKind() == janitorv1.Finding_KIND_CORRUPT {
+			r.lost.Add(1)
+		}
+	}
+	drill, err := r.Janitor.RunDrill(ctx, &janitorv1.RunDrillRequest{RequestId: uuid.NewString(), SampleSize: 200})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range drill.GetFailures() {
+		t.Error(f)
+		r.lost.Add(1)
+	}
+	for _, model := range r.models {
+		if err := r.readProduction(ctx, model); err != nil {
+			t.Error(err)
+			r.lost.Add(1)
+		}
+	}
+}
