@@ -41,12 +41,12 @@ development: true
 grace: 0s
 rules:
   - experiments: ["*"]
-    keep_top: 2
+    keep_top: 30
     keep_last_per_live_job: 1
     young_for: 0s
-    drop_outranked_after: 0s
+    drop_outranked_after: 20s
     archive_after: 1s
-    delete_abandoned_after: 30s
+    delete_abandoned_after: 60s
     drop_files: ["trainer_state.bin"]
 caps:
   max_drop_fraction: 100%

@@ -142,7 +142,7 @@ func readLine(text []byte, out *retention.Inventory) error {
 	}
 	c := retention.Checkpoint{
 		ID: l.CheckpointID, Experiment: l.Experiment, RunID: l.RunID, Step: l.Step, CreateTime: instant(l.CreateTime),
-		State: retention.ParseState(l.State), TombstoneTime: instant(l.TombstoneTime), Trades: l.Trades, Window: l.Window,
+		State: retention.ParseState(strings.ToLower(l.State)), TombstoneTime: instant(l.TombstoneTime), Trades: l.Trades, Window: l.Window,
 		Uncommitted: l.Uncommitted, RunActive: l.RunActive, Resumable: l.Resumable, LastUse: instant(l.LastUse), Archived: l.Archived, Parents: l.Parents,
 	}
 	if l.State == "" {
@@ -156,7 +156,7 @@ func readLine(text []byte, out *retention.Inventory) error {
 	}
 	c.ExperimentUse = instant(l.ExperimentUse)
 	for _, r := range l.References {
-		c.References = append(c.References, retention.Reference{Kind: retention.ParseReferenceKind(r.Kind), Detail: r.Detail, Until: instant(r.Until)})
+		c.References = append(c.References, retention.Reference{Kind: retention.ParseReferenceKind(strings.ToLower(r.Kind)), Detail: r.Detail, Until: instant(r.Until)})
 	}
 	for _, f := range l.Files {
 		c.Files = append(c.Files, retention.File{Digest: f.SHA256, Bytes: f.Bytes})

@@ -67,8 +67,9 @@ func Plan(args []string, stdin io.Reader, out io.Writer) (err error) {
 	return writeText(out, plan, refusals)
 }
 
+// Formats of the files are described in docs/janitor.md.
 func usage(flags *flag.FlagSet) string {
-	text := "usage:"
+	text := "usage, the formats are described in docs/janitor.md:"
 	flags.VisitAll(func(f *flag.Flag) {
 		dash := "--"
 		if len(f.Name) == 1 {

@@ -163,7 +163,7 @@ func (s *stage) resumeAndCheck(t *testing.T, archive bool) {
 
 // TRAINYARD_KILLS sets how often each step is killed, TRAINYARD_RANDOM_KILLS how many kills fall anywhere.
 func TestCampaignKills(t *testing.T) {
-	each, random := 20, 200
+	each, random := 20, 280
 	if v, err := strconv.Atoi(os.Getenv("TRAINYARD_KILLS")); err == nil {
 		each = v
 	}
