@@ -10,10 +10,16 @@ import (
 	"fmt"
 	"hash/crc32"
 	"io"
+	"sync"
 
 	"github.com/klauspost/compress/huff0"
 	"github.com/klauspost/compress/zstd"
 )
+
+// textEncoder is shared: its EncodeAll keeps nothing, and making one costs more than packing a small file.
+var textEncoder = sync.OnceValues(func() (*zstd.Encoder, error) {
+	return zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedDefault))
+})
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
@@ -35,11 +41,11 @@ type encoder struct {
 // coded as far as both reach; the base's digest goes into the file, and the same
 // base is needed to unpack.
 func Encode(dst io.Writer, src io.Reader, base io.ReadSeeker) (Stats, error) {
-	z, err := zstd.NewWriter(nil, zstd.WithEncoderConcurrency(1), zstd.WithEncoderLevel(zstd.SpeedDefault))
+	z, err := textEncoder()
 	if err != nil {
 		return Stats{}, err
 	}
-	e := &encoder{out: bufio.NewWriterSize(dst, 1<<20), huff: &huff0.Scratch{Reuse: huff0.ReusePolicyNone}, zstd: z,
+	e := &encoder{out: bufio.NewWriterSize(dst, 256<<10), huff: &huff0.Scratch{Reuse: huff0.ReusePolicyNone}, zstd: z,
 		planes: make([]byte, blockSize), diff: make([]byte, blockSize)}
 	header := []byte(magic + string(rune(version)) + "\x00\x00\x00")
 	if base != nil {

@@ -38,7 +38,7 @@ func Adopt(ctx context.Context, args []string, out, log io.Writer) (err error) {
 	flags.StringVar(&a.pin, "pin", "", "keep this file whatever the policy says")
 	flags.StringVar(&a.unpin, "unpin", "", "let the policy decide about this file again")
 	if err := flags.Parse(args); err != nil {
-		return fmt.Errorf("%w\n%s", err, usage(flags))
+		return wrong(flags, err, out, "")
 	}
 	if flags.NArg() != 1 {
 		return fmt.Errorf("give one directory, after the options\n%s", usage(flags))

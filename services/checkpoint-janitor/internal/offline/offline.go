@@ -28,7 +28,7 @@ func Plan(args []string, stdin io.Reader, out io.Writer) (err error) {
 	at := flags.String("now", "", "the instant to decide for, RFC 3339")
 	form := flags.String("o", "text", "text or json")
 	if err := flags.Parse(args); err != nil {
-		return fmt.Errorf("%w\n%s", err, usage(flags))
+		return wrong(flags, err, out, formats)
 	}
 	var problems []error
 	if *from == "" {
@@ -67,9 +67,8 @@ func Plan(args []string, stdin io.Reader, out io.Writer) (err error) {
 	return writeText(out, plan, refusals)
 }
 
-// Formats of the files are described in docs/janitor.md.
 func usage(flags *flag.FlagSet) string {
-	text := "usage, the formats are described in docs/janitor.md:"
+	text := "options of " + flags.Name() + ":"
 	flags.VisitAll(func(f *flag.Flag) {
 		dash := "--"
 		if len(f.Name) == 1 {

@@ -3,6 +3,8 @@ package offline
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
+	"flag"
 	"os"
 	"strings"
 	"testing"
@@ -84,5 +86,19 @@ func TestEveryWrongOptionIsNamed(t *testing.T) {
 	}
 	if err := Plan([]string{"--nonsense"}, nil, &out); err == nil || !strings.Contains(err.Error(), "--inventory:") {
 		t.Errorf("no usage in %v", err)
+	}
+}
+
+// Whoever asks for help gets the options and both formats.
+func TestHelpShowsTheFormats(t *testing.T) {
+	t.Parallel()
+	var out bytes.Buffer
+	if err := Plan([]string{"--help"}, nil, &out); !errors.Is(err, flag.ErrHelp) {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"--inventory", "checkpoint_id", "keep_top"} {
+		if !strings.Contains(out.String(), want) {
+			t.Errorf("missing %q in\n%s", want, out.String())
+		}
 	}
 }

@@ -18,7 +18,7 @@ import (
 // Pack runs `checkpoint-janitor pack`: it packs one file without loss, unpacks
 // it again to compare, and only then gives it its name.
 func Pack(args []string, out io.Writer) error {
-	from, base, to, err := packArguments("pack", args)
+	from, base, to, err := packArguments("pack", args, out)
 	if err != nil {
 		return err
 	}
@@ -59,7 +59,7 @@ func readBack(dst *os.File, base io.ReadSeeker, want hash.Hash) error {
 
 // Unpack runs `checkpoint-janitor unpack`.
 func Unpack(args []string, out io.Writer) error {
-	from, base, to, err := packArguments("unpack", args)
+	from, base, to, err := packArguments("unpack", args, out)
 	if err != nil {
 		return err
 	}
@@ -75,13 +75,13 @@ func Unpack(args []string, out io.Writer) error {
 	return err
 }
 
-func packArguments(command string, args []string) (from, base, to string, err error) {
+func packArguments(command string, args []string, out io.Writer) (from, base, to string, err error) {
 	flags := flag.NewFlagSet("checkpoint-janitor "+command, flag.ContinueOnError)
 	flags.SetOutput(io.Discard)
 	flags.StringVar(&base, "base", "", "earlier checkpoint file that the difference is taken to")
 	flags.StringVar(&to, "o", "", "file to write; it must not exist")
 	if err := flags.Parse(args); err != nil {
-		return "", "", "", fmt.Errorf("%w\n%s", err, usage(flags))
+		return "", "", "", wrong(flags, err, out, "")
 	}
 	var problems []error
 	if flags.NArg() != 1 {
