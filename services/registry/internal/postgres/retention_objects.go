@@ -29,16 +29,21 @@ type Object struct {
 
 // Objects returns up to limit objects by key above after.
 func (s *Store) Objects(ctx context.Context, after string, limit int) ([]Object, error) {
+	// A question per kind of object, each by its own index: one question for both would read every file for
+	// every object.
 	rows, err := s.pool.Query(ctx, `WITH page AS (
-			SELECT object_key, false AS cold, state, sha256, sha256 AS object_sha256, size_bytes, blob_id, update_time FROM blobs
-			WHERE state IN ('PENDING', 'PRESENT', 'CORRUPT', 'DELETING') AND object_key > $1
-			UNION ALL SELECT object_key, true, state, sha256, object_sha256, object_bytes, 0, update_time FROM cold_copies WHERE object_key > $1
+			(SELECT object_key, false AS cold, state, sha256, sha256 AS object_sha256, size_bytes, blob_id, update_time FROM blobs
+				WHERE state IN ('PENDING', 'PRESENT', 'CORRUPT', 'DELETING') AND object_key > $1 ORDER BY object_key LIMIT $2)
+			UNION ALL (SELECT object_key, true, state, sha256, object_sha256, object_bytes, 0, update_time FROM cold_copies
+				WHERE object_key > $1 ORDER BY object_key LIMIT $2)
 			ORDER BY 1 LIMIT $2)
 		SELECT object_key, cold, state, sha256, object_sha256, size_bytes,
-			(SELECT count(DISTINCT c.checkpoint_id) FROM blobs b JOIN checkpoint_files f USING (blob_id) JOIN checkpoints c USING (checkpoint_id)
-				WHERE CASE WHEN p.cold THEN b.sha256 = p.sha256 ELSE b.blob_id = p.blob_id END AND c.state NOT IN ('DELETING', 'DELETED')),
-			(SELECT count(*) FROM artifacts a WHERE a.blob_id = p.blob_id),
-			(SELECT count(*) FROM cold_copies d WHERE p.cold AND d.base_sha256 = p.sha256),
+			CASE WHEN cold THEN (SELECT count(DISTINCT c.checkpoint_id) FROM blobs b JOIN checkpoint_files f USING (blob_id) JOIN checkpoints c USING (checkpoint_id)
+				WHERE b.sha256 = p.sha256 AND c.state NOT IN ('DELETING', 'DELETED'))
+			ELSE (SELECT count(DISTINCT c.checkpoint_id) FROM checkpoint_files f JOIN checkpoints c USING (checkpoint_id)
+				WHERE f.blob_id = p.blob_id AND c.state NOT IN ('DELETING', 'DELETED')) END,
+			CASE WHEN cold THEN 0 ELSE (SELECT count(*) FROM artifacts a WHERE a.blob_id = p.blob_id) END,
+			CASE WHEN cold THEN (SELECT count(*) FROM cold_copies d WHERE d.base_sha256 = p.sha256) ELSE 0 END,
 			update_time FROM page p ORDER BY object_key`, after, limit)
 	if err != nil {
 		return nil, err
