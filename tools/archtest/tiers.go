@@ -17,7 +17,7 @@ type Service struct {
 // Trainyard is this repository's table.
 var Trainyard = Tiers{
 	"services/scheduler": {
-		Pure:  []string{"job", "queue", "placement", "lease", "cron", "learn"},
+		Pure:  []string{"job", "placement", "lease", "cron", "learn"},
 		Shell: []string{"cycle", "postgres", "memstore", "jobapi", "agentapi", "registryclient", "failpoint", "sim"},
 		API:   []string{"jobapi", "agentapi", "registryclient"},
 	},

@@ -15,8 +15,8 @@ import (
 	"github.com/ultrathink-pilot/trainyard/services/scheduler/internal/placement"
 )
 
-// replan is how soon a queue that waits is planned again when nothing happens.
-const replan = 3 * time.Second
+// breath bounds the pause between two rounds.
+const breath = 3 * time.Second
 
 // plans runs a planning round whenever the world changed or a backoff ended.
 func (e *Engine) plans(ctx context.Context) {
@@ -28,7 +28,7 @@ func (e *Engine) plans(ctx context.Context) {
 		select {
 		case <-ctx.Done():
 			return
-		case <-time.After(min(time.Since(begin), replan)):
+		case <-time.After(min(time.Since(begin), breath)):
 		}
 		var due <-chan time.Time
 		if !next.IsZero() {

@@ -65,8 +65,6 @@ func (s *state) ask(d job.Demand) {
 	}
 }
 
-func (s *state) typical() []placement.Typical { return s.usual }
-
 func newState(w World) *state {
 	s := &state{
 		revision: w.Revision + 1, records: make(map[string]Record, len(w.Records)), agents: make(map[string]Agent, len(w.Agents)),
