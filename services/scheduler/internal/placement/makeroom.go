@@ -176,10 +176,17 @@ func (c *Core) costOf(h *Holder) cost {
 // class, or a search job that has got more service by a level, and it has run
 // long enough to have been worth its start.
 func (c *Core) below(h *Holder, at rung) bool {
-	if h.Ending || h.fresh || h.claim != nil || c.now.Sub(h.Started) < c.rules.MinRuntime {
+	if h.Ending || h.fresh || h.claim != nil || !c.worn(h) {
 		return false
 	}
 	return h.Priority < at.class || h.Priority == at.class && at.class == job.Search && usualBand+tierOf(h.attained(c.now)) > at.band
+}
+
+// worn reports whether an attempt has run long enough to be stopped for others.
+// Not even rules without a minimum runtime stop what began this very moment: two
+// jobs could do so to each other for ever.
+func (c *Core) worn(h *Holder) bool {
+	return c.now.After(h.Started) && c.now.Sub(h.Started) >= c.rules.MinRuntime
 }
 
 // mayPreempt reports whether anybody below a rung runs at all.
@@ -214,7 +221,7 @@ func (c *Core) preempt(e *entry) bool {
 			if n.Blocked != "" || c.loose[i] || slices.ContainsFunc(parts, func(x roomPart) bool { return x.node == n.Name }) {
 				return
 			}
-			if victims, price, ok := c.victims(i, at, &p.need, best >= 0, bestCost); ok {
+			if victims, price, ok := c.victims(i, at, &p.need, len(shapes) > 1, best >= 0, bestCost); ok {
 				best, bestCost, bestVictims = i, price, victims
 			}
 		}
@@ -286,8 +293,8 @@ func (c *Core) stop(id string, forWhom *entry) {
 }
 
 // victims are the cheapest attempts of a node whose end makes a need fit, if they
-// cost less than a limit.
-func (c *Core) victims(i int, at rung, want *need, limited bool, limit cost) ([]*Holder, cost, bool) {
+// cost less than a limit. A part of a gang may find a node that needs none.
+func (c *Core) victims(i int, at rung, want *need, gang, limited bool, limit cost) ([]*Holder, cost, bool) {
 	n := &c.fleet.nodes[i]
 	all := c.leavers[:0]
 	for k := range n.Holders {
@@ -296,7 +303,7 @@ func (c *Core) victims(i int, at rung, want *need, limited bool, limit cost) ([]
 		}
 	}
 	c.leavers = all
-	if len(all) == 0 && len(c.ending) == 0 {
+	if len(all) == 0 && c.ending[i] == 0 && !gang {
 		return nil, cost{}, false
 	}
 	slices.SortStableFunc(all, func(a, b *Holder) int {
@@ -374,7 +381,7 @@ func (c *Core) reclaim(e *entry, want Amount, v verdict) {
 					used = used.minus(x.amount)
 				}
 				lentOut = lentOut.minus(x.amount)
-			case c.below(h, e.line.at), foreign && h.Priority <= e.req.Priority && !h.fresh && c.now.Sub(h.Started) >= c.rules.MinRuntime:
+			case c.below(h, e.line.at), foreign && h.Priority <= e.req.Priority && !h.fresh && c.worn(h):
 				all = append(all, candidate{h, x, c.costOf(h)})
 			}
 		}

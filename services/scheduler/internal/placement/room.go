@@ -264,6 +264,22 @@ func (c *Core) enter(e *entry) bool {
 	return false
 }
 
+// hasten preempts for a job that waits for the ends of others by a guess: by now
+// some of them may have run long enough to be stopped.
+func (c *Core) hasten(e *entry) {
+	r := e.room
+	if r.stopping || !c.mayPreempt(e.line.at) {
+		return
+	}
+	back := c.without(r)
+	e.room = nil
+	if c.preempt(e) {
+		return
+	}
+	e.room = r
+	back()
+}
+
 // without takes a room out of the books for a moment.
 func (c *Core) without(r *room) (back func()) {
 	at := slices.Index(c.rooms, r)

@@ -205,6 +205,7 @@ func (c *Core) consider(e *entry) outcome {
 		return placed
 	}
 	if e.room != nil {
+		c.hasten(e)
 		return kept
 	}
 	if c.backfill(e) {

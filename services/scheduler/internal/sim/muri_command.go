@@ -35,12 +35,13 @@ var completionPolicies = map[string]func(jobs []TraceJob, c Cluster) Completion{
 	"srtf":       func(jobs []TraceJob, c Cluster) Completion { return ShortestRemaining(jobs, c.Nodes, c.PerNode, false) },
 	"srsf":       func(jobs []TraceJob, c Cluster) Completion { return ShortestRemaining(jobs, c.Nodes, c.PerNode, true) },
 	"tiresias-l": func(jobs []TraceJob, c Cluster) Completion { return Tiresias(jobs, c.Nodes*c.PerNode) },
+	"default":    Product,
 	"fifo":       func(jobs []TraceJob, c Cluster) Completion { return inOrder(jobs, c, false) },
 	"fifo-skip":  func(jobs []TraceJob, c Cluster) Completion { return inOrder(jobs, c, true) },
 }
 
 // completionNames are the policies in the order of a table.
-var completionNames = []string{"tiresias-l", "srtf", "srsf", "fifo", "fifo-skip"}
+var completionNames = []string{"default", "tiresias-l", "srtf", "srsf", "fifo", "fifo-skip"}
 
 // RunMuri is the command "schedreplay muri".
 func RunMuri(args []string, out io.Writer) error {
