@@ -304,3 +304,10 @@ func (o *options) check(l KueueLoad) {
 		o.complain("%d workloads are more than this simulator is made for (5000000)", n)
 	}
 }
+
+// Preset is a published load, with the service's own minimum runtime.
+func Preset(name string) KueueLoad {
+	l := kueuePresets[name]
+	l.MinRuntime = productRules.MinRuntime
+	return l
+}
