@@ -32,7 +32,7 @@ func TestPSSHelper(t *testing.T) {
 	for _, v := range s.Table.Features {
 		sum += v
 	}
-	fmt.Println("ready", sum)
+	fmt.Fprintln(os.Stdout, "ready", sum)
 	in := bufio.NewReader(os.Stdin)
 	if _, err := in.ReadString('\n'); err != nil {
 		t.Fatal(err)
@@ -57,7 +57,7 @@ func TestPSSHelper(t *testing.T) {
 			}
 		}
 	}
-	fmt.Println("memory", rss, pss)
+	fmt.Fprintln(os.Stdout, "memory", rss, pss)
 	_, _ = in.ReadString('\n')
 }
 
