@@ -260,7 +260,7 @@ func TestMirrorSurvivesKillsAndLostAnswers(t *testing.T) {
 
 func mirrorCampaign(t *testing.T, writers, kills int) {
 	_, cfg := prepare(t)
-	real := realMLflow(t)
+	target := realMLflow(t)
 	cfg.DSN = pgtest.DSN(t, postgres.Schema, postgres.Migrations)
 	var loss atomic.Int64
 	loss.Store(12)
@@ -269,10 +269,10 @@ func mirrorCampaign(t *testing.T, writers, kills int) {
 	front := free.Addr().String()
 	must(t, free.Close())
 	cfg.Listen = "127.0.0.1:0"
-	cfg.MLflow = MLflow{Listen: front, Insecure: true, Mirror: lossy(t, real, &loss), MirrorLease: 2 * time.Second}
+	cfg.MLflow = MLflow{Listen: front, Insecure: true, Mirror: lossy(t, target, &loss), MirrorLease: 2 * time.Second}
 	registry := startVictim(t, cfg)
 	t.Cleanup(registry.stop)
-	ours, theirs := rest{t, "http://" + front}, rest{t, real}
+	ours, theirs := rest{t, "http://" + front}, rest{t, target}
 
 	ours.must("POST", v2+"experiments/create", map[string]string{"name": "specialists"})
 	id := dig(ours.must("GET", v2+"experiments/get-by-name?experiment_name=specialists", nil), "experiment", "experiment_id")

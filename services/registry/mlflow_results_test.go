@@ -105,7 +105,7 @@ func TestResultsMLflow(t *testing.T) {
 		c.fill(t, runs[c][0])
 	}
 	both("get-history of 10,000 points", ">= 30x", "", 4, 4*time.Second, func(c *contestant, _, _ int) error {
-		return c.fetch(v2+"metrics/get-history?metric_key=long&max_results=25000&run_id="+runs[c][0], 10_000)
+		return c.fetch(v2 + "metrics/get-history?metric_key=long&max_results=25000&run_id=" + runs[c][0])
 	})
 	both("search over 10,000 runs, by metric and param, ordered, 100 results", ">= 10x", "", 4, 4*time.Second, func(c *contestant, _, _ int) error {
 		return c.post(v2+"runs/search", `{"experiment_ids":["`+crowd+`"],"filter":"metrics.loss < 0.5 and params.lr = '3'","order_by":["metrics.loss DESC"],"max_results":100}`)
@@ -238,7 +238,9 @@ func (c *contestant) post(path, body string) error {
 	return err
 }
 
-func (c *contestant) fetch(path string, points int) error {
+// fetch reads the long series, whole.
+func (c *contestant) fetch(path string) error {
+	const points = 10_000
 	resp, err := c.client.Get(c.base + path)
 	if err != nil {
 		return err
@@ -383,3 +385,6 @@ func (c *contestant) race(t *testing.T, rounds int) float64 {
 	}
 	return 100 * float64(good) / float64(rounds)
 }
+
+// A longer form of TestMirrorSurvivesKillsAndLostAnswers: 60 kills under 12 writers.
+func TestCampaignMirror(t *testing.T) { mirrorCampaign(t, 12, 60) }

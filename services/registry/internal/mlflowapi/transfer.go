@@ -25,7 +25,7 @@ import (
 // checked against the whole's digest: who wants proof downloads the whole, or checks the
 // ETag, which is the digest, at the end.
 type ranged struct {
-	ctx     context.Context //nolint:containedctx // io.Reader has no place for it; it is the request's
+	ctx     context.Context // the request's: io.Reader has no place for it
 	objects *objectstore.Store
 	key     string
 	size    int64

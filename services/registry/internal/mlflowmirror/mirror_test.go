@@ -463,14 +463,14 @@ func TestAModelIsReadBackAndRepaired(t *testing.T) {
 			p.do(func(t *postgres.Tx) error { return t.DeleteVersion(p.Context(), "bear", 1, by) })
 			p.do(func(t *postgres.Tx) error { return t.RenameModel(p.Context(), "bear", "grizzly") })
 			p.drained()
-			p.sameModel("grizzly")
+			p.sameModel()
 			p.must(p.there.Do(t.Context(), time.Now(), func(t *postgres.Tx) error {
 				_, _, err := t.Promote(p.Context(), postgres.Promotion{Model: "grizzly", Version: 2, To: catalog.StageProduction, By: by})
 				return err
 			}))
 			p.do(func(t *postgres.Tx) error { _, err := t.CompareAll(p.Context()); return err })
 			p.drained()
-			p.sameModel("grizzly")
+			p.sameModel()
 			p.do(func(t *postgres.Tx) error {
 				_, _, err := t.Promote(p.Context(), postgres.Promotion{Model: "grizzly", Version: 3, To: catalog.StageArchived, By: by})
 				return err
@@ -484,12 +484,12 @@ func TestAModelIsReadBackAndRepaired(t *testing.T) {
 	}
 }
 
-func (p *pair) sameModel(name string) {
+func (p *pair) sameModel() {
 	p.Helper()
 	show := func(s *postgres.Store) string {
-		m, err := s.GetModel(p.Context(), name)
+		m, err := s.GetModel(p.Context(), "grizzly")
 		p.must(err)
-		versions, err := s.Versions(p.Context(), name)
+		versions, err := s.Versions(p.Context(), "grizzly")
 		p.must(err)
 		out := fmt.Sprint(m.Description, m.Aliases)
 		for _, v := range versions {

@@ -167,7 +167,7 @@ func (m *Mirror) remoteModel(ctx context.Context, local postgres.MirroredModel) 
 		return nil, err
 	}
 	if len(found.Models) == 0 && local.Deleted {
-		return nil, nil //nolint:nilnil // nothing there is an answer of its own
+		return nil, nil
 	}
 	name := local.Model.Name
 	if len(found.Models) == 1 {
@@ -178,7 +178,7 @@ func (m *Mirror) remoteModel(ctx context.Context, local postgres.MirroredModel) 
 	}
 	err = m.client.get(ctx, "registered-models/get", url.Values{"name": {name}}, &one)
 	if _, none := refusedAs(err, "RESOURCE_DOES_NOT_EXIST"); none {
-		return nil, nil //nolint:nilnil // as above
+		return nil, nil
 	}
 	if err != nil {
 		return nil, err
@@ -294,7 +294,7 @@ func (m *Mirror) source(ctx context.Context, v catalog.Version, root string) (st
 // writer sends changes until the first error.
 type writer struct {
 	m       *Mirror
-	ctx     context.Context //nolint:containedctx // lives for one round only
+	ctx     context.Context // of the one round that it lives for
 	changed bool
 	err     error
 }
