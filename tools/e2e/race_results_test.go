@@ -109,10 +109,12 @@ func TestCampaignLiveRace(t *testing.T) {
 	}
 	rows = append(rows, benchtable.Row{What: "referenced checkpoints lost", Asked: "0", Ours: benchtable.Of("", float64(r.lost.Load()))})
 	benchtable.Section{
-		Page: "janitor.md", Title: "Live race", Command: "make campaign ONLY=tools CAMPAIGN=TestCampaignLiveRace",
+		Page: "janitor.md", Title: "Live race", Command: "make build && go test -tags=e2e,results,arrow_json_stdlib -run TestCampaignLiveRace -timeout 30m ./tools/e2e/",
 		Intro: "The real programs: registry, janitor, Postgres, S3 server. Every Production version is resolved and downloaded all the time, each byte compared by digest; " +
 			"the janitor is killed by SIGKILL every few seconds.",
 		Rows: rows,
+		Notes: []string{"The first run of 15 minutes (24 November, load 30) lost nothing while it raced; its closing comparison then ran into the time limit of ListObjects, " +
+			"which read every file for every object. That is mended and has a test; the whole 15 minutes are to be run again."},
 	}.Write(t)
 	if n := r.lost.Load(); n > 0 {
 		t.Fatalf("%d referenced checkpoints were lost", n)
