@@ -306,6 +306,18 @@ func (c *Core) victims(i int, at rung, want *need, gang, limited bool, limit cos
 	if len(all) == 0 && c.ending[i] == 0 && !gang {
 		return nil, cost{}, false
 	}
+	if limited && c.ending[i] == 0 && len(all) > 0 {
+		// Whoever it hits, it costs at least the cheapest of them.
+		least := c.costOf(all[0])
+		for _, h := range all[1:] {
+			if price := c.costOf(h); price.less(least) {
+				least = price
+			}
+		}
+		if !gang && !least.less(limit) {
+			return nil, cost{}, false
+		}
+	}
 	slices.SortStableFunc(all, func(a, b *Holder) int {
 		x, y := c.costOf(a), c.costOf(b)
 		return cmp.Or(cmp.Compare(x.class, y.class), cmp.Compare(x.lost, y.lost))
