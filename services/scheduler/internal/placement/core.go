@@ -463,7 +463,9 @@ func (c *Core) settle() {
 	clear(c.loose)
 	for i := range nodes {
 		for k := range nodes[i].Holders {
-			if nodes[i].Holders[k].Ending {
+			h := &nodes[i].Holders[k]
+			h.claim = nil // the rooms claim anew when they are checked
+			if h.Ending {
 				c.ending[i]++
 			}
 		}

@@ -210,7 +210,8 @@ func (c *Core) foresee(i int) (broken *room) {
 
 // keepRoom keeps room for a job from now on.
 func (c *Core) keepRoom(e *entry, parts []roomPart, at time.Time, stopping bool) {
-	r := &room{e: e, parts: parts, at: at, stopping: stopping}
+	// Dirty: what it waits for may be gone by the next round without a trace.
+	r := &room{e: e, parts: parts, at: at, stopping: stopping, dirty: true}
 	e.room = r
 	c.rooms = append(c.rooms, r)
 	c.roomTurns++
@@ -238,6 +239,7 @@ func (c *Core) dropRoom(r *room) {
 	for _, p := range r.parts {
 		if i, ok := c.index[p.node]; ok && !c.stale {
 			c.foresee(i)
+			c.disturb(i)
 		}
 	}
 }
