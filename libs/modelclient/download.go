@@ -17,7 +17,7 @@ import (
 	registryv1 "github.com/ultrathink-pilot/trainyard/proto/gen/go/trainyard/registry/v1"
 )
 
-// ErrDigest: the bytes are not those of the manifest.
+// ErrDigest says that the bytes are not those of the manifest.
 var ErrDigest = errors.New("the bytes do not have the digest of the manifest")
 
 // attempts is how often a download that made no progress is begun again, per source.

@@ -177,8 +177,8 @@ func (e *either) NewStream(ctx context.Context, desc *grpc.StreamDesc, method st
 	return s, err
 }
 
-// load runs hosts and submitters until ctx ends.
-func (p *pair) load(ctx context.Context, wg *sync.WaitGroup, hosts *sync.WaitGroup, hostCtx context.Context) {
+// load runs hosts until hostCtx ends and submitters until ctx does.
+func (p *pair) load(ctx, hostCtx context.Context, wg, hosts *sync.WaitGroup) {
 	for h := range 3 {
 		name := fmt.Sprintf("h%d", h)
 		l := &lanes{client: fleetv1.NewSynchronizeServiceClient(p.either(identity.RoleAgent, name)), runs: map[string]time.Duration{"job": 150 * time.Millisecond},
@@ -309,7 +309,7 @@ func TestCampaignFailpoints(t *testing.T) {
 	defer stopHosts()
 	p.start(0, "")
 	p.start(1, "")
-	p.load(ctx, &people, &hosts, hostCtx)
+	p.load(ctx, hostCtx, &people, &hosts)
 	crashes := 0
 	for _, point := range failpoint.All {
 		for i := range each {
@@ -364,7 +364,7 @@ func TestCampaignKills(t *testing.T) {
 	defer stopHosts()
 	p.start(0, "")
 	p.start(1, "")
-	p.load(ctx, &people, &hosts, hostCtx)
+	p.load(ctx, hostCtx, &people, &hosts)
 	for p.answered().IsZero() {
 		time.Sleep(20 * time.Millisecond)
 	}

@@ -60,8 +60,12 @@ func (t *Tree) load() (state, error) {
 	if err = errors.Join(err, f.Close()); err != nil {
 		return s, err
 	}
-	if err := json.Unmarshal(raw, &s); err != nil || s.Version != stateVersion || s.Files == nil {
-		return s, fmt.Errorf("%s cannot be read (%v): nothing is touched; move it away to begin anew without its marks", stateFile, err)
+	err = json.Unmarshal(raw, &s)
+	if err == nil && (s.Version != stateVersion || s.Files == nil) {
+		err = fmt.Errorf("version %d, this program reads %d", s.Version, stateVersion)
+	}
+	if err != nil {
+		return s, fmt.Errorf("%s cannot be read (%w): nothing is touched; move it away to begin anew without its marks", stateFile, err)
 	}
 	return s, nil
 }

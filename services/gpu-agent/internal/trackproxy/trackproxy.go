@@ -131,7 +131,10 @@ func (p *Proxy) Run(ctx context.Context) error {
 	if err != nil {
 		err = p.server.Close() // clients come back to the next agent
 	}
-	<-done // the port is free only then
+	// The port is free only when Serve has returned.
+	if served := <-done; !errors.Is(served, http.ErrServerClosed) {
+		err = errors.Join(err, served)
+	}
 	return err
 }
 

@@ -33,7 +33,7 @@ func endOn(j job.Job, a job.Attempt, host string, e job.Exit) (job.Job, job.Atte
 func TestAGangSucceedsWhenItsLastPartDoes(t *testing.T) {
 	t.Parallel()
 	j, a := gang(t)
-	ok := true
+	var ok bool
 	for i, h := range []string{"h2", "h0", "h1"} {
 		if j, a, ok = endOn(j, a, h, job.Exit{Outcome: job.OutcomeSucceeded}); !ok {
 			t.Fatalf("the end on %s was refused", h)

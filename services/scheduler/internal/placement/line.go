@@ -164,7 +164,6 @@ type band struct {
 	lines map[lineKey]*line
 	// order are the lines as they came: iteration must not depend on a map.
 	order []*line
-	count int
 }
 
 type lineKey struct {

@@ -46,7 +46,7 @@ func (c *Core) Why(now time.Time, id string) Unplaced {
 // miss says why a job does not fit the fleet as it is.
 func (c *Core) miss(e *entry) Unplaced {
 	if parts := c.partsOf(e.rank); parts != nil {
-		return c.whyGang(c.now, e, parts)
+		return c.whyGang(c.now, parts)
 	}
 	return Explain(c.now, c.fleet.nodes, &e.req.Demand)
 }
@@ -71,7 +71,7 @@ func (c *Core) whyRoom(e *entry) Unplaced {
 }
 
 // whyGang explains a gang over several hosts by the part that has no place.
-func (c *Core) whyGang(now time.Time, e *entry, parts []*ranking) Unplaced {
+func (c *Core) whyGang(now time.Time, parts []*ranking) Unplaced {
 	have := map[*ranking]int{}
 	for i := range c.fleet.nodes {
 		for _, p := range parts {
