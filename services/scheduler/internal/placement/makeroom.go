@@ -281,6 +281,7 @@ func (c *Core) stop(id string, forWhom *entry) {
 			}
 			h.Ending, h.End = true, c.now.Add(time.Duration(c.rules.Restart*float64(time.Second)))
 			c.ending[i]++
+			c.fleet.touch(i) // others may count on its end
 			if !told {
 				c.plan.Preempt = append(c.plan.Preempt, Preempted{
 					Job: id, Fence: h.Fence, Node: name, For: forWhom.req.Job,
