@@ -12,20 +12,27 @@ import (
 // attempts that have been told to stop, for the victims of a preemption, or, for
 // the head of the queue, for the expected ends of others.
 func (c *Core) makeRoom(e *entry, head bool) bool {
+	var natural []roomPart
+	var ends time.Time
+	known := false
+	if head {
+		natural, ends, known = c.opening(e, false)
+	}
 	if len(c.ending) > 0 {
-		if parts, at, ok := c.opening(e, true); ok {
+		// Who ends by itself before those who were told to stop is not waited past.
+		if parts, at, ok := c.opening(e, true); ok && !(known && ends.Before(at)) {
 			c.keepRoom(e, parts, at, true)
+			return e.room != nil
+		} else if ok {
+			c.keepRoom(e, natural, ends, false)
 			return e.room != nil
 		}
 	}
 	if c.preempt(e) {
 		return true
 	}
-	if !head {
-		return false
-	}
-	if parts, at, ok := c.opening(e, false); ok {
-		c.keepRoom(e, parts, at, false)
+	if known {
+		c.keepRoom(e, natural, ends, false)
 	}
 	return e.room != nil
 }

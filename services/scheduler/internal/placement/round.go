@@ -199,20 +199,20 @@ func (c *Core) consider(e *entry) outcome {
 		return placed
 	}
 	head := !c.headed
-	c.headed = true
 	if head && c.displace(e) && c.tryPlace(e) {
-		c.headed = false
 		return placed
 	}
 	if e.room != nil {
+		// Who can never have room is no head: those behind would starve with it.
+		c.headed = c.headed || !e.room.stopping
 		c.hasten(e)
 		return kept
 	}
 	if c.backfill(e) {
-		c.headed = !head
 		return placed
 	}
 	if c.makeRoom(e, head) {
+		c.headed = c.headed || !e.room.stopping
 		return kept
 	}
 	return blocked
