@@ -144,6 +144,9 @@ func (s Section) Write(tb testing.TB) {
 	if err != nil && !os.IsNotExist(err) {
 		tb.Fatal(err)
 	}
+	if len(before) == 0 {
+		before = []byte("# " + strings.TrimSuffix(s.Page, ".md") + ": figures\n")
+	}
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		tb.Fatal(err)
 	}
@@ -218,10 +221,7 @@ func replace(page, title, section string) string {
 	lines := strings.SplitAfter(page, "\n")
 	begin := slices.IndexFunc(lines, func(l string) bool { return strings.TrimSpace(l) == "## "+title })
 	if begin < 0 {
-		if page != "" {
-			page = strings.TrimRight(page, "\n") + "\n\n"
-		}
-		return page + section
+		return strings.TrimRight(page, "\n") + "\n\n" + section
 	}
 	end := begin + 1
 	for end < len(lines) && !strings.HasPrefix(lines[end], "## ") {
