@@ -123,7 +123,7 @@ func (s *Store) SearchRunPage(ctx context.Context, in RunSearch) ([]FoundRun, er
 		columns += ", (" + t.class + ")::text, COALESCE((" + t.value + ")::text, '')"
 		order += t.class + ", " + t.value + direction + ", "
 	}
-	rows, err := s.pool.Query(ctx, "SELECT "+columns+" FROM runs r JOIN experiments e USING (experiment_id)"+q.where()+
+	rows, err := s.pool.Query(ctx, "SELECT "+columns+" FROM runs r JOIN experiments e USING (experiment_id)"+q.from()+q.where()+
 		" ORDER BY "+order+"r.start_time DESC, r.run_id LIMIT "+q.arg(in.Limit), q.args...)
 	if err != nil {
 		return nil, err

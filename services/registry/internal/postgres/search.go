@@ -17,10 +17,21 @@ type query struct {
 	// tag, param and metric are expressions with one %s for the key's placeholder; each
 	// yields NULL where the row has no such key.
 	tag, param, metric string
+	// attach has, for entities whose values are joined in instead, a table expression with one
+	// %s for the key's placeholder and the columns of_run and value.
+	attach map[filter.Entity]string
+	joined map[attachment]string
+	joins  []string
 	// missing lists tags whose absence satisfies !=.
 	missing map[string]bool
 	conds   []string
 	args    []any
+}
+
+// attachment is one key of an entity: a filter and an order on it share a join.
+type attachment struct {
+	entity filter.Entity
+	key    string
 }
 
 func (q *query) arg(v any) string {
@@ -37,8 +48,20 @@ func (q *query) where() string {
 	return " WHERE " + strings.Join(q.conds, " AND ")
 }
 
+// from is the joins that the conditions and orders need: build those first.
+func (q *query) from() string { return strings.Join(q.joins, "") }
+
 // expression returns the SQL of a clause's left side.
 func (q *query) expression(entity filter.Entity, key string) string {
+	if table, ok := q.attach[entity]; ok {
+		a := attachment{entity, key}
+		if _, ok := q.joined[a]; !ok {
+			name := "k" + strconv.Itoa(len(q.joins))
+			q.joins = append(q.joins, " LEFT JOIN ("+fmt.Sprintf(table, q.arg(key))+") "+name+" ON "+name+".of_run = r.run_id")
+			q.joined[a] = name + ".value"
+		}
+		return q.joined[a]
+	}
 	switch entity {
 	case filter.Metric:
 		return fmt.Sprintf(q.metric, q.arg(key))
@@ -121,7 +144,8 @@ func texts[S ~string](in []S) []string {
 	return out
 }
 
-// runQuery knows the columns of runs.
+// runQuery knows the columns of runs. Values by key are joined in, each once: as subqueries they
+// were looked up per run for the filter, again for the NaN test and twice for the order.
 func runQuery() *query {
 	return &query{
 		columns: map[string]string{
@@ -130,9 +154,12 @@ func runQuery() *query {
 			"artifact_uri":  "'mlflow-artifacts:/' || r.experiment_id || '/' || replace(r.run_id, '-', '') || '/artifacts'",
 			"start_time":    millis("r.start_time"), "end_time": millis("r.end_time"),
 		},
-		tag:    `(SELECT t.value FROM run_tags t WHERE t.run_id = r.run_id AND t.key = %s)`,
-		param:  `(SELECT p.value FROM run_params p WHERE p.run_id = r.run_id AND p.key = %s)`,
-		metric: `(SELECT l.value FROM metric_series s JOIN metric_latest l USING (series_id) WHERE s.run_id = r.run_id AND s.key = %s)`,
+		attach: map[filter.Entity]string{
+			filter.Tag:    `SELECT run_id AS of_run, value FROM run_tags WHERE key = %s`,
+			filter.Param:  `SELECT run_id AS of_run, value FROM run_params WHERE key = %s`,
+			filter.Metric: `SELECT s.run_id AS of_run, l.value FROM metric_series s JOIN metric_latest l USING (series_id) WHERE s.key = %s`,
+		},
+		joined: map[attachment]string{},
 	}
 }
 
@@ -144,7 +171,8 @@ func (s *Store) SearchRuns(ctx context.Context, experiments []int64, clauses []f
 	for _, c := range clauses {
 		q.clause(c)
 	}
-	return s.readRuns(ctx, q.where()+q.order(orders, "r.start_time DESC, r.run_id")+q.page(page), q.args...)
+	tail := q.where() + q.order(orders, "r.start_time DESC, r.run_id") + q.page(page)
+	return s.readRuns(ctx, q.from()+tail, q.args...)
 }
 
 // SearchModels returns models that match.
