@@ -70,7 +70,7 @@ func TestResultsSpeed(t *testing.T) {
 		Page: resultsPage, Title: "Speed of the core", Command: "make bench ONLY=services/scheduler RESULTS=TestResultsSpeed",
 		Intro: "120 shapes of demand, hosts of 8 devices, one goroutine, no store and no network. An event is one completion with the round that follows it. Wall-clock figures of a busy machine are worse than the core's own.",
 		Rows:  rows,
-		Notes: []string{"The p99 goals of a decision and of a preemption are missed: a job that wants all eight devices of a host has every host weighed with all its holders. A bound from the devices that are already empty would skip most hosts; the median is far below both goals."},
+		Notes: []string{"The p99 goals of a decision and of a preemption are missed. A profile points at jobs that want all eight devices of a host, where every host is weighed with all its holders; that is not isolated yet. The next idea is a bound from the devices that are already empty; the median is far below both goals."},
 	}.Write(t)
 }
 
