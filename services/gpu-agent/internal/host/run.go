@@ -269,7 +269,11 @@ func (a *Attempt) conclude(ctx context.Context, ended lease.Ended) {
 	exit, err := a.readEnded()
 	if err != nil {
 		a.mu.Lock()
-		ended.Finished, ended.OOM, ended.Progress = a.finished, a.oom, a.progress
+		ended.Finished, ended.OOM = a.finished, a.oom
+		if a.progress != nil { // a copy: the watchdog still counts while the verdict is written
+			p := *a.progress
+			ended.Progress = &p
+		}
 		if a.stop != nil && ended.StopReason == "" {
 			ended.StopReason, ended.StopDetail = a.stop.Reason, a.detail
 		}
