@@ -121,13 +121,19 @@ func readFacts(ctx context.Context, q querier, ids []string, now time.Time) (map
 	for _, id := range ids {
 		facts[id] = &catalog.Facts{}
 	}
-	rows, err := q.Query(ctx, `SELECT v.checkpoint_id, m.name, v.version, v.stage,
-		ARRAY(SELECT a.alias FROM model_aliases a WHERE a.model_id = v.model_id AND a.version = v.version),
-		COALESCE((SELECT f.rank FROM (
-			SELECT h.version, row_number() OVER (ORDER BY max(h.sequence) DESC) AS rank FROM model_history h
-			JOIN model_versions o ON o.model_id = h.model_id AND o.version = h.version AND NOT o.deleted AND o.stage <> 'PRODUCTION'
-			WHERE h.model_id = v.model_id AND h.to_stage = 'PRODUCTION' GROUP BY h.version) f WHERE f.version = v.version), 0)
-		FROM model_versions v JOIN models m USING (model_id) WHERE v.checkpoint_id = ANY($1) AND NOT v.deleted ORDER BY m.name, v.version`, ids)
+	// The place among the former Production versions is worked out once per model, not once per
+	// version: a model that is retrained for years has thousands of both.
+	rows, err := q.Query(ctx, `WITH used AS MATERIALIZED (
+			SELECT model_id, version, checkpoint_id, stage FROM model_versions WHERE checkpoint_id = ANY($1) AND NOT deleted),
+		former AS MATERIALIZED (
+			SELECT h.model_id, h.version, row_number() OVER (PARTITION BY h.model_id ORDER BY h.last DESC) AS rank FROM (
+				SELECT model_id, version, max(sequence) AS last FROM model_history
+				WHERE to_stage = 'PRODUCTION' AND model_id IN (SELECT model_id FROM used) GROUP BY 1, 2) h
+			JOIN model_versions o ON o.model_id = h.model_id AND o.version = h.version AND NOT o.deleted AND o.stage <> 'PRODUCTION')
+		SELECT v.checkpoint_id, m.name, v.version, v.stage,
+			ARRAY(SELECT a.alias FROM model_aliases a WHERE a.model_id = v.model_id AND a.version = v.version),
+			COALESCE(f.rank, 0)
+		FROM used v JOIN models m USING (model_id) LEFT JOIN former f USING (model_id, version) ORDER BY m.name, v.version`, ids)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -142,10 +148,12 @@ func readFacts(ctx context.Context, q querier, ids []string, now time.Time) (map
 	}); err != nil {
 		return nil, nil, fmt.Errorf("read versions: %w", err)
 	}
-	rows, err = q.Query(ctx, `SELECT c.checkpoint_id, r.state, COALESCE(r.end_time, r.start_time),
-		CASE WHEN c.state = 'LIVE' AND NOT c.corrupt THEN (SELECT count(*) + 1 FROM checkpoints n WHERE n.run_id = c.run_id AND n.state = 'LIVE'
-			AND NOT n.corrupt AND (n.step, n.commit_time, n.checkpoint_id) > (c.step, c.commit_time, c.checkpoint_id)) ELSE 0 END
-		FROM checkpoints c JOIN runs r USING (run_id) WHERE c.checkpoint_id = ANY($1)`, ids)
+	rows, err = q.Query(ctx, `WITH asked AS MATERIALIZED (SELECT checkpoint_id, run_id FROM checkpoints WHERE checkpoint_id = ANY($1)),
+		good AS MATERIALIZED (
+			SELECT checkpoint_id, row_number() OVER (PARTITION BY run_id ORDER BY step DESC, commit_time DESC, checkpoint_id DESC) AS rank
+			FROM checkpoints WHERE run_id IN (SELECT run_id FROM asked) AND state = 'LIVE' AND NOT corrupt)
+		SELECT c.checkpoint_id, r.state, COALESCE(r.end_time, r.start_time), COALESCE(g.rank, 0)
+		FROM asked c JOIN runs r USING (run_id) LEFT JOIN good g USING (checkpoint_id)`, ids)
 	if err != nil {
 		return nil, nil, err
 	}

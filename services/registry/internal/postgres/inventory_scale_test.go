@@ -1,0 +1,55 @@
+package postgres
+
+import (
+	"context"
+	"testing"
+	"time"
+
+	"github.com/ultrathink-pilot/trainyard/services/registry/internal/catalog"
+)
+
+// Every sweep lists the inventory. A long run has thousands of checkpoints and a model that is retrained
+// for years thousands of versions and promotions: the list may not weigh each of them against all others.
+// The limit is far above what the list takes and far below what the square would.
+func TestListingTheInventoryDoesNotWeighEachAgainstAll(t *testing.T) {
+	f := setup(t)
+	run, fence := f.run("")
+	c := f.checkpoint(run, fence, 1, 0.5, "content")
+	f.register("m", c.ID)
+	for _, sql := range []string{
+		`INSERT INTO checkpoints SELECT (jsonb_populate_record(c, jsonb_build_object('checkpoint_id', 'c' || lpad(n::text, 8, '0'),
+			'step', 1 + n, 'manifest_sha256', lpad(to_hex(n), 64, '0')))).* FROM checkpoints c, generate_series(1, 20000) n`,
+		`INSERT INTO model_versions SELECT (jsonb_populate_record(v, jsonb_build_object('version', 1 + n,
+			'checkpoint_id', 'c' || lpad(n::text, 8, '0')))).* FROM model_versions v, generate_series(1, 10000) n`,
+		`INSERT INTO model_history SELECT (jsonb_populate_record(h, jsonb_build_object('sequence', 100 + n, 'version', 1 + n % 10000,
+			'to_stage', 'PRODUCTION'))).* FROM model_history h, generate_series(1, 30000) n WHERE h.sequence = 1`,
+		`ANALYZE`,
+	} {
+		_, err := f.store.pool.Exec(f.ctx, sql)
+		f.must(err)
+	}
+	ctx, cancel := context.WithTimeout(f.ctx, 20*time.Second)
+	defer cancel()
+	roots := map[catalog.RootKind]int{}
+	seen, after := 0, ""
+	for {
+		page, total, err := f.store.Inventory(ctx, after, 1000, time.Now())
+		f.must(err)
+		if len(page) == 0 {
+			break
+		}
+		if total != 20001 {
+			t.Fatalf("the whole is given as %d", total)
+		}
+		for _, item := range page {
+			for _, r := range item.Roots {
+				roots[r.Kind]++
+			}
+		}
+		seen += len(page)
+		after = page[len(page)-1].Checkpoint.ID
+	}
+	if seen != 20001 || roots[catalog.RootRollback] != catalog.RollbackKeep || roots[catalog.RootLiveRun] != catalog.LiveRunKeep {
+		t.Errorf("%d checkpoints are listed, with the roots %v", seen, roots)
+	}
+}
