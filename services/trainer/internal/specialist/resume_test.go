@@ -2,6 +2,7 @@ package specialist
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"math/rand/v2"
 	"os"
@@ -9,6 +10,7 @@ import (
 	"reflect"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/ultrathink-pilot/trainyard/libs/safetensors"
 	"github.com/ultrathink-pilot/trainyard/services/trainer/internal/checkpoint"
@@ -18,9 +20,11 @@ import (
 )
 
 // interruption is where and how a run is broken off: by a stop, which saves first,
-// or by a kill, after which the last regular checkpoint counts.
+// or by a kill, after which the last regular checkpoint counts. It strikes as an epoch
+// reports, or, when after is set, at that instant of the run, whatever it is doing.
 type interruption struct {
 	epoch int
+	after time.Duration
 	kill  bool
 }
 
@@ -37,21 +41,38 @@ func checkpointDir(t *testing.T, files map[string][]byte) string {
 }
 
 // resumed interrupts and resumes a run, and compares its final checkpoint, its
-// artifacts and every metric with those of the whole run.
-func resumed(t *testing.T, job func() Job, whole *listener, at interruption) {
+// artifacts and every metric with those of the whole run. False means that the run had
+// ended before the interruption.
+func resumed(t *testing.T, job func() Job, whole *listener, at interruption) bool {
 	t.Helper()
 	first := newListener()
 	killed := errors.New("killed")
-	first.onMetrics = func(l *listener) {
-		if len(l.progress)+1 == at.epoch {
+	ctx, kill := context.WithCancelCause(t.Context())
+	defer kill(nil)
+	stop := run.Order{Stop: true, Reason: "preempted"}
+	if at.after > 0 {
+		defer time.AfterFunc(at.after, func() {
 			if at.kill {
-				l.fail = killed
+				kill(killed)
 			} else {
-				l.give(run.Order{Stop: true, Reason: "preempted"})
+				first.give(stop)
+			}
+		}).Stop()
+	} else {
+		first.onMetrics = func(l *listener) {
+			if len(l.progress)+1 == at.epoch {
+				if at.kill {
+					l.fail = killed
+				} else {
+					l.give(stop)
+				}
 			}
 		}
 	}
-	ending, err := Train(t.Context(), job(), first)
+	ending, err := Train(ctx, job(), first)
+	if at.after > 0 && err == nil && ending.Outcome == run.Succeeded {
+		return false
+	}
 	if at.kill && !errors.Is(err, killed) || !at.kill && (err != nil || ending.Outcome != run.Stopped) {
 		t.Fatalf("%+v: the interruption: %+v, %v", at, ending, err)
 	}
@@ -83,6 +104,7 @@ func resumed(t *testing.T, job func() Job, whole *listener, at interruption) {
 	if len(tail) > len(want) || !reflect.DeepEqual(tail, want[len(want)-len(tail):]) {
 		t.Errorf("%+v: metrics differ", at)
 	}
+	return true
 }
 
 // resumable makes the jobs of the resume tests: every specialist, and a temporal one.
@@ -111,7 +133,7 @@ func TestResumeIsBitIdentical(t *testing.T) {
 			t.Fatalf("%v: %+v", regime, e)
 		}
 		for trial := range 2 {
-			at := interruption{1 + rng.IntN(11), trial%2 == 1}
+			at := interruption{epoch: 1 + rng.IntN(11), kill: trial%2 == 1}
 			t.Logf("%v: interrupted %+v", regime, at)
 			resumed(t, job, whole, at)
 		}
