@@ -56,7 +56,8 @@ const (
 const retryPolicy = `{"methodConfig":[{"name":[{}],"retryPolicy":{"maxAttempts":4,"initialBackoff":"0.1s","maxBackoff":"2s","backoffMultiplier":2,"retryableStatusCodes":["UNAVAILABLE"]}}]}`
 
 // Dial returns a connection that connects when it is first used and comes back by itself.
-// target is host:port, or a gRPC target like unix:///run/agent.sock.
+// target is host:port, or a gRPC target like unix:///run/agent.sock, or several
+// host:port with commas between them: replicas of which one serves at a time.
 func Dial(target string, opts Options) (*grpc.ClientConn, error) {
 	creds, err := transport(target, opts)
 	if err != nil {
@@ -88,6 +89,11 @@ func Dial(target string, opts Options) (*grpc.ClientConn, error) {
 	if opts.Dialer != nil {
 		dialOpts = append(dialOpts, grpc.WithContextDialer(opts.Dialer))
 	}
+	several, target, err := replicas(target)
+	if err != nil {
+		return nil, err
+	}
+	dialOpts = append(dialOpts, several...)
 	conn, err := grpc.NewClient(target, dialOpts...)
 	if err != nil {
 		return nil, fmt.Errorf("%q is not an address to dial; write host:port or unix:///path: %w", target, err)

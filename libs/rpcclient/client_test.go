@@ -6,6 +6,7 @@ import (
 	"net"
 	"path/filepath"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -40,6 +41,7 @@ type mesh struct {
 	authority *identity.Authority
 	address   string
 	fleet     *fleet
+	stop      func()
 }
 
 // start runs a scheduler with real certificates on a real port.
@@ -49,16 +51,22 @@ func start(t *testing.T) *mesh {
 	if err != nil {
 		t.Fatal(err)
 	}
+	lis, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return serve(t, a, lis)
+}
+
+// serve runs a scheduler on a listener until stop is called or the test ends.
+func serve(t *testing.T, a *identity.Authority, lis net.Listener) *mesh {
+	t.Helper()
 	m := &mesh{authority: a, fleet: &fleet{answer: func(context.Context, int32) error { return nil }}}
 	files, err := a.Issue(identity.RoleScheduler, "main")
 	if err != nil {
 		t.Fatal(err)
 	}
 	tlsConfig, err := identity.ServerTLS(files)
-	if err != nil {
-		t.Fatal(err)
-	}
-	lis, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -75,16 +83,22 @@ func start(t *testing.T) *mesh {
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- s.Run(ctx) }()
-	t.Cleanup(func() {
+	m.stop = sync.OnceFunc(func() {
 		cancel()
 		if err := <-done; err != nil {
 			t.Error(err)
 		}
 	})
+	t.Cleanup(m.stop)
 	return m
 }
 
 func (m *mesh) dial(t *testing.T, role, server identity.Role) *grpc.ClientConn {
+	t.Helper()
+	return m.dialAt(t, m.address, role, server)
+}
+
+func (m *mesh) dialAt(t *testing.T, target string, role, server identity.Role) *grpc.ClientConn {
 	t.Helper()
 	files, err := m.authority.Issue(role, "tester")
 	if err != nil {
@@ -94,7 +108,7 @@ func (m *mesh) dial(t *testing.T, role, server identity.Role) *grpc.ClientConn {
 	if err != nil {
 		t.Fatal(err)
 	}
-	conn, err := rpcclient.Dial(m.address, rpcclient.Options{TLS: tlsConfig})
+	conn, err := rpcclient.Dial(target, rpcclient.Options{TLS: tlsConfig})
 	if err != nil {
 		t.Fatal(err)
 	}

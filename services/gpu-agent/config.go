@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/ultrathink-pilot/trainyard/libs/config"
+	"github.com/ultrathink-pilot/trainyard/libs/rpcclient"
 )
 
 // Config is everything a gpu-agent process is told. Its flags, and environment
@@ -23,7 +24,7 @@ type Config struct {
 
 	AgentName string            `conf:"agent-name" usage:"name of this host in the fleet, equal to the name in its certificate; empty takes the host name"`
 	Labels    map[string]string `conf:"labels" usage:"labels of this host that demands may ask for"`
-	Scheduler string            `conf:"scheduler" required:"true" usage:"host:port of the scheduler"`
+	Scheduler string            `conf:"scheduler" required:"true" usage:"host:port of the scheduler, or of all its replicas with commas between them: the agent follows the one that leads"`
 	Registry  string            `conf:"registry" required:"true" usage:"host:port of the registry"`
 	S3CA      string            `conf:"s3-ca" usage:"PEM file of the object store's authority; empty means the system's"`
 
@@ -60,8 +61,8 @@ func (c *Config) Validate() []string {
 		add("listen: %q is not host:port", c.Listen)
 	}
 	for key, target := range map[string]string{"scheduler": c.Scheduler, "registry": c.Registry} {
-		if _, _, err := net.SplitHostPort(target); err != nil {
-			add("%s: %q is not host:port", key, target)
+		if err := rpcclient.CheckTarget(target); err != nil {
+			add("%s: %v", key, err)
 		}
 	}
 	if u, err := url.Parse(c.DataServiceURL); err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" {

@@ -25,16 +25,7 @@ import (
 func newLoopbackMesh(t testing.TB) *mesh {
 	t.Helper()
 	m := &mesh{t: t}
-	m.listen = func() net.Listener {
-		lis, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			t.Fatal(err)
-		}
-		m.connect = func(ctx context.Context) (net.Conn, error) {
-			return (&net.Dialer{}).DialContext(ctx, "tcp", lis.Addr().String())
-		}
-		return lis
-	}
+	m.onLoopback(func(string) {})
 	return m.begin()
 }
 

@@ -18,6 +18,7 @@ import (
 	"go.opentelemetry.io/otel/trace"
 	"golang.org/x/term"
 
+	"github.com/ultrathink-pilot/trainyard/libs/rpcclient"
 	"github.com/ultrathink-pilot/trainyard/libs/telemetry"
 	"github.com/ultrathink-pilot/trainyard/tools/internal/mesh"
 )
@@ -30,7 +31,9 @@ type app struct {
 
 	state    string
 	explicit bool
-	output   string
+	// scheduler replaces the mesh's.
+	scheduler string
+	output    string
 }
 
 // usageError is a wrong command line.
@@ -69,6 +72,11 @@ func (a *app) root() *cobra.Command {
 			if a.output != "table" && a.output != "json" {
 				return usageError{fmt.Errorf("--output %q is neither table nor json", a.output)}
 			}
+			if a.scheduler != "" {
+				if err := rpcclient.CheckTarget(a.scheduler); err != nil {
+					return usageError{fmt.Errorf("--scheduler: %w", err)}
+				}
+			}
 			if a.state == "" {
 				var err error
 				a.state, err = mesh.DefaultState()
@@ -79,6 +87,7 @@ func (a *app) root() *cobra.Command {
 	}
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
 	root.PersistentFlags().StringVar(&a.state, "state", "", "state directory of the mesh (default $"+mesh.EnvState+", else a directory of this user)")
+	root.PersistentFlags().StringVar(&a.scheduler, "scheduler", "", "host:port of the scheduler, or of all its replicas with commas between them (default the mesh's)")
 	root.PersistentFlags().StringVarP(&a.output, "output", "o", "table", "table or json")
 	root.AddCommand(
 		a.upCommand(), a.demoCommand(),
@@ -121,6 +130,11 @@ func (a *app) connect(ctx context.Context) (*session, error) {
 }
 
 func (a *app) connectTo(ctx context.Context, m *mesh.Mesh) (*session, error) {
+	if a.scheduler != "" {
+		other := *m
+		other.Scheduler = a.scheduler
+		m = &other
+	}
 	clients, err := m.Connect(nil)
 	if err != nil {
 		return nil, err

@@ -35,7 +35,8 @@ type Mesh struct {
 	// Launcher is the process that runs it; zero for a mesh without one.
 	Launcher  Process   `json:"launcher"`
 	StartTime time.Time `json:"start_time"`
-	// Scheduler, Registry, Janitor and Agent are host:port of gRPC over mutual TLS.
+	// Scheduler, Registry, Janitor and Agent are host:port of gRPC over mutual TLS;
+	// of a scheduler with replicas all of them, with commas between.
 	Scheduler string `json:"scheduler"`
 	Registry  string `json:"registry"`
 	Janitor   string `json:"janitor"`
