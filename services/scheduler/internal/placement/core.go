@@ -40,10 +40,13 @@ type Core struct {
 	ending    map[int]int // nodes with attempts that have been told to stop
 	running   map[job.Priority]int
 	plan      *Plan
-	headed    bool
-	scratch   Node
-	leavers   []*Holder    // scratch
-	loose     map[int]bool // nodes whose future rests on a guess about an end
+	// heads are the jobs of this round that wait for the ends of others by a guess:
+	// the first of each part of the fleet. claimed is the quota that it keeps.
+	heads   []*ranking
+	claimed []claimant
+	scratch Node
+	leavers []*Holder    // scratch
+	loose   map[int]bool // nodes whose future rests on a guess about an end
 }
 
 // due is a moment at which a waiting job changes its line.
@@ -450,7 +453,7 @@ func (c *Core) settle() {
 	c.fleet = NewFleet(nodes, c.typical)
 	c.fleet.SetTaste(c.taste)
 	for _, r := range shapes {
-		r.trees, r.read, r.stuck, r.split, r.parts = nil, 0, nil, false, nil
+		r.trees, r.read, r.stuck, r.split, r.parts, r.where = nil, 0, nil, false, nil, nil
 	}
 	c.fleet.shapes = shapes
 	c.reindex()

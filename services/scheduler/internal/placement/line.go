@@ -114,8 +114,10 @@ type line struct {
 	acct   *account
 	jobs   []*entry // the first ones may be gone: see head
 	head   int
-	// tried is the state of the account at which nothing could be reclaimed.
-	tried int
+	// tried is the state of the account at which it was last known what can be
+	// reclaimed for its first job, and enough what was known.
+	tried  reclaimed
+	enough bool
 }
 
 func (l *line) len() int { return len(l.jobs) - l.head }
@@ -164,6 +166,14 @@ type band struct {
 	lines map[lineKey]*line
 	// order are the lines as they came: iteration must not depend on a map.
 	order []*line
+}
+
+// reclaimed is what the outcome of a reclaim rests on.
+type reclaimed struct {
+	first   *entry
+	changes int
+	mine    Amount
+	cohort  Amount
 }
 
 type lineKey struct {

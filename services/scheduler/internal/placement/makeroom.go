@@ -373,22 +373,29 @@ func (c *Core) victims(i int, at rung, want *need, gang, limited bool, limit cos
 
 // reclaim stops attempts so that a tenant gets the quota that a job needs: of
 // its own lower classes, and of those in its cohort that have borrowed what is
-// its own.
-func (c *Core) reclaim(e *entry, want Amount, v verdict) {
+// its own. It reports whether the job has its quota when all who stop have gone.
+func (c *Core) reclaim(e *entry, want Amount, v verdict) bool {
 	a := e.acct
-	if v == beyond || e.line.tried == a.changes+c.roomTurns {
-		return
+	if v == beyond {
+		return false
 	}
-	e.line.tried = a.changes + c.roomTurns
+	rests := reclaimed{e, a.changes + c.roomTurns, a.claims.amount, Amount{}}
+	if a.cohort != nil {
+		rests.cohort = a.cohort.claims.amount
+	}
+	if e.line.tried == rests {
+		return e.line.enough
+	}
+	e.line.tried, e.line.enough = rests, false
 	type candidate struct {
 		h     *Holder
 		e     *entry
 		price cost
 	}
 	var all []candidate
-	used, lentOut := a.used, Amount{}
+	used, lentOut := a.used.plus(a.claims.amount), Amount{}
 	if a.cohort != nil {
-		lentOut = a.cohort.used
+		lentOut = a.cohort.used.plus(a.cohort.claims.amount)
 	}
 	weigh := func(from *account, foreign bool) {
 		for _, id := range from.names() {
@@ -435,11 +442,13 @@ func (c *Core) reclaim(e *entry, want Amount, v verdict) {
 		victims = append(victims, x.e.req.Job)
 	}
 	if !enough() {
-		return
+		return false
 	}
+	e.line.enough = true
 	for _, id := range victims {
 		c.stop(id, e)
 	}
+	return true
 }
 
 // holderOf is the first holder of a running job.

@@ -16,6 +16,8 @@ type ranking struct {
 	// it fits on one host.
 	parts []*ranking
 	split bool // parts is up to date
+	// where has a bit for every node that could ever serve the shape.
+	where []uint64
 }
 
 // tree is a tournament: node[1] is the root, the leaves from size on hold the

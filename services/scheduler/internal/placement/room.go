@@ -308,7 +308,65 @@ func (c *Core) yield(e *entry) bool {
 
 // displace takes the head's room from a job that is no longer the head.
 func (c *Core) displace(e *entry) bool {
-	return c.dropRooms(func(r *room) bool { return !r.stopping && r.e != e })
+	return c.dropRooms(func(r *room) bool { return !r.stopping && r.e != e && c.meet(r.e.rank, e.rank) })
+}
+
+// leads reports whether no job before this one that waits by a guess could ever
+// want the same hosts. One head for the whole fleet would be simpler: then whoever
+// waits for a host of one kind lets the jobs that wait for another kind starve.
+func (c *Core) leads(e *entry) bool {
+	return !slices.ContainsFunc(c.heads, func(r *ranking) bool { return c.meet(r, e.rank) })
+}
+
+// lead notes that a job with room by a guess is the head of its part.
+func (c *Core) lead(e *entry) {
+	if !e.room.stopping && !slices.Contains(c.heads, e.rank) {
+		c.heads = append(c.heads, e.rank)
+	}
+}
+
+// meet reports whether some host could serve both shapes.
+func (c *Core) meet(a, b *ranking) bool {
+	if a == b {
+		return true
+	}
+	x, y := c.whereOf(a), c.whereOf(b)
+	for i := range x {
+		if x[i]&y[i] != 0 {
+			return true
+		}
+	}
+	return false
+}
+
+// whereOf marks the nodes whose labels and kinds serve a shape, however full or
+// small they are.
+func (c *Core) whereOf(r *ranking) []uint64 {
+	if r.where == nil {
+		r.where = make([]uint64, (len(c.fleet.nodes)+63)/64)
+		for i := range c.fleet.nodes {
+			if c.fleet.nodes[i].suits(&r.need) {
+				r.where[i/64] |= 1 << (i % 64)
+			}
+		}
+	}
+	return r.where
+}
+
+// suits reports whether a node has the labels and sorts of devices that a need
+// names.
+func (n *Node) suits(d *need) bool {
+	for k, v := range d.Labels {
+		if n.Labels[k] != v {
+			return false
+		}
+	}
+	for g := range d.Devices {
+		if !slices.ContainsFunc(n.Devices, func(x Device) bool { return x.serves(&d.Devices[g]) }) {
+			return false
+		}
+	}
+	return true
 }
 
 func (c *Core) dropRooms(which func(*room) bool) bool {

@@ -27,7 +27,8 @@ func (c *Core) Plan(now time.Time) Plan {
 
 // begin brings everything up to date that time has changed.
 func (c *Core) begin(now time.Time) {
-	c.now, c.plan, c.headed = now, &Plan{}, false
+	c.now, c.plan, c.heads = now, &Plan{}, c.heads[:0]
+	c.unclaim()
 	c.settle()
 	for len(c.clock.items) > 0 && !c.clock.items[0].at.After(now) {
 		d := c.clock.pop()
@@ -89,9 +90,19 @@ func (c *Core) anyWaiting() bool {
 
 // turn is a tenant in one band, with its lines that may still have a job to place.
 type turn struct {
-	acct  *account
-	due   float64
-	lines heap[*cursor]
+	acct *account
+	due  float64
+	// borrows says that its next job would run on what others of its cohort lend.
+	borrows bool
+	lines   heap[*cursor]
+}
+
+// look brings up to date where the tenant stands.
+func (t *turn) look(c *Core) {
+	if t.acct != nil {
+		t.due = t.acct.due()
+		t.borrows = t.acct.Quota && !t.acct.used.plus(c.wants(t.lines.items[0].e)).within(t.acct.Nominal)
+	}
 }
 
 // cursor is where in a line the round stands: so many jobs from its front have
@@ -111,10 +122,15 @@ func (k *cursor) load() bool {
 }
 
 // serve looks at the jobs of one band in their order: always the oldest job of
-// the tenant that uses the least for its weight. A job that waits leaves its line
+// the tenant that uses the least for its weight, those who would borrow after those
+// who ask for what is their own: else a lender would take it back again and again.
+// A job that waits leaves its line
 // out of the rest of the round; what is behind it is the same to every host.
 func (c *Core) serve(b *band) {
 	turns := heap[*turn]{less: func(x, y **turn) bool {
+		if (*x).borrows != (*y).borrows {
+			return (*y).borrows
+		}
 		if (*x).due != (*y).due {
 			return (*x).due < (*y).due
 		}
@@ -131,7 +147,6 @@ func (c *Core) serve(b *band) {
 			t = &turn{lines: heap[*cursor]{less: func(x, y **cursor) bool { return (*x).e.ahead((*y).e) }}}
 			if b.at.band != urgentBand {
 				t.acct = l.acct
-				t.due = l.acct.due()
 			}
 			byTenant[l.tenant] = t
 			turns.items = append(turns.items, t)
@@ -140,6 +155,7 @@ func (c *Core) serve(b *band) {
 	}
 	for _, t := range turns.items {
 		t.lines.init()
+		t.look(c)
 	}
 	turns.init()
 	for len(turns.items) > 0 {
@@ -162,9 +178,7 @@ func (c *Core) serve(b *band) {
 			turns.pop()
 			continue
 		}
-		if t.acct != nil {
-			t.due = t.acct.due()
-		}
+		t.look(c)
 		turns.down(0)
 	}
 }
@@ -182,13 +196,24 @@ const (
 
 // consider does what can be done for one job.
 func (c *Core) consider(e *entry) outcome {
-	if e.acct.Quota {
-		want := c.wants(e)
-		if v := e.acct.admits(want); v != allowed {
-			c.reclaim(e, want, v)
-			return blocked
-		}
+	if !e.acct.Quota {
+		return c.seat(e)
 	}
+	want := c.wants(e)
+	if v := e.acct.admits(want); v != allowed {
+		c.claim(e, want, v, c.reclaim(e, want, v))
+		return blocked
+	}
+	out := c.seat(e)
+	if out == kept {
+		// Who has room must find its quota there when the room is.
+		c.claim(e, want, allowed, true)
+	}
+	return out
+}
+
+// seat finds a place for a job that its quota admits.
+func (c *Core) seat(e *entry) outcome {
 	if e.room != nil && e.room.ready && c.enter(e) {
 		return placed
 	}
@@ -198,13 +223,13 @@ func (c *Core) consider(e *entry) outcome {
 	if c.yield(e) && c.tryPlace(e) {
 		return placed
 	}
-	head := !c.headed
+	head := c.leads(e)
 	if head && c.displace(e) && c.tryPlace(e) {
 		return placed
 	}
 	if e.room != nil {
 		// Who can never have room is no head: those behind would starve with it.
-		c.headed = c.headed || !e.room.stopping
+		c.lead(e)
 		c.hasten(e)
 		return kept
 	}
@@ -212,7 +237,7 @@ func (c *Core) consider(e *entry) outcome {
 		return placed
 	}
 	if c.makeRoom(e, head) {
-		c.headed = c.headed || !e.room.stopping
+		c.lead(e)
 		return kept
 	}
 	return blocked

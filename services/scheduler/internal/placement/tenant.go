@@ -55,7 +55,8 @@ type account struct {
 	used   Amount
 	// share is the sum of dominant shares of the fleet, in parts per billion:
 	// whole numbers, so that the order of additions does not matter.
-	share int64
+	share  int64
+	claims claims
 	// runs are the jobs that run; changes counts what happened to them.
 	runs    map[string]*entry
 	changes int
@@ -63,7 +64,81 @@ type account struct {
 
 type cohort struct {
 	nominal, used Amount
+	claims        claims
 	members       []*account
+}
+
+// claims are what a round keeps of a quota for jobs that it has looked at and that
+// wait: victims are stopping for them, or they are the first of their line. Those
+// behind cannot have it, or what was taken back for one job would go to the next
+// and be taken back again.
+type claims struct {
+	amount Amount
+	// head says that one claims without anybody stopping for it.
+	head bool
+}
+
+// claimant is one entry in a claim's book.
+type claimant struct {
+	e    *entry
+	book *claims
+	want Amount
+}
+
+// claim keeps quota for a job for the rest of a round. Of those for whom nobody
+// stops only the first may: a reservation for each would let quota lie idle.
+func (c *Core) claim(e *entry, want Amount, v verdict, certain bool) {
+	if v == beyond {
+		return
+	}
+	a := e.acct
+	// Who has used up its own quota does not wait for the others of its cohort.
+	shared := a.cohort != nil && (certain || v != overQuota)
+	first := &a.claims
+	if shared {
+		first = &a.cohort.claims
+	}
+	if !certain && first.head {
+		return
+	}
+	book := func(x *claims) {
+		x.amount, x.head = x.amount.plus(want), x.head || !certain
+		c.claimed = append(c.claimed, claimant{e, x, want})
+	}
+	book(&a.claims)
+	if shared {
+		book(&a.cohort.claims)
+	}
+}
+
+// unclaim ends a round's claims.
+func (c *Core) unclaim() {
+	for _, x := range c.claimed {
+		*x.book = claims{}
+	}
+	c.claimed = c.claimed[:0]
+}
+
+// judge is what quotas say to a waiting job, without its own claim; behind says
+// that only the claims of jobs ahead of it are in its way.
+func (c *Core) judge(e *entry, want Amount) (v verdict, behind bool) {
+	for _, x := range c.claimed {
+		if x.e == e {
+			x.book.amount = x.book.amount.minus(x.want)
+			defer func() { x.book.amount = x.book.amount.plus(x.want) }()
+		}
+	}
+	if v = e.acct.admits(want); v == allowed || v == beyond {
+		return v, false
+	}
+	mine, cohorts := e.acct.claims.amount, Amount{}
+	e.acct.claims.amount = Amount{}
+	if h := e.acct.cohort; h != nil {
+		cohorts, h.claims.amount = h.claims.amount, Amount{}
+		defer func() { h.claims.amount = cohorts }()
+	}
+	defer func() { e.acct.claims.amount = mine }()
+	return v, e.acct.admits(want) == allowed
 }
 
 // due is the share that decides whose turn it is.
@@ -95,11 +170,11 @@ func (a *account) admits(d Amount) verdict {
 	if !a.Quota {
 		return allowed
 	}
-	after := a.used.plus(d)
+	after := a.used.plus(a.claims.amount).plus(d)
 	if !d.within(a.Nominal.plus(a.Borrow)) || a.cohort == nil && !d.within(a.Nominal) || a.cohort != nil && !d.within(a.cohort.nominal) {
 		return beyond
 	}
-	fits := a.cohort == nil || a.cohort.used.plus(d).within(a.cohort.nominal)
+	fits := a.cohort == nil || a.cohort.used.plus(a.cohort.claims.amount).plus(d).within(a.cohort.nominal)
 	switch {
 	case after.within(a.Nominal) && fits:
 		return allowed

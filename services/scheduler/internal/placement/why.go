@@ -23,7 +23,11 @@ func (c *Core) Why(now time.Time, id string) Unplaced {
 	c.settle()
 	u := Unplaced{Job: id}
 	want := c.wants(e)
-	if v := e.acct.admits(want); v != allowed {
+	switch v, behind := c.judge(e, want); {
+	case behind:
+		u.Reason = "the quota that tenant " + e.acct.Name + " could use is kept for a job ahead of it"
+		return u
+	case v != allowed:
 		u.Reason = e.acct.tell(v, want)
 		return u
 	}
