@@ -12,6 +12,8 @@ import (
 	"sync"
 	"time"
 
+	"go.uber.org/zap"
+
 	"github.com/ultrathink-pilot/trainyard/libs/identity"
 	"github.com/ultrathink-pilot/trainyard/services/registry/internal/postgres"
 )
@@ -49,6 +51,31 @@ func guardOf(ctx context.Context) postgres.Guard {
 	return g
 }
 
+// openWait bounds how long a request waits for its attempt's RunOpened. It travels through the
+// agent's spool, and a script that starts fast can be here before it.
+const openWait = 20 * time.Second
+
+// awaitOpen returns when the attempt's run is open. To go ahead would be wrong twice: a first
+// attempt's run does not exist, and what a later one writes would count as its predecessor's
+// and vanish with what that left above the restored step.
+func (s *Server) awaitOpen(ctx context.Context, g postgres.Guard, write bool) error {
+	for wait, left := 10*time.Millisecond, openWait; ; left, wait = left-wait, min(2*wait, 250*time.Millisecond) {
+		open, err := s.Store.CheckFence(ctx, g.Job, g.Fence, write)
+		if open || err != nil {
+			return err
+		}
+		if left <= 0 {
+			return &apiError{"TEMPORARILY_UNAVAILABLE", "the run of this attempt is not open yet: its agent has not delivered RunOpened. Try again"}
+		}
+		s.Log.Debug("a request waits for its attempt's RunOpened", zap.String("job_id", g.Job), zap.Uint64("fence", g.Fence))
+		select {
+		case <-time.After(wait):
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
 // admit reads the attempt's headers. A stale fence ends every change here, whatever it is
 // about; a change of the job's own run is judged once more in its transaction.
 func (s *Server) admit(r *http.Request) (*http.Request, error) {
@@ -65,8 +92,8 @@ func (s *Server) admit(r *http.Request) (*http.Request, error) {
 		return r, invalid("The header %s must be a number", FenceHeader)
 	}
 	g := postgres.Guard{Job: keptID(r.Header.Get(JobHeader)), Fence: fence, HasFence: true}
-	if g.Job != "" && r.Method != http.MethodGet && r.Method != http.MethodHead {
-		if err := s.Store.CheckFence(r.Context(), g.Job, fence); err != nil {
+	if g.Job != "" {
+		if err := s.awaitOpen(r.Context(), g, r.Method != http.MethodGet && r.Method != http.MethodHead); err != nil {
 			return r, err
 		}
 	}

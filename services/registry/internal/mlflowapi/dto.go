@@ -16,17 +16,19 @@ import (
 type number float64
 
 // MarshalJSON implements json.Marshaler.
-func (n number) MarshalJSON() ([]byte, error) {
+func (n number) MarshalJSON() ([]byte, error) { return n.append(nil), nil }
+
+func (n number) append(b []byte) []byte {
 	f := float64(n)
 	switch {
 	case math.IsNaN(f):
-		return []byte(`"NaN"`), nil
+		return append(b, `"NaN"`...)
 	case math.IsInf(f, 1):
-		return []byte(`"Infinity"`), nil
+		return append(b, `"Infinity"`...)
 	case math.IsInf(f, -1):
-		return []byte(`"-Infinity"`), nil
+		return append(b, `"-Infinity"`...)
 	}
-	return json.Marshal(f)
+	return strconv.AppendFloat(b, f, 'g', -1, 64)
 }
 
 type experimentDTO struct {

@@ -3,6 +3,7 @@ package mlflowapi
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"io"
 	"math"
 	"net/http"
@@ -10,12 +11,15 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"reflect"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/google/uuid"
 	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
 
 	"github.com/ultrathink-pilot/trainyard/libs/objectstore/s3test"
 	"github.com/ultrathink-pilot/trainyard/libs/pg/pgtest"
@@ -265,6 +269,50 @@ func TestJobsRunsNeedTheirFence(t *testing.T) {
 	}
 }
 
+// A script that starts fast is here before its agent's RunOpened; a second attempt too, and what
+// it logs must not count as the first one's, whose tail is cut when it opens.
+func TestAnAttemptMayBeEarlierThanItsRunOpened(t *testing.T) {
+	s := serve(t, "")
+	waits := make(chan struct{}, 1)
+	s.server.Log = zap.New(zapcore.NewCore(zapcore.NewJSONEncoder(zap.NewProductionEncoderConfig()), zapcore.AddSync(io.Discard), zap.DebugLevel),
+		zap.Hooks(func(zapcore.Entry) error {
+			select {
+			case waits <- struct{}{}:
+			default:
+			}
+			return nil
+		}))
+	job := uuid.NewString()
+	for i, ask := range [][]string{{"GET", "runs/get?run_id=" + job, ""}, {"POST", "runs/log-metric", `{"run_id":"` + job + `","key":"m","value":1,"timestamp":1,"step":5}`}} {
+		attempt, fence := int32(i+1), uint64(7+i)
+		answer := make(chan reply)
+		go func() {
+			answer <- s.call(ask[0], ask[1], ask[2], JobHeader, job, FenceHeader, strconv.FormatUint(fence, 10))
+		}()
+		select {
+		case <-waits:
+		case got := <-answer:
+			t.Fatalf("attempt %d did not wait: %d %s", attempt, got.status, got.body)
+		}
+		results, err := s.store.ApplyBatches(t.Context(), []catalog.Batch{{Key: catalog.BatchKey{RunID: job, Attempt: attempt, Fence: fence, Sequence: 1},
+			Opened: &catalog.RunOpened{Experiment: "jobs"}}}, time.Now())
+		if err != nil || results[0].Refusal != nil {
+			t.Fatalf("%+v %v", results, err)
+		}
+		if got := <-answer; got.status != http.StatusOK {
+			t.Errorf("attempt %d: %d %s", attempt, got.status, got.body)
+		}
+		select { // it may have waited once more
+		case <-waits:
+		default:
+		}
+	}
+	points, err := s.store.MetricHistory(t.Context(), job, "m")
+	if err != nil || len(points) != 1 || points[0].Attempt != 2 {
+		t.Errorf("points %+v %v", points, err)
+	}
+}
+
 func TestArtifactPathsCannotEscape(t *testing.T) {
 	s := serve(t, "")
 	run := s.run()
@@ -329,6 +377,26 @@ func TestNumbersAreWrittenAsClientsReadThem(t *testing.T) {
 		back, err := parseNumber(got)
 		if err != nil || back != v && !(math.IsNaN(back) && math.IsNaN(v)) {
 			t.Errorf("%s is read %v: %v", got, back, err)
+		}
+	}
+}
+
+func TestHistoriesAreWrittenLikeAllElse(t *testing.T) {
+	t.Parallel()
+	for _, h := range []historyDTO{
+		{Metrics: []metricDTO{}}, {Metrics: []metricDTO{{Key: "a \"quoted\" one", Value: 1e-9, Timestamp: 5, Step: -3}, {Key: "b", Value: number(math.NaN()), RunID: "r", ModelID: "m"},
+			{Key: "b", Value: 2.5, DatasetName: "d", DatasetDigest: "x"}}, Next: "token="},
+	} {
+		want, err := json.Marshal(h)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var a, b map[string]any
+		if err := errors.Join(json.Unmarshal(want, &a), json.Unmarshal(h.appendJSON(nil), &b)); err != nil {
+			t.Fatal(err)
+		}
+		if !reflect.DeepEqual(a, b) {
+			t.Errorf("%s, want %s", h.appendJSON(nil), want)
 		}
 	}
 }

@@ -370,6 +370,9 @@ func modelMetrics(in []metricIn, points []catalog.MetricPoint) []postgres.Logged
 
 // log writes one entry in one transaction.
 func (s *Server) log(ctx context.Context, in args, id string, e entry) error {
+	if len(e.params)+len(e.tags)+len(e.models) == 0 {
+		return s.Store.LogMetrics(ctx, id, in.guard, e.points, time.Now())
+	}
 	err := s.do(ctx, func(t *postgres.Tx) error {
 		if err := t.LogBatch(ctx, id, in.guard, e.points, e.params, e.tags); err != nil {
 			return err

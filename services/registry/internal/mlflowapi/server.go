@@ -170,7 +170,9 @@ func (s *Server) answer(w http.ResponseWriter, status int, v any) {
 	var b bytes.Buffer
 	encoder := json.NewEncoder(&b)
 	encoder.SetEscapeHTML(false)
-	if err := encoder.Encode(v); err != nil {
+	if quick, ok := v.(interface{ appendJSON(b []byte) []byte }); ok {
+		b.Write(quick.appendJSON(b.AvailableBuffer()))
+	} else if err := encoder.Encode(v); err != nil {
 		s.Log.Error("encode answer", zap.Error(err))
 		status = http.StatusInternalServerError
 		b.Reset()

@@ -186,11 +186,13 @@ func TestAgentsComeWithCertificates(t *testing.T) {
 	served := make(chan struct{})
 	go func() { defer close(served); _ = server.Serve(Both(plain, config)) }()
 	t.Cleanup(func() { _ = server.Close(); <-served })
-	job := uuid.NewString()
-	_, err = store.ApplyBatches(t.Context(), []catalog.Batch{{Key: catalog.BatchKey{RunID: job, Attempt: 1, Fence: 9, Sequence: 1},
-		Opened: &catalog.RunOpened{Experiment: "e", DisplayName: "job"}}}, time.Now())
-	if err != nil {
-		t.Fatal(err)
+	job, other := uuid.NewString(), uuid.NewString()
+	for _, id := range []string{job, other} {
+		_, err = store.ApplyBatches(t.Context(), []catalog.Batch{{Key: catalog.BatchKey{RunID: id, Attempt: 1, Fence: 9, Sequence: 1},
+			Opened: &catalog.RunOpened{Experiment: "e", DisplayName: "job"}}}, time.Now())
+		if err != nil {
+			t.Fatal(err)
+		}
 	}
 	as := func(role identity.Role) *http.Client {
 		files, err := ca.Issue(role, "test")
@@ -238,7 +240,7 @@ func TestAgentsComeWithCertificates(t *testing.T) {
 		{"the attempt", agent, "https", "runs/log-metric", metric, []string{JobHeader, job, FenceHeader, "9"}, 200},
 		{"a zombie", agent, "https", "runs/log-metric", metric, []string{JobHeader, job, FenceHeader, "8"}, 409},
 		{"a zombie about something else", agent, "https", "registered-models/create", `{"name":"m"}`, []string{JobHeader, job, FenceHeader, "8"}, 409},
-		{"another job's attempt", agent, "https", "runs/log-metric", metric, []string{JobHeader, uuid.NewString(), FenceHeader, "99"}, 403},
+		{"another job's attempt", agent, "https", "runs/log-metric", metric, []string{JobHeader, other, FenceHeader, "9"}, 403},
 		{"an agent without a fence", agent, "https", "runs/log-metric", metric, nil, 403},
 		{"a person with a fence", http.DefaultClient, "http", "runs/log-metric", metric, append(bearer, JobHeader, job, FenceHeader, "9"), 403},
 		{"a person", http.DefaultClient, "http", "registered-models/create", `{"name":"m"}`, bearer, 200},

@@ -64,6 +64,12 @@ func (p *pendingPoints) add(runID string, attempt int32, points []catalog.Metric
 	}
 }
 
+// raiseLatest keeps the greater of two latest values. NaN sorts above every number in Postgres and
+// below in MLflow's rule, hence the extra boolean in the comparison.
+const raiseLatest = `
+		ON CONFLICT (series_id) DO UPDATE SET step = EXCLUDED.step, time = EXCLUDED.time, attempt = EXCLUDED.attempt, value = EXCLUDED.value
+		WHERE (EXCLUDED.step, EXCLUDED.time, EXCLUDED.value <> 'NaN', EXCLUDED.value) > (l.step, l.time, l.value <> 'NaN', l.value)`
+
 // copyFrom is the number of rows from which a COPY is cheaper than an INSERT.
 const copyFrom = 64
 
@@ -76,20 +82,35 @@ func (p *pendingPoints) flush(ctx context.Context, tx pgx.Tx, cache *seriesCache
 	if err := p.resolve(ctx, tx, cache); err != nil {
 		return err
 	}
+	p.sort()
+	if err := p.write(ctx, tx); err != nil {
+		return fmt.Errorf("write points: %w", err)
+	}
+	latest, lowest := p.touch()
+	var batch pgx.Batch
+	batch.Queue(`INSERT INTO metric_latest AS l (series_id, step, time, attempt, value)
+		SELECT * FROM unnest($1::bigint[], $2::bigint[], $3::timestamptz[], $4::int[], $5::float8[])`+raiseLatest, latest.arguments()...)
+	batch.Queue(`DELETE FROM metric_rollups r USING unnest($1::bigint[], $2::bigint[]) AS u(series_id, step)
+		WHERE r.series_id = u.series_id AND r.last_step >= u.step`, latest.ids, lowest)
+	if err := tx.SendBatch(ctx, &batch).Close(); err != nil {
+		return fmt.Errorf("raise latest values: %w", err)
+	}
+	p.rows = p.rows[:0]
+	return nil
+}
+
+// sort orders the rows by (series, step, time, value) and drops repeats.
+func (p *pendingPoints) sort() {
 	slices.SortFunc(p.rows, func(a, b pendingPoint) int {
 		return cmp.Or(cmp.Compare(a.id, b.id), series.Compare(a.point, b.point))
 	})
 	p.rows = slices.CompactFunc(p.rows, func(a, b pendingPoint) bool { return a.id == b.id && series.Compare(a.point, b.point) == 0 })
-	if err := p.write(ctx, tx); err != nil {
-		return fmt.Errorf("write points: %w", err)
-	}
-	// The rows are sorted by (series, step, time, value): a series' first row has its lowest
-	// step, its last row is its latest.
-	var (
-		latest columns
-		lowest []int64
-		first  int
-	)
+}
+
+// touch notes what the sorted rows add to each series, and returns each one's latest row and
+// lowest step: the last and the first of its rows.
+func (p *pendingPoints) touch() (latest columns, lowest []int64) {
+	first := 0
 	for i, r := range p.rows {
 		if i+1 < len(p.rows) && p.rows[i+1].id == r.id {
 			continue
@@ -105,20 +126,7 @@ func (p *pendingPoints) flush(ctx context.Context, tx pgx.Tx, cache *seriesCache
 		p.touched[r.name] = t
 		first = i + 1
 	}
-	var batch pgx.Batch
-	// NaN sorts above every number in Postgres and below in MLflow's rule, hence the
-	// extra boolean in the comparison.
-	batch.Queue(`INSERT INTO metric_latest AS l (series_id, step, time, attempt, value)
-		SELECT * FROM unnest($1::bigint[], $2::bigint[], $3::timestamptz[], $4::int[], $5::float8[])
-		ON CONFLICT (series_id) DO UPDATE SET step = EXCLUDED.step, time = EXCLUDED.time, attempt = EXCLUDED.attempt, value = EXCLUDED.value
-		WHERE (EXCLUDED.step, EXCLUDED.time, EXCLUDED.value <> 'NaN', EXCLUDED.value) > (l.step, l.time, l.value <> 'NaN', l.value)`, latest.arguments()...)
-	batch.Queue(`DELETE FROM metric_rollups r USING unnest($1::bigint[], $2::bigint[]) AS u(series_id, step)
-		WHERE r.series_id = u.series_id AND r.last_step >= u.step`, latest.ids, lowest)
-	if err := tx.SendBatch(ctx, &batch).Close(); err != nil {
-		return fmt.Errorf("raise latest values: %w", err)
-	}
-	p.rows = p.rows[:0]
-	return nil
+	return latest, lowest
 }
 
 // write adds the rows that are not there yet. COPY writes many rows at half the cost, but

@@ -89,18 +89,18 @@ func (t *Tx) CheckRun(ctx context.Context, runID string, g Guard) error {
 	return err
 }
 
-// CheckFence refuses a fence below the one that the job's run holds; a job whose run was not
-// opened yet has none to be below of.
-func (s *Store) CheckFence(ctx context.Context, job string, fence uint64) error {
-	var held int64
-	err := s.pool.QueryRow(ctx, `SELECT GREATEST(fence, restore_fence) FROM runs WHERE run_id = $1`, job).Scan(&held)
+// CheckFence compares an attempt's fence with what its job's run holds. It reports false until
+// the attempt's RunOpened has arrived. A write under a fence below the run's is refused.
+func (s *Store) CheckFence(ctx context.Context, job string, fence uint64, write bool) (open bool, err error) {
+	var held, asked int64
+	err = s.pool.QueryRow(ctx, `SELECT fence, restore_fence FROM runs WHERE run_id = $1`, job).Scan(&held, &asked)
 	if errors.Is(err, pgx.ErrNoRows) {
-		return nil
+		return false, nil
 	}
-	if err == nil && fence < uint64(held) {
-		return catalog.Fenced(job, fence, uint64(held))
+	if newest := uint64(max(held, asked)); err == nil && write && fence < newest {
+		return false, catalog.Fenced(job, fence, newest)
 	}
-	return err
+	return fence <= uint64(held), err
 }
 
 // LogBatch writes points, params and tags of one run in one transaction: all or nothing.
