@@ -55,3 +55,25 @@ func TestCampaignKills(t *testing.T) {
 			{What: fmt.Sprintf("control: lost with synchronous_commit=off, %d kills of Postgres, %d points acknowledged", control.server, control.acked), Asked: "> 0", Ours: count(control.lost)},
 		}}.Write(t)
 }
+
+// A longer form of TestMirrorSurvivesKillsAndLostAnswers, into each MLflow that is there.
+func TestCampaignMirror(t *testing.T) {
+	for _, python := range mlflowServers(t) {
+		const writers, kills = 12, 60
+		got := mirrorCampaign(t, python, writers, kills)
+		if t.Failed() {
+			return
+		}
+		count := func(n int) benchtable.Sample { return benchtable.Of("", float64(n)) }
+		benchtable.Section{Page: "mlflow.md", Title: "The mirror under SIGKILL and lost answers, into MLflow " + got.version,
+			Command: "tools/dev/setup mlflow && TRAINYARD_TEST_MLFLOW_SERVER=$PWD/.cache/bin/mlflow2-python:$PWD/.cache/bin/mlflow3-python make campaign ONLY=services/registry CAMPAIGN=TestCampaignMirror",
+			Intro: fmt.Sprintf("%d writers log to the registry's facade, register and promote, while its process is killed %d times at random instants and the way to a real MLflow server loses every eighth request or its answer after the commit. "+
+				"Then both servers are read through the same API and compared: histories point by point, params, tags, states, files by content, versions, stages, aliases.", writers, kills),
+			Rows: []benchtable.Row{
+				{What: "requests lost on the way; answers lost after the commit", Ours: benchtable.Of("", float64(got.requests)), Note: fmt.Sprintf("%d answers", got.answers)},
+				{What: "runs here and there", Asked: "equal sets, none twice", Ours: count(got.runs), Note: fmt.Sprintf("%d points, %d files", got.metrics, got.files)},
+				{What: "versions here and there", Asked: "equal sets, none twice", Ours: count(got.versions)},
+				{What: "dead letters", Asked: "0", Ours: count(int(got.dead))},
+			}}.Write(t)
+	}
+}

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"log"
 	"math"
 	"math/rand/v2"
 	"net"
@@ -28,13 +29,19 @@ import (
 	"github.com/ultrathink-pilot/trainyard/services/registry/internal/postgres"
 )
 
-// realMLflow starts MLflow's own server and returns its address.
-func realMLflow(t *testing.T) string {
+// mlflowServers are the Pythons of TRAINYARD_TEST_MLFLOW_SERVER, separated by colons.
+func mlflowServers(t *testing.T) []string {
 	t.Helper()
-	python := os.Getenv("TRAINYARD_TEST_MLFLOW_SERVER")
-	if python == "" {
+	pythons := filepath.SplitList(os.Getenv("TRAINYARD_TEST_MLFLOW_SERVER"))
+	if len(pythons) == 0 {
 		t.Skip("SKIPPED, NOT TESTED: set TRAINYARD_TEST_MLFLOW_SERVER to a Python that can run `mlflow server`")
 	}
+	return pythons
+}
+
+// realMLflow starts MLflow's own server and returns its address.
+func realMLflow(t *testing.T, python string) string {
+	t.Helper()
 	free, err := net.Listen("tcp", "127.0.0.1:0")
 	must(t, err)
 	port := free.Addr().(*net.TCPAddr).Port
@@ -44,8 +51,8 @@ func realMLflow(t *testing.T) string {
 		"--artifacts-destination", filepath.Join(dir, "artifacts"), "--host", "127.0.0.1", "--port", fmt.Sprint(port), "--workers", "2")
 	cmd.Dir = dir
 	cmd.Env = append(os.Environ(), "HOME="+dir, "GIT_PYTHON_REFRESH=quiet", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false")
-	var log bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &log, &log
+	var said bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &said, &said
 	// Its workers are its children: they are ended as one group.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
 	must(t, cmd.Start())
@@ -53,7 +60,7 @@ func realMLflow(t *testing.T) string {
 		_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) // it may have ended by itself
 		_ = cmd.Wait()                                      // killed is what it is
 		if t.Failed() {
-			t.Logf("MLflow's log ends: %s", log.Bytes()[max(0, log.Len()-2000):])
+			t.Logf("MLflow's log ends: %s", said.Bytes()[max(0, said.Len()-2000):])
 		}
 	})
 	base := fmt.Sprintf("http://127.0.0.1:%d", port)
@@ -66,27 +73,32 @@ func realMLflow(t *testing.T) string {
 		}
 		time.Sleep(100 * time.Millisecond)
 	}
-	t.Fatalf("MLflow did not start: %s", log.Bytes())
+	t.Fatalf("MLflow did not start: %s", said.Bytes())
 	return ""
 }
 
-// lossy passes requests on and loses some: before they arrive, or their answers after they
-// were carried out.
-func lossy(t *testing.T, target string, share *atomic.Int64) string {
+// losses is the share of requests that are lost, in percent, and how many were: before they
+// arrived, and their answers after they were carried out.
+type losses struct{ share, requests, answers atomic.Int64 }
+
+// lossy passes requests on and loses some.
+func lossy(t *testing.T, target string, loss *losses) string {
 	t.Helper()
 	to, err := url.Parse(target)
 	must(t, err)
 	proxy := httputil.NewSingleHostReverseProxy(to)
-	proxy.ErrorLog = nil
+	proxy.ErrorLog = log.New(io.Discard, "", 0) // requests of killed processes break off by the hundred
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		dice := rand.Int64N(100)
-		if dice < share.Load()/2 {
+		if dice < loss.share.Load()/2 {
+			loss.requests.Add(1)
 			panic(http.ErrAbortHandler)
 		}
-		if dice >= share.Load() {
+		if dice >= loss.share.Load() {
 			proxy.ServeHTTP(w, r)
 			return
 		}
+		loss.answers.Add(1)
 		proxy.ServeHTTP(httptest.NewRecorder(), r) // carried out, and the answer is lost
 		panic(http.ErrAbortHandler)
 	}))
@@ -255,15 +267,26 @@ func list(v any) []any {
 // real MLflow server loses requests, and answers after their commit. In the end both show
 // the same, and nothing twice.
 func TestMirrorSurvivesKillsAndLostAnswers(t *testing.T) {
-	mirrorCampaign(t, 6, 8)
+	mirrorCampaign(t, mlflowServers(t)[0], 6, 8)
 }
 
-func mirrorCampaign(t *testing.T, writers, kills int) {
+// mirrored is what a campaign did.
+type mirrored struct {
+	version                 string
+	requests, answers, dead int64
+	runs, versions          int
+	metrics, files          int
+}
+
+func mirrorCampaign(t *testing.T, python string, writers, kills int) (did mirrored) {
 	_, cfg := prepare(t)
-	target := realMLflow(t)
+	target := realMLflow(t, python)
+	version, err := rest{t, target}.call("GET", "/version", nil)
+	must(t, err)
+	did.version = version["raw"].(string)
 	cfg.DSN = pgtest.DSN(t, postgres.Schema, postgres.Migrations)
-	var loss atomic.Int64
-	loss.Store(12)
+	var loss losses
+	loss.share.Store(12)
 	free, err := net.Listen("tcp", "127.0.0.1:0")
 	must(t, err)
 	front := free.Addr().String()
@@ -289,7 +312,8 @@ func mirrorCampaign(t *testing.T, writers, kills int) {
 	}
 	<-done
 	registry.kill()
-	loss.Store(0)
+	loss.share.Store(0)
+	did.requests, did.answers = loss.requests.Load(), loss.answers.Load()
 
 	pool, err := pg.Open(t.Context(), pg.Config{DSN: cfg.DSN, Schema: postgres.Schema, MaxConns: 2}, nil)
 	must(t, err)
@@ -299,7 +323,7 @@ func mirrorCampaign(t *testing.T, writers, kills int) {
 		state, err := store.MirrorState(t.Context())
 		must(t, err)
 		if state.Pending == 0 {
-			t.Logf("mirrored %d lanes, %d dead letters after %d kills", state.Lanes, state.Dead, kills)
+			did.dead = int64(state.Dead)
 			if state.Dead > 0 {
 				letters, err := store.DeadLetters(t.Context(), 0, 10)
 				t.Errorf("dead letters: %+v %v", letters, err)
@@ -311,8 +335,25 @@ func mirrorCampaign(t *testing.T, writers, kills int) {
 		}
 		time.Sleep(100 * time.Millisecond)
 	}
-	same(t, "runs", ours.story("specialists"), theirs.story("specialists"))
-	same(t, "model", ours.model("bull"), theirs.model("bull"))
+	story, model := ours.story("specialists"), ours.model("bull")
+	same(t, "runs", story, theirs.story("specialists"))
+	same(t, "model", model, theirs.model("bull"))
+	did.runs, did.versions = len(story), len(model)-1 // beside the aliases
+	for _, run := range story {
+		for what, value := range run.(map[string]any) {
+			switch {
+			case strings.HasPrefix(what, "metric "):
+				did.metrics += 1 + strings.Count(value.(string), ", ")
+			case strings.HasPrefix(what, "file "):
+				did.files++
+			}
+		}
+	}
+	if did.runs != writers || did.versions != writers {
+		t.Errorf("%d runs and %d versions of %d writers", did.runs, did.versions, writers)
+	}
+	t.Logf("%+v after %d kills", did, kills)
+	return did
 }
 
 func same(t *testing.T, what string, want, got map[string]any) {
