@@ -87,7 +87,11 @@ func (s *Server) serveFiles(w http.ResponseWriter, r *http.Request) bool {
 		}
 		return true
 	}
-	return false
+	served, err := s.serveUIFiles(w, r)
+	if err != nil {
+		s.fail(w, r, err)
+	}
+	return served
 }
 
 // checkPath refuses every path that could mean another one: a path here is only a label in

@@ -3,7 +3,6 @@ package mlflowapi
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"net/http"
 	"strconv"
 	"strings"
@@ -179,32 +178,4 @@ func snake(name string) string {
 		b.WriteRune(r)
 	}
 	return b.String()
-}
-
-// serveUI serves MLflow's user interface when its assets are there, as a build of MLflow
-// lays them: index.html, and under static-files what it loads.
-func (s *Server) serveUI(w http.ResponseWriter, r *http.Request) bool {
-	if s.UI == nil || r.Method != http.MethodGet && r.Method != http.MethodHead {
-		return false
-	}
-	name := strings.TrimPrefix(r.URL.Path, "/")
-	switch rest, asset := strings.CutPrefix(name, "static-files/"); {
-	case name == "":
-		name = "index.html"
-	case asset:
-		name = rest
-	default:
-		return false
-	}
-	if _, err := s.UI.Stat(name); err != nil {
-		s.fail(w, r, errors.Join(&apiError{"RESOURCE_DOES_NOT_EXIST", "no such file of the user interface"}, err))
-		return true
-	}
-	if name == "index.html" {
-		name = "" // the file server would redirect to the directory
-	}
-	again := r.Clone(r.Context())
-	again.URL.Path = "/" + name
-	http.FileServerFS(s.UI.FS()).ServeHTTP(w, again)
-	return true
 }

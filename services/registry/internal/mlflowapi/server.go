@@ -64,6 +64,7 @@ func New(deps Deps) *Server {
 	s.modelRoutes()
 	s.versionRoutes()
 	s.loggedModelRoutes()
+	s.uiRoutes()
 	return s
 }
 

@@ -282,3 +282,19 @@ func readInputs(ctx context.Context, q querier, runIDs []string) (map[string][]j
 	})
 	return out, err
 }
+
+// Dataset is one that some run of an experiment read.
+type Dataset struct {
+	ExperimentID          int64
+	Name, Digest, Context string
+}
+
+// Datasets returns what active runs of the experiments read, each dataset once, at most a thousand.
+func (s *Store) Datasets(ctx context.Context, experiments []int64) ([]Dataset, error) {
+	rows, err := s.pool.Query(ctx, `SELECT DISTINCT r.experiment_id, i.name, i.digest, i.context FROM run_inputs i JOIN runs r USING (run_id)
+		WHERE r.experiment_id = ANY($1) AND r.lifecycle = 'ACTIVE' ORDER BY 1, 2, 3, 4 LIMIT 1000`, experiments)
+	if err != nil {
+		return nil, err
+	}
+	return pgx.CollectRows(rows, pgx.RowToStructByPos[Dataset])
+}
