@@ -38,6 +38,9 @@ type Options struct {
 	Dialer func(ctx context.Context, address string) (net.Conn, error)
 	// MaxReceive bounds one answer in bytes; zero means 4 MiB.
 	MaxReceive int
+	// WriteBuffer is how many bytes gather before they are written; zero means 32 KiB.
+	// Bulk over a local socket wants more.
+	WriteBuffer int
 }
 
 const (
@@ -85,6 +88,9 @@ func Dial(target string, opts Options) (*grpc.ClientConn, error) {
 		grpc.WithMaxHeaderListSize(maxHeaderBytes),
 		grpc.WithChainUnaryInterceptor(m.unary),
 		grpc.WithChainStreamInterceptor(m.stream),
+	}
+	if opts.WriteBuffer > 0 {
+		dialOpts = append(dialOpts, grpc.WithWriteBufferSize(opts.WriteBuffer))
 	}
 	if opts.Dialer != nil {
 		dialOpts = append(dialOpts, grpc.WithContextDialer(opts.Dialer))

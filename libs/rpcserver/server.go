@@ -62,6 +62,8 @@ type Options struct {
 	Further func(ctx context.Context, m proto.Message) []rpcerr.Violation
 	// MaxReceive bounds one message in bytes; zero means 4 MiB.
 	MaxReceive int
+	// Transport are further options of the transport, such as larger buffers for bulk.
+	Transport []grpc.ServerOption
 }
 
 // Limits, with their reasons in the reliability notes: defaults of grpc-go notice a
@@ -143,7 +145,7 @@ func New(opts Options) (*Server, error) {
 	if opts.TLS != nil {
 		serverOpts = append(serverOpts, grpc.Creds(credentials.NewTLS(opts.TLS)))
 	}
-	s.grpc = grpc.NewServer(serverOpts...)
+	s.grpc = grpc.NewServer(append(serverOpts, opts.Transport...)...)
 	healthv1.RegisterHealthServer(s.grpc, s.health)
 	reflection.Register(s.grpc)
 	return s, nil

@@ -88,7 +88,7 @@ func train() error {
 		}
 		time.Sleep(time.Hour)
 	}
-	conn, err := rpcclient.Dial("unix://"+os.Getenv("TRAINYARD_SOCKET"), rpcclient.Options{})
+	conn, err := rpcclient.Dial("unix://"+os.Getenv("TRAINYARD_SOCKET"), rpcclient.Options{WriteBuffer: 128 << 10})
 	if err != nil {
 		return err
 	}
@@ -385,7 +385,7 @@ func (c *child) push(data []byte, sum [32]byte) error {
 	frames := []*trainv1.PushArtifactRequest{
 		{Frame: &trainv1.PushArtifactRequest_Header{Header: &trainv1.ArtifactHeader{Token: c.token, SizeBytes: int64(len(data))}}},
 	}
-	for chunk := range slices.Chunk(data, 1<<20) {
+	for chunk := range slices.Chunk(data, 256<<10) {
 		frames = append(frames, &trainv1.PushArtifactRequest{Frame: &trainv1.PushArtifactRequest_Chunk{Chunk: chunk}})
 	}
 	frames = append(frames, &trainv1.PushArtifactRequest{Frame: &trainv1.PushArtifactRequest_Footer{Footer: &trainv1.ArtifactFooter{Sha256: sum[:]}}})

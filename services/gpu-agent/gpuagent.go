@@ -121,7 +121,12 @@ func (a *agent) build() error {
 	if err != nil {
 		return fmt.Errorf("the exit journal: %w", err)
 	}
-	tier, err := restore.NewTier(filepath.Join(a.cfg.StateDir, "tier"), int64(a.cfg.TierSize))
+	bin, err := disk.OpenBin(filepath.Join(a.cfg.StateDir, "bin"))
+	if err != nil {
+		return err
+	}
+	a.keep("bin", bin.Close)
+	tier, err := restore.NewTier(filepath.Join(a.cfg.StateDir, "tier"), int64(a.cfg.TierSize), bin)
 	if err != nil {
 		return err
 	}
@@ -165,7 +170,7 @@ func (a *agent) build() error {
 		SettleTime: a.cfg.SettleTime, KeepEnded: a.cfg.KeepEnded, MPSPipe: a.cfg.MPSPipe, TrackingURL: proxy.url(),
 	}, host.Deps{
 		Journal: exits, Launcher: processes{&launch.Launcher{Supervisor: []string{program, SuperviseCommand}}},
-		Registry: registry, Tier: tier, Attribution: dog, Groups: groups, Counters: counters, Log: a.tel.Log,
+		Registry: registry, Tier: tier, Bin: bin, Attribution: dog, Groups: groups, Counters: counters, Log: a.tel.Log,
 		Restorer: &restore.Restorer{Registry: registry, Tier: tier, Log: a.tel.Log, Patience: 10 * time.Second, Corrupt: counters.CheckpointCorrupt},
 	})
 	proxy.host.Store(h)
@@ -282,7 +287,7 @@ func (a *agent) trainServer(h *host.Host, counters *metrics.Metrics) (*rpcserver
 	}
 	server, err := rpcserver.New(rpcserver.Options{
 		Name: "gpu-agent/trainers", Listener: listener, Authenticate: trainapi.Authenticate, Log: a.tel.Log, Allow: trainapi.Allow,
-		MaxReceive: trainapi.MaxReceive,
+		MaxReceive: trainapi.MaxFrame, Transport: trainapi.Transport(),
 		// A Train stream has no end of its own, and trainers reconnect.
 		Drain: 200 * time.Millisecond,
 	})

@@ -85,7 +85,7 @@ func TestResultsPush(t *testing.T) {
 	}
 	benchtable.Section{
 		Page: page, Title: "Checkpoint push", Command: "make bench ONLY=services/gpu-agent RESULTS=TestResultsPush",
-		Intro: "Eight files of 256 MiB pushed through PushArtifact in chunks of 1 MiB while the same trainer reports a step each 10 ms: received, hashed, synced and renamed when the answer comes. Trainer and agent share the machine's two processors.",
+		Intro: "Eight files of 256 MiB pushed through PushArtifact in chunks of 256 KiB while the same trainer reports a step each 10 ms: received, hashed, synced and renamed when the answer comes. Trainer and agent share the machine's two processors.",
 		Rows: []benchtable.Row{
 			{What: "push to durable and verified", Asked: ">= 500 MB/s", Ours: benchtable.Of("MB/s", rates...)},
 			{What: "training thread waiting for its stream meanwhile", Asked: "<= 1 %", Ours: benchtable.Of("%", stalls...)},

@@ -42,6 +42,9 @@ type Content interface {
 type FS interface {
 	// Create makes path, or empties it, mode 0600.
 	Create(path string) (File, error)
+	// CreateSized is Create for a file that gets size bytes, is synced once and
+	// closed. A full disk refuses at once where the file system can tell.
+	CreateSized(path string, size int64) (File, error)
 	ReadFile(path string) ([]byte, error)
 	// Open opens a file for reading; a missing one is fs.ErrNotExist.
 	Open(path string) (Content, error)
@@ -60,7 +63,10 @@ func OS() FS { return osFS{} }
 
 type osFS struct{}
 
-const createFlags = os.O_WRONLY | os.O_CREATE | os.O_TRUNC | os.O_APPEND
+const (
+	sizedFlags  = os.O_WRONLY | os.O_CREATE | os.O_TRUNC
+	createFlags = sizedFlags | os.O_APPEND
+)
 
 func (osFS) Create(path string) (File, error) {
 	f, err := os.OpenFile(path, createFlags, 0o600)
@@ -68,6 +74,11 @@ func (osFS) Create(path string) (File, error) {
 		return nil, err
 	}
 	return &osFile{File: f}, nil
+}
+
+func (osFS) CreateSized(path string, size int64) (File, error) {
+	f, err := os.OpenFile(path, sizedFlags, 0o600)
+	return room(f, err, size)
 }
 
 func (osFS) Open(path string) (Content, error) { return content(os.Open(path)) }

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"io"
 	"os"
+	"syscall"
 
 	"golang.org/x/sys/unix"
 )
@@ -46,6 +47,14 @@ func unsupported(err error) error {
 		return nil
 	}
 	return err
+}
+
+// names is how many names a file has.
+func names(info os.FileInfo) uint64 {
+	if stat, ok := info.Sys().(*syscall.Stat_t); ok {
+		return uint64(stat.Nlink)
+	}
+	return 0
 }
 
 // osContent is an open file of a known size.

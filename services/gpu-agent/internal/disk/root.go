@@ -33,6 +33,12 @@ func (r *Root) Create(path string) (File, error) {
 	return &osFile{File: f}, nil
 }
 
+// CreateSized implements FS.
+func (r *Root) CreateSized(path string, size int64) (File, error) {
+	f, err := r.root.OpenFile(path, sizedFlags, 0o600)
+	return room(f, err, size)
+}
+
 // Open implements FS.
 func (r *Root) Open(path string) (Content, error) { return content(r.root.Open(path)) }
 

@@ -84,7 +84,7 @@ func (h *Host) newAttempt(l journal.Lease) (*Attempt, error) {
 		return nil, err
 	}
 	var err error
-	if a.stage, err = staging.Open(filepath.Join(a.dir, "staging"), h.StagingBytes); err != nil {
+	if a.stage, err = staging.Open(filepath.Join(a.dir, "staging"), h.StagingBytes, h.deps.Bin); err != nil {
 		return nil, err
 	}
 	if a.spool, err = spool.Open(disk.OS(), filepath.Join(a.dir, "spool"), spool.Options{MaxBytes: h.SpoolBytes}); err != nil {

@@ -10,7 +10,6 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"os"
 	"path/filepath"
 	"slices"
 	"sync"
@@ -105,11 +104,13 @@ type Groups interface {
 
 // Deps are the parts a host works with.
 type Deps struct {
-	Journal     *journal.Journal
-	Launcher    Launcher
-	Registry    Registry
-	Restorer    *restore.Restorer
-	Tier        *restore.Tier
+	Journal  *journal.Journal
+	Launcher Launcher
+	Registry Registry
+	Restorer *restore.Restorer
+	Tier     *restore.Tier
+	// Bin takes what an attempt leaves behind; nil removes it at once.
+	Bin         *disk.Bin
 	Attribution Attribution
 	// Groups holds trainers to their host memory; nil where the host lets us not.
 	Groups   Groups
@@ -442,9 +443,9 @@ func (h *Host) OverQuota(key lease.Key, bytes int64) {
 	}
 }
 
-// removeAll is os.RemoveAll with a log line.
+// removeAll throws a file or a tree away, with a log line when that fails.
 func (h *Host) removeAll(path string) {
-	if err := os.RemoveAll(path); err != nil {
+	if err := h.deps.Bin.Throw(path); err != nil {
 		h.deps.Log.Warn("files were not removed", zap.String("path", path), zap.Error(err))
 	}
 }

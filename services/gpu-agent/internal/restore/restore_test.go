@@ -81,7 +81,7 @@ func newRestorer(t *testing.T, r *registry) (*restore.Restorer, *restore.Tier, *
 
 func newRestorerIn(t *testing.T, r *registry, dir string) (*restore.Restorer, *restore.Tier, *int) {
 	t.Helper()
-	tier, err := restore.NewTier(dir, 1<<20)
+	tier, err := restore.NewTier(dir, 1<<20, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -218,7 +218,7 @@ func TestRegistryAway(t *testing.T) {
 // touched last.
 func TestTierBounds(t *testing.T) {
 	t.Parallel()
-	tier, err := restore.NewTier(filepath.Join(t.TempDir(), "tier"), 2500)
+	tier, err := restore.NewTier(filepath.Join(t.TempDir(), "tier"), 2500, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

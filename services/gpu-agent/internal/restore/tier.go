@@ -29,12 +29,13 @@ const keepPerJob = 2
 type Tier struct {
 	dir string
 	max int64
+	bin *disk.Bin
 	mu  sync.Mutex
 }
 
-// NewTier opens the tier in dir, bounded to max bytes.
-func NewTier(dir string, max int64) (*Tier, error) {
-	return &Tier{dir: dir, max: max}, disk.OS().MkdirAll(dir)
+// NewTier opens the tier in dir, bounded to max bytes. What it drops goes into bin.
+func NewTier(dir string, max int64, bin *disk.Bin) (*Tier, error) {
+	return &Tier{dir: dir, max: max, bin: bin}, disk.OS().MkdirAll(dir)
 }
 
 type kept struct {
@@ -112,7 +113,7 @@ func (t *Tier) trim(dir string) error {
 	errs = append(errs, err)
 	for _, name := range names {
 		if !strings.HasSuffix(name, manifestSuffix) && !needed[name] {
-			errs = append(errs, os.Remove(filepath.Join(dir, name)))
+			errs = append(errs, t.bin.Throw(filepath.Join(dir, name)))
 		}
 	}
 	return errors.Join(errs...)
@@ -156,7 +157,7 @@ func (t *Tier) bound(current string) error {
 		if u.name == current {
 			continue
 		}
-		if err := os.RemoveAll(filepath.Join(t.dir, u.name)); err != nil {
+		if err := t.bin.Throw(filepath.Join(t.dir, u.name)); err != nil {
 			return err
 		}
 		total -= u.bytes

@@ -428,7 +428,7 @@ func (w *world) start() {
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	tier, err := restore.NewTier(filepath.Join(w.dir, "tier"), 1<<20)
+	tier, err := restore.NewTier(filepath.Join(w.dir, "tier"), 1<<20, nil)
 	if err != nil {
 		w.t.Fatal(err)
 	}

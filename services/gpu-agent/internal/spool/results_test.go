@@ -5,6 +5,7 @@ package spool_test
 import (
 	"context"
 	"crypto/sha256"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -183,7 +184,12 @@ func TestResultsSpool(t *testing.T) {
 	runtime.GOMAXPROCS(before)
 
 	alone := latencies(t, 2*span)
-	store, err := staging.Open(t.TempDir(), 1<<40)
+	root := t.TempDir()
+	bin, err := disk.OpenBin(filepath.Join(root, "bin"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	store, err := staging.Open(filepath.Join(root, "staging"), 1<<40, bin)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -204,7 +210,7 @@ func TestResultsSpool(t *testing.T) {
 		store.Claim()
 		return nil
 	})
-	if err := store.Close(); err != nil {
+	if err := errors.Join(store.Close(), bin.Close()); err != nil {
 		t.Error(err)
 	}
 	plain := filepath.Join(t.TempDir(), "plain")
@@ -228,7 +234,7 @@ func TestResultsSpool(t *testing.T) {
 	}
 	benchtable.Section{
 		Page: page, Title: "The spool", Command: "make bench ONLY=services/gpu-agent RESULTS=TestResultsSpool",
-		Intro: "20 streams, each with a spool of its own on the host's disk. The rate is of batches of 100 points (3 kB) as fast as they become durable, on one processor; the latency of 10 batches of 10 points a second from each stream. Beside checkpoints means that files of 256 MiB are written and synced to the same disk all the while, once as staging does it (bytes eased to the disk each 8 MiB) and once as a plain program does (all at the final sync).",
+		Intro: "20 streams, each with a spool of its own on the host's disk. The rate is of batches of 100 points (3 kB) as fast as they become durable, on one processor; the latency of 10 batches of 10 points a second from each stream. Beside checkpoints means that files of 256 MiB are written and synced to the same disk all the while, once as staging does it (around the page cache, removed bit by bit) and once as a plain program does (all at the final sync).",
 		Rows: []benchtable.Row{
 			{What: "acknowledged durable, one processor", Asked: ">= 300k points/s", Ours: benchtable.Of("points/s", ours...), Peer: benchtable.Of("points/s", naive...), PeerName: "a sync for each batch"},
 			{What: "ack p50, alone", Ours: at(alone, 0.5)},

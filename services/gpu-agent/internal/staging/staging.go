@@ -33,6 +33,8 @@ type Store struct {
 	dir, path string
 	closeRoot func() error
 	max       int64
+	// remove drops a file of the area by its name in it.
+	remove func(name string) error
 
 	mu   sync.Mutex
 	used int64
@@ -42,8 +44,9 @@ type Store struct {
 	unclaimed map[[32]byte]bool
 }
 
-// Open opens or makes the area in dir, bounded to max bytes.
-func Open(dir string, max int64) (*Store, error) {
+// Open opens or makes the area in dir, bounded to max bytes. What it drops is thrown
+// into bin; nil removes it at once.
+func Open(dir string, max int64, bin *disk.Bin) (*Store, error) {
 	if err := disk.OS().MkdirAll(dir); err != nil {
 		return nil, err
 	}
@@ -56,6 +59,9 @@ func Open(dir string, max int64) (*Store, error) {
 		return nil, errors.Join(err, root.Close())
 	}
 	s.path, s.closeRoot = dir, root.Close
+	if bin != nil {
+		s.remove = func(name string) error { return bin.Throw(filepath.Join(dir, name)) }
+	}
 	return s, nil
 }
 
@@ -66,6 +72,7 @@ func OpenIn(fsys disk.FS, dir string, max int64) (*Store, error) {
 		return nil, err
 	}
 	s := &Store{fsys: fsys, dir: dir, path: dir, max: max, unclaimed: map[[32]byte]bool{}, closeRoot: func() error { return nil }}
+	s.remove = func(name string) error { return fsys.Remove(s.at(name)) }
 	names, err := fsys.List(dir)
 	if err != nil {
 		return nil, err
@@ -145,9 +152,13 @@ func (s *Store) Begin(size int64) (*Upload, error) {
 	if err != nil {
 		return nil, err
 	}
-	f, err := s.fsys.Create(s.at(name))
+	f, err := s.fsys.CreateSized(s.at(name), size)
 	if err != nil {
 		s.release(size)
+		// A disk that had no room for it leaves an empty file.
+		if gone := s.fsys.Remove(s.at(name)); !errors.Is(gone, fs.ErrNotExist) {
+			err = errors.Join(err, gone)
+		}
 		return nil, err
 	}
 	return &Upload{store: s, file: f, name: name, size: size, hash: sha256.New()}, nil
@@ -211,7 +222,7 @@ func (u *Upload) Abort() error { return errors.Join(u.file.Close(), u.discard())
 
 func (u *Upload) discard() error {
 	u.store.release(u.size)
-	return u.store.fsys.Remove(u.store.at(u.name))
+	return u.store.remove(u.name)
 }
 
 // OpenFile opens a staged content for reading.
@@ -256,7 +267,7 @@ func (s *Store) Remove(digests ...[32]byte) error {
 			continue
 		}
 		if err == nil {
-			err = s.fsys.Remove(s.at(name))
+			err = s.remove(name)
 		}
 		if err != nil {
 			errs = append(errs, err)

@@ -21,7 +21,7 @@ func (content) Close() error { return nil }
 
 func open(t *testing.T, dir string, max int64) *staging.Store {
 	t.Helper()
-	s, err := staging.Open(dir, max)
+	s, err := staging.Open(dir, max, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"go.uber.org/zap"
+	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/durationpb"
@@ -39,22 +40,6 @@ var Allow = rpcserver.AllowTable{
 	trainv1.TrainService_PushArtifact_FullMethodName: {identity.RoleTrainer},
 }
 
-// MaxReceive bounds what the transport takes; it answers beyond that by itself,
-// with a status that names no reason. So frames are refused well before.
-const (
-	MaxReceive = 16 << 20
-	maxFrame   = 4 << 20
-)
-
-// receive is Recv with the bound of a frame.
-func receive[F proto.Message](recv func() (F, error)) (F, error) {
-	frame, err := recv()
-	if err == nil && proto.Size(frame) > maxFrame {
-		err = rpcerr.New(codes.ResourceExhausted, errorv1.Reason_REASON_CAP_EXCEEDED, "a frame of %d bytes is over the limit of %d", proto.Size(frame), maxFrame)
-	}
-	return frame, err
-}
-
 // Settings are what every attempt is told of the host.
 type Settings struct {
 	DataServiceURL string
@@ -77,7 +62,10 @@ func New(settings Settings, h *host.Host, refused func(method, reason string), l
 }
 
 // refuse gives every refusal a reason and counts it. A broken connection is none.
-func (s *Server) refuse(method string, err error) error {
+func (s *Server) refuse(method string, stream grpc.ServerStream, err error) error {
+	if err == nil {
+		withdraw(stream)
+	}
 	if reason := rpcerr.ReasonOf(err); err != nil && reason != errorv1.Reason_REASON_UNSPECIFIED {
 		s.refused(method, strings.TrimPrefix(reason.String(), "REASON_"))
 	}
@@ -89,10 +77,11 @@ var errUnknownToken = rpcerr.New(codes.Unauthenticated, errorv1.Reason_REASON_UN
 
 // Train serves an attempt's stream.
 func (s *Server) Train(stream trainv1.TrainService_TrainServer) error {
-	return s.refuse("Train", s.train(stream))
+	return s.refuse("Train", stream, s.train(stream))
 }
 
 func (s *Server) train(stream trainv1.TrainService_TrainServer) error {
+	announce(stream)
 	first, err := receive(stream.Recv)
 	if err != nil {
 		return err
@@ -119,7 +108,7 @@ func (s *Server) train(stream trainv1.TrainService_TrainServer) error {
 	if err := stream.Send(&trainv1.TrainResponse{Frame: &trainv1.TrainResponse_Opened{Opened: opened}}); err != nil {
 		return err
 	}
-	c := &conversation{server: s, attempt: attempt, stream: stream, frames: make(chan received), out: make(chan *trainv1.TrainResponse)}
+	c := &conversation{server: s, attempt: attempt, stream: stream, frames: make(chan received), out: make(chan *trainv1.TrainResponse), ended: make(chan struct{})}
 	// Readers and writers end with the stream's context, at the latest when this
 	// handler returns; the stream itself is used by one sender and one receiver.
 	go c.read(ctx)
@@ -169,13 +158,18 @@ type conversation struct {
 	stream  trainv1.TrainService_TrainServer
 	frames  chan received
 	out     chan *trainv1.TrainResponse
+	// last is the error that ended read; only after ended is closed.
+	last  error
+	ended chan struct{}
 }
 
 // read feeds frames one by one: while one waits for room in the spool the next
 // is not read, and the transport's window stops this trainer, and no other.
 func (c *conversation) read(ctx context.Context) {
+	defer close(c.ended)
 	for {
 		frame, err := receive(c.stream.Recv)
+		c.last = err
 		select {
 		case c.frames <- received{frame, err}:
 		case <-ctx.Done():
@@ -249,6 +243,12 @@ func (c *conversation) serve(ctx context.Context, attached *host.Stream, acked u
 		case <-attached.Over():
 			return rpcerr.New(codes.Aborted, errorv1.Reason_REASON_CONFLICT, "another stream of this attempt took over")
 		case <-ctx.Done():
+			if c.stream.Context().Err() != nil {
+				// A frame that the transport refuses ends the stream before read has said why.
+				if <-c.ended; errors.Is(c.last, oversized) {
+					return c.last
+				}
+			}
 			return context.Cause(ctx)
 		case out := <-c.out:
 			if err := c.stream.Send(out); err != nil {
@@ -365,10 +365,11 @@ func staged(files ...*trainv1.StagedFile) []lease.File {
 
 // PushArtifact receives one file into staging.
 func (s *Server) PushArtifact(stream trainv1.TrainService_PushArtifactServer) error {
-	return s.refuse("PushArtifact", s.push(stream))
+	return s.refuse("PushArtifact", stream, s.push(stream))
 }
 
 func (s *Server) push(stream trainv1.TrainService_PushArtifactServer) error {
+	announce(stream)
 	first, err := receive(stream.Recv)
 	if err != nil {
 		return err
@@ -435,6 +436,7 @@ func newWriter(up *staging.Upload) *writer {
 			if _, w.err = up.Write(chunk); w.err != nil {
 				return
 			}
+			recycle(chunk)
 		}
 	}()
 	return w

@@ -145,7 +145,7 @@ func newBench(t *testing.T) *bench {
 func (b *bench) open() {
 	b.t.Helper()
 	var err error
-	if b.store, err = staging.Open(filepath.Join(b.dir, "staging"), 1<<30); err != nil {
+	if b.store, err = staging.Open(filepath.Join(b.dir, "staging"), 1<<30, nil); err != nil {
 		b.t.Fatal(err)
 	}
 	store := b.store

@@ -161,6 +161,9 @@ func (d *Disk) Create(path string) (disk.File, error) {
 	return &file{disk: d, path: path, node: n}, nil
 }
 
+// CreateSized implements disk.FS.
+func (d *Disk) CreateSized(path string, _ int64) (disk.File, error) { return d.Create(path) }
+
 // ReadFile implements disk.FS.
 func (d *Disk) ReadFile(path string) ([]byte, error) {
 	d.mu.Lock()
