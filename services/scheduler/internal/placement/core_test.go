@@ -293,6 +293,30 @@ func (w *world) step() {
 	}
 }
 
+// Who may be stopped by now is looked at in the order of the hosts, not in that in which something changed on them: of two that
+// cost the same, the first host's is stopped, as a core built from scratch would have it.
+func TestVictimsAreFoundInTheOrderOfHosts(t *testing.T) {
+	t.Parallel()
+	c := placement.NewCore(placement.Rules{MinRuntime: time.Minute, Restart: 30})
+	for k, ends := range []time.Duration{10 * time.Minute, time.Minute} { // room is kept on the second host first
+		name := fmt.Sprintf("h%d", k)
+		c.Host(host(name, gpu("g0", 24*gib)))
+		share := job.Share{Device: "g0", Kind: "gpu", Bytes: 22 * gib, Held: 23 * gib, Whole: true}
+		c.Run(placement.Request{Job: "on-" + name, Priority: job.Batch, Demand: whole(1)}, []placement.Part{{Node: name, Shares: []job.Share{share}}},
+			placement.Life{Fence: uint64(k + 1), Started: t0, Saved: t0, End: t0.Add(ends)})
+	}
+	c.Wait(placement.Request{Job: "p", Priority: job.Production, Demand: whole(1)})
+	if p := c.Plan(t0.Add(30 * time.Second)); len(p.Preempt) != 0 {
+		t.Fatalf("stopped too early: %+v", p.Preempt)
+	}
+	later := t0.Add(2 * time.Minute)
+	s := c.Snapshot(later)
+	got, want := c.Plan(later).Preempt, placement.Make(s).Preempt
+	if len(got) != 1 || got[0].Job != "on-h0" || !reflect.DeepEqual(got, want) {
+		t.Errorf("stopped %+v, a core built from scratch %+v", got, want)
+	}
+}
+
 // Whatever happens, in whatever order: a core that was told of every change plans
 // exactly as if it were built from scratch, no device is promised beyond what it
 // has, a gang is placed completely and on as many different hosts as it has

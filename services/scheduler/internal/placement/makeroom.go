@@ -264,14 +264,20 @@ func (c *Core) preempt(e *entry) bool {
 	return e.room != nil
 }
 
-// since calls look for every node that has changed since a point of the log.
+// since calls look for every node that has changed since a point of the log, in the
+// order of the nodes: that of the changes is not part of a snapshot.
 func (f *Fleet) since(from int, look func(int)) {
 	f.stamp++
+	var nodes []int32
 	for _, n := range f.log[from:] {
 		if f.seen[n] != f.stamp {
 			f.seen[n] = f.stamp
-			look(int(n))
+			nodes = append(nodes, n)
 		}
+	}
+	slices.Sort(nodes)
+	for _, n := range nodes {
+		look(int(n))
 	}
 }
 
