@@ -38,7 +38,7 @@ func (r *room) on(node string) bool {
 
 func (c *Core) restoreRoom(r Room) {
 	e := c.jobs[r.Job]
-	if e == nil || e.nodes != nil {
+	if e == nil || e.line == nil {
 		return
 	}
 	shapes := c.shapesOf(e.rank)
@@ -93,7 +93,7 @@ func (f *Fleet) keep(i int, future *Node) {
 // can no longer be had, or whose guess has not come true.
 func (c *Core) checkRooms() {
 	for _, r := range slices.Clone(c.rooms) {
-		if !r.stopping && !r.at.After(c.now) || r.stopping && c.spared(r) || !c.matches(r) {
+		if !r.stopping && !r.at.After(c.now) && !c.cleared(r) || r.stopping && c.spared(r) || !c.matches(r) {
 			c.dropRoom(r)
 		}
 	}
@@ -110,6 +110,20 @@ func (c *Core) checkRooms() {
 			}
 		}
 	}
+}
+
+// cleared reports whether everybody that a room waits for has left.
+func (c *Core) cleared(r *room) bool {
+	for _, p := range r.parts {
+		i, ok := c.index[p.node]
+		if !ok {
+			return false
+		}
+		if slices.ContainsFunc(c.fleet.nodes[i].Holders, func(h Holder) bool { return slices.Contains(p.leave, h.Job) }) {
+			return false
+		}
+	}
+	return true
 }
 
 // matches reports whether a job is still split in the way its room is.
@@ -306,9 +320,28 @@ func (c *Core) yield(e *entry) bool {
 	return c.dropRooms(func(r *room) bool { return r.e.req.Priority < e.req.Priority })
 }
 
-// displace takes the head's room from a job that is no longer the head.
+// displace takes the head's room from a job that is behind another now.
 func (c *Core) displace(e *entry) bool {
-	return c.dropRooms(func(r *room) bool { return !r.stopping && r.e != e && c.meet(r.e.rank, e.rank) })
+	return c.dropRooms(func(r *room) bool { return !r.stopping && r.e != e && e.before(r.e) && c.meet(r.e.rank, e.rank) })
+}
+
+// before reports whether a job goes before another whatever their tenants use. Who is neediest changes with every end: were the
+// room of one tenant's head lost each time, a large job would starve between two tenants' small ones.
+func (e *entry) before(o *entry) bool {
+	if e.line.at != o.line.at {
+		return e.line.at.above(o.line.at)
+	}
+	return e.line.tenant == o.line.tenant && e.ahead(o)
+}
+
+// taken reports whether another job is the head of the same part already.
+func (c *Core) taken(e *entry) bool {
+	return slices.ContainsFunc(c.rooms, func(r *room) bool { return !r.stopping && r.e != e && c.meet(r.e.rank, e.rank) })
+}
+
+// lapse gives up what was kept for a moment that has come: the job could have had it in this round.
+func (c *Core) lapse() {
+	c.dropRooms(func(r *room) bool { return !r.stopping && !r.at.After(c.now) })
 }
 
 // leads reports whether no job before this one that waits by a guess could ever

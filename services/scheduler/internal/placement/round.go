@@ -20,6 +20,7 @@ func (c *Core) Plan(now time.Time) Plan {
 			b.tidy()
 		}
 	}
+	c.lapse()
 	c.warn()
 	c.plan.Next = c.next()
 	return *c.plan
@@ -227,6 +228,7 @@ func (c *Core) seat(e *entry) outcome {
 	if head && c.displace(e) && c.tryPlace(e) {
 		return placed
 	}
+	head = head && !c.taken(e)
 	if e.room != nil {
 		// Who can never have room is no head: those behind would starve with it.
 		c.lead(e)
