@@ -41,6 +41,35 @@ var mutants = []mutant{
 
 // A harness that cannot see a broken scheduler proves nothing of a whole one.
 func TestCampaignMutants(t *testing.T) {
+	breakAll(t, mutants, "scheduler-service.md", "TestCampaignMutants$$")
+}
+
+// coreMutants break the promises of the planner's core, one by one.
+var coreMutants = []mutant{
+	{"a device is promised beyond its memory", "placement/snapshot.go", "max(d.Memory-d.Headroom-d.Held-d.Overhead-d.ahead, 0)", "max(d.Memory-d.Headroom-d.Overhead-d.ahead, 0)", "placement", "."},
+	{"a whole device is given to a second holder", "placement/snapshot.go", "return d.Holders == 0 && d.Fault", "return d.Fault", "placement", "."},
+	{"a placed job keeps its place in line too", "placement/round.go", "\tif e.line != nil {\n\t\te.line.remove(e)\n\t\te.line = nil\n\t}\n\tc.dropRoom", "\te.line = nil\n\tc.dropRoom", "placement", "."},
+	{"a job that backs off stays in the way", "placement/core.go", "\tif r.NotBefore.After(c.now) {\n\t\tc.clock", "\tif false {\n\t\tc.clock", "placement", "."},
+	{"who backed off goes to the end of its line", "placement/core.go", "\te.order = r.Place\n", "\te.order = r.Place\n\tif !r.NotBefore.IsZero() {\n\t\te.order += 1000\n\t}\n", "placement", "."},
+	{"backfill ignores limits", "placement/room.go", "o.on(p.node) && gone.After(o.at)", "o.on(p.node) && gone.After(o.at.Add(time.Hour))", "placement", "."},
+	{"kept room binds nobody", "placement/room.go", "d.ahead = max(d.ahead, then.Held-d.Held)", "d.ahead = 0", "placement", "."},
+	{"the head's room is lost to the neediest tenant", "placement/room.go", "return e.line.tenant == o.line.tenant && e.ahead(o)", "return true", "placement", "."},
+	{"kept room is given up the moment it is there", "placement/room.go", "!r.at.After(c.now) && !c.cleared(r)", "!r.at.After(c.now)", "placement", "."},
+	{"equal classes stop each other", "placement/makeroom.go", "return h.Priority < at.class ||", "return h.Priority <= at.class ||", "placement", "."},
+	{"who has only begun is stopped", "placement/makeroom.go", "c.now.Sub(h.Started) >= c.rules.MinRuntime", "true", "placement", "."},
+	{"the dearest victim is taken", "placement/makeroom.go", "return a.lost < b.lost", "return a.lost > b.lost", "placement", "."},
+	{"victims that are not in the way stop too", "placement/makeroom.go", "why == fits {\n\t\t\t\tcontinue\n", "why == fits && false {\n\t\t\t\tcontinue\n", "placement", "."},
+	{"changes are looked at as they came", "placement/makeroom.go", "\tslices.Sort(nodes)\n\tfor _, n := range nodes {", "\tfor _, n := range nodes {", "placement", "."},
+	{"a ranking misses a change", "placement/fleet.go", "\tf.log = append(f.log, int32(i))\n\tif len", "\tif len", "placement", "."},
+}
+
+func TestCampaignCoreMutants(t *testing.T) {
+	breakAll(t, coreMutants, "scheduler-core.md", "TestCampaignCoreMutants")
+}
+
+// breakAll runs the tests against one broken scheduler after another.
+func breakAll(t *testing.T, mutants []mutant, page, name string) {
+	t.Helper()
 	root, err := filepath.Abs("internal")
 	if err != nil {
 		t.Fatal(err)
@@ -85,7 +114,7 @@ func TestCampaignMutants(t *testing.T) {
 		}
 	}
 	benchtable.Section{
-		Page: "scheduler-service.md", Title: "Mutants", Command: "make campaign ONLY=services/scheduler CAMPAIGN=TestCampaignMutants",
+		Page: page, Title: "Mutants", Command: "make campaign ONLY=services/scheduler CAMPAIGN=" + name,
 		Intro: "The scheduler is broken on purpose, one way at a time, and the tests that guard that promise are run.",
 		Rows: []benchtable.Row{
 			{What: "mutants that a test sees", Asked: "all", Ours: benchtable.Of("", float64(killed)), Note: "of " + benchtable.Of("", float64(len(mutants))).String()},

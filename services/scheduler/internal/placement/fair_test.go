@@ -126,3 +126,49 @@ func TestNobodyStarves(t *testing.T) {
 		t.Fatalf("%s waits still after %s", target, now.Sub(t0))
 	})
 }
+
+// A tenant that uses nothing goes first, and still does not take the room of the head: it gets the next.
+func TestTheHeadKeepsItsRoomFromANeedierTenant(t *testing.T) {
+	t.Parallel()
+	core := placement.NewCore(placement.Rules{MinRuntime: time.Minute, Restart: 30})
+	core.Host(host("h", gpu("g0", 24*gib), gpu("g1", 24*gib)))
+	core.Host(host("h2", gpu("g0", 24*gib)))
+	for id, on := range map[string]string{"y0": "h", "y2": "h2"} {
+		end := t0.Add(10 * time.Minute)
+		if on == "h2" {
+			end = t0.Add(time.Hour)
+		}
+		core.Run(placement.Request{Job: id, Tenant: "y", Priority: job.Batch, Demand: whole(1)},
+			[]placement.Part{{Node: on, Shares: []job.Share{{Device: "g0", Kind: "gpu", Bytes: 22 * gib, Held: 23 * gib, Whole: true}}}},
+			placement.Life{Fence: 1, Started: t0, Saved: t0, End: end})
+	}
+	core.Wait(placement.Request{Job: "y1", Place: 1, Tenant: "y", Priority: job.Batch, Demand: whole(2)})
+	core.Plan(t0)
+	core.Wait(placement.Request{Job: "x1", Place: 2, Tenant: "x", Priority: job.Batch, Demand: whole(1), Longest: time.Hour})
+	if p := core.Plan(t0.Add(time.Second)); len(p.Place) != 0 {
+		t.Errorf("the head's room went to %s", p.Place[0].Job)
+	}
+	core.Forget("y0")
+	if p := core.Plan(t0.Add(10 * time.Minute)); len(p.Place) != 1 || p.Place[0].Job != "y1" {
+		t.Errorf("placed %s", brief(p))
+	}
+}
+
+// A cheaper attempt that is not in the way is spared.
+func TestOnlyThoseInTheWayAreStopped(t *testing.T) {
+	t.Parallel()
+	core := placement.NewCore(placement.Rules{MinRuntime: time.Minute, Restart: 30})
+	core.Host(host("h", gpu("g0", 24*gib), gpu("g1", 24*gib)))
+	run := func(id, device string, class job.Priority, saved time.Duration) {
+		core.Run(placement.Request{Job: id, Priority: class, Demand: shared(8 * gib)},
+			[]placement.Part{{Node: "h", Shares: []job.Share{{Device: device, Kind: "gpu", Bytes: 8 * gib, Held: 8*gib + gib/2}}}},
+			placement.Life{Fence: 1, Started: t0.Add(-time.Hour), Saved: t0.Add(-saved)})
+	}
+	run("cheap", "g0", job.Batch, time.Second)
+	run("beside", "g0", job.Production, 0)
+	run("dear", "g1", job.Batch, time.Minute)
+	core.Wait(placement.Request{Job: "p", Priority: job.Production, Demand: whole(1)})
+	if p := core.Plan(t0); len(p.Preempt) != 1 || p.Preempt[0].Job != "dear" {
+		t.Errorf("stopped %+v", p.Preempt)
+	}
+}
