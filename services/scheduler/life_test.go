@@ -2,12 +2,15 @@ package scheduler_test
 
 import (
 	"fmt"
+	"math"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/uuid"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/types/known/durationpb"
 
 	"github.com/ultrathink-pilot/trainyard/libs/identity"
 	"github.com/ultrathink-pilot/trainyard/libs/rpcerr"
@@ -315,6 +318,26 @@ func TestEverythingWrongInOneAnswer(t *testing.T) {
 	if got := fmt.Sprint(rpcerr.Violations(err)); !strings.Contains(got, "spec has 6.1 MiB; at most 1 MiB") {
 		t.Errorf("a specification of megabytes: %v", err)
 	}
+	for i := range 130 {
+		env[fmt.Sprintf("W%d", i)] = strings.Repeat("x", 32000)
+	}
+	_, err = people.SubmitJob(ctx, &jobv1.SubmitJobRequest{RequestId: uuid.NewString(), Spec: huge})
+	if got := fmt.Sprint(rpcerr.Violations(err)); !strings.Contains(got, "spec has 10.1 MiB; at most 1 MiB") {
+		t.Errorf("a specification of ten megabytes: %s", got)
+	}
+	absurd := spec(math.MaxInt64)
+	absurd.BatchSize = math.MaxUint32
+	absurd.Resources.CpuMillis, absurd.Resources.HostMemoryBytes = math.MinInt64, math.MaxInt64
+	absurd.Resources.Devices[0].Count = math.MaxUint32
+	absurd.TimeLimit, absurd.StallLimit = durationpb.New(-1), durationpb.New(-time.Hour)
+	absurd.WaitForCapacity = true
+	_, err = people.SubmitJob(ctx, &jobv1.SubmitJobRequest{RequestId: uuid.NewString(), Spec: absurd})
+	got = fmt.Sprint(rpcerr.Violations(err))
+	for _, want := range []string{"batch_size", "cpu_millis", "host_memory_bytes", "memory_bytes", "count", "time_limit", "stall_limit"} {
+		if !strings.Contains(got, want) {
+			t.Errorf("%q is not in %s", want, got)
+		}
+	}
 	if list, err := people.ListJobs(ctx, &jobv1.ListJobsRequest{}); err != nil || len(list.GetJobs()) != 0 {
 		t.Errorf("something was stored: %v, %v", list, err)
 	}
@@ -336,6 +359,9 @@ func TestAPlacementIsExplainedAndCaptured(t *testing.T) {
 	if err != nil || len(x.GetCandidates()) != 2 || !x.GetCandidates()[0].GetChosen() || x.GetCandidates()[1].GetFitted() ||
 		!strings.Contains(x.GetCandidates()[1].GetReason(), "10 GiB") || x.GetSnapshotId() == 0 {
 		t.Fatalf("%v, %v", x, err)
+	}
+	if c := x.GetCandidates()[0]; c.GetRank() != 1 || c.GetScore() == 0 || c.GetDeviceIds()[0] != "cpu:0" || len(c.GetDevices()) != 1 || !c.GetDevices()[0].GetChosen() {
+		t.Errorf("terms of the chosen host: %v", c)
 	}
 	list, err := people.ListSnapshots(ctx, &jobv1.ListSnapshotsRequest{})
 	if err != nil || len(list.GetSnapshots()) != 1 || list.GetSnapshots()[0].GetPlaced() != 1 {

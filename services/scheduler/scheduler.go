@@ -19,10 +19,12 @@ import (
 	fleetv1 "github.com/ultrathink-pilot/trainyard/proto/gen/go/trainyard/fleet/v1"
 	jobv1 "github.com/ultrathink-pilot/trainyard/proto/gen/go/trainyard/job/v1"
 	"github.com/ultrathink-pilot/trainyard/services/scheduler/internal/agentapi"
+	"github.com/ultrathink-pilot/trainyard/services/scheduler/internal/archive"
 	"github.com/ultrathink-pilot/trainyard/services/scheduler/internal/cycle"
 	"github.com/ultrathink-pilot/trainyard/services/scheduler/internal/failpoint"
 	"github.com/ultrathink-pilot/trainyard/services/scheduler/internal/jobapi"
 	"github.com/ultrathink-pilot/trainyard/services/scheduler/internal/lease"
+	"github.com/ultrathink-pilot/trainyard/services/scheduler/internal/placement"
 	"github.com/ultrathink-pilot/trainyard/services/scheduler/internal/postgres"
 	"github.com/ultrathink-pilot/trainyard/services/scheduler/internal/registryclient"
 )
@@ -43,8 +45,11 @@ type Config struct {
 	LockDelay time.Duration `conf:"lock-delay" default:"5s" usage:"added to the lease before a silent agent's devices are given away"`
 	Poll      time.Duration `conf:"poll" default:"4s" usage:"how long an agent's call is held when there is nothing to tell"`
 
-	LeadTTL time.Duration `conf:"lead-ttl" default:"5s" usage:"how long another scheduler on the same database waits for a silent leader"`
-	History time.Duration `conf:"history" default:"4320h" usage:"how long ended jobs and their decisions are kept"`
+	LeadTTL        time.Duration `conf:"lead-ttl" default:"5s" usage:"how long another scheduler on the same database waits for a silent leader"`
+	History        time.Duration `conf:"history" default:"4320h" usage:"how long ended jobs and their decisions stay in the database"`
+	HistoryArchive string        `conf:"history-archive" usage:"directory that ended jobs go to when they leave the database, shared by all replicas; empty lets them go"`
+	HistoryLimit   config.Bytes  `conf:"history-archive-limit" default:"10GiB" usage:"bound of that directory's files, the oldest go first; 0 means none"`
+	MinRuntime     time.Duration `conf:"min-runtime" default:"1m" usage:"how long an attempt has run before it may be stopped for another job"`
 
 	DefaultReservation config.Bytes  `conf:"default-reservation" default:"512MiB" usage:"device memory of a job that names no device"`
 	DefaultCPUMillis   int64         `conf:"default-cpu-millis" default:"500" usage:"thousandths of a CPU of a job that asks for none"`
@@ -66,6 +71,12 @@ func (c *Config) Validate() []string {
 	}
 	if c.LeadTTL < time.Second || c.LeadTTL > c.Lease {
 		out = append(out, fmt.Sprintf("lead-ttl: %s must be between 1s and lease (%s), or a failover takes longer than leases live", c.LeadTTL, c.Lease))
+	}
+	if c.History < time.Hour {
+		out = append(out, fmt.Sprintf("history: %s is shorter than an hour", c.History))
+	}
+	if c.MinRuntime < 0 {
+		out = append(out, fmt.Sprintf("min-runtime: %s is negative", c.MinRuntime))
 	}
 	if c.DefaultReservation == 0 || c.DefaultCPUMillis < 0 {
 		out = append(out, "default-cpu-millis must not be negative, and a default-reservation of 0 would mean a whole device")
@@ -107,13 +118,23 @@ func New(ctx context.Context, c Config, d Deps) (*Scheduler, error) {
 		pool.Close()
 		return nil, err
 	}
-	engine := cycle.New(cycle.Options{
+	old, err := archiveOf(c)
+	if err != nil {
+		pool.Close()
+		return nil, err
+	}
+	o := cycle.Options{
 		Store: failpoint.Store(postgres.New(pool)), Log: log.Named("cycle"), Meter: cycle.NewMeter(d.Telemetry.Metrics), Holder: holder(d.Listener),
 		Tracer: d.Telemetry.Tracer("github.com/ultrathink-pilot/trainyard/services/scheduler"),
 		Terms:  lease.Terms{Duration: c.Lease, LockDelay: c.LockDelay}, Seed: uint64(time.Now().UnixNano()),
 		Compose: jobapi.Composer(defaults), Promotions: promotions, HistoryAge: c.History, LeadTTL: c.LeadTTL,
-	})
-	jobs := jobapi.NewJobs(engine, defaults)
+		Rules: placement.Rules{MinRuntime: c.MinRuntime, Restart: restartSeconds},
+	}
+	if old != nil {
+		o.Archive = old
+	}
+	engine := cycle.New(o)
+	jobs := jobapi.NewJobs(engine, defaults, old)
 	server, err := rpcserver.New(rpcserver.Options{
 		Name: "scheduler", Listener: d.Listener, TLS: tls, Log: log, Metrics: d.Telemetry.Metrics, Allow: Allow(),
 		LongPoll: []string{fleetv1.SynchronizeService_Synchronize_FullMethodName},
@@ -147,6 +168,22 @@ func New(ctx context.Context, c Config, d Deps) (*Scheduler, error) {
 		return server.Run(ctx)
 	})
 	return s, nil
+}
+
+// restartSeconds is what a preemption costs beside the work lost, in seconds of every
+// device: it takes about that long until a trainer is where it was.
+const restartSeconds = 30
+
+// archiveOf opens the archive of old jobs, where one is configured.
+func archiveOf(c Config) (*jobapi.Archive, error) {
+	if c.HistoryArchive == "" {
+		return nil, nil
+	}
+	dir, err := archive.Open(c.HistoryArchive, int64(c.HistoryLimit))
+	if err != nil {
+		return nil, err
+	}
+	return jobapi.NewArchive(dir), nil
 }
 
 // promotionsOf dials the registry, where one is configured.
@@ -198,6 +235,7 @@ func Allow() rpcserver.AllowTable {
 		jobv1.JobService_ExplainPlacement_FullMethodName:      reader,
 		jobv1.JobService_ListSnapshots_FullMethodName:         reader,
 		jobv1.JobService_GetSnapshot_FullMethodName:           reader,
+		jobv1.JobService_GetJobHistory_FullMethodName:         reader,
 		jobv1.ArrayService_SubmitArray_FullMethodName:         person,
 		jobv1.ArrayService_GetArray_FullMethodName:            reader,
 		jobv1.ArrayService_ListArrays_FullMethodName:          reader,

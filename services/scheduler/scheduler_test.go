@@ -41,6 +41,9 @@ type mesh struct {
 	listen  func() net.Listener
 	connect func(context.Context) (net.Conn, error)
 	stop    func()
+	// history and archive are what the next start gets.
+	history time.Duration
+	archive string
 }
 
 func newMesh(t testing.TB) *mesh {
@@ -87,7 +90,7 @@ func (m *mesh) start() {
 	}
 	lis := m.listen()
 	s, err := scheduler.New(ctx, scheduler.Config{
-		TLSCert: m.self.Cert, TLSKey: m.self.Key, TLSCA: m.self.CA, DSN: m.dsn, Lease: 10 * time.Second, LockDelay: time.Second, Poll: 4 * time.Second, LeadTTL: 5 * time.Second,
+		TLSCert: m.self.Cert, TLSKey: m.self.Key, TLSCA: m.self.CA, DSN: m.dsn, Lease: 10 * time.Second, LockDelay: time.Second, Poll: 4 * time.Second, LeadTTL: 5 * time.Second, MinRuntime: time.Minute, History: m.history, HistoryArchive: m.archive,
 		DefaultReservation: 1 << 29, DefaultCPUMillis: 100, DefaultHostMemory: 1 << 20, DefaultStallLimit: time.Minute,
 	}, scheduler.Deps{Listener: lis, Telemetry: tel})
 	if err != nil {
@@ -492,11 +495,11 @@ func TestAWatchResumesAcrossARestart(t *testing.T) {
 
 func TestConfigNamesEveryProblem(t *testing.T) {
 	t.Parallel()
-	c := scheduler.Config{Lease: time.Second, LockDelay: -1, Poll: time.Minute}
-	if got := c.Validate(); len(got) != 5 {
+	c := scheduler.Config{Lease: time.Second, LockDelay: -1, Poll: time.Minute, MinRuntime: -1}
+	if got := c.Validate(); len(got) != 7 {
 		t.Errorf("%q", got)
 	}
-	good := scheduler.Config{Lease: 15 * time.Second, LockDelay: 5 * time.Second, Poll: 4 * time.Second, LeadTTL: 5 * time.Second, DefaultReservation: 1}
+	good := scheduler.Config{Lease: 15 * time.Second, LockDelay: 5 * time.Second, Poll: 4 * time.Second, LeadTTL: 5 * time.Second, DefaultReservation: 1, History: time.Hour}
 	if got := good.Validate(); got != nil {
 		t.Errorf("%q", got)
 	}

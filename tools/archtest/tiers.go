@@ -18,7 +18,7 @@ type Service struct {
 var Trainyard = Tiers{
 	"services/scheduler": {
 		Pure:  []string{"job", "placement", "lease", "cron", "learn"},
-		Shell: []string{"cycle", "postgres", "memstore", "jobapi", "agentapi", "registryclient", "failpoint", "sim"},
+		Shell: []string{"cycle", "postgres", "memstore", "archive", "jobapi", "agentapi", "registryclient", "failpoint", "sim"},
 		API:   []string{"jobapi", "agentapi", "registryclient"},
 	},
 	"services/gpu-agent": {

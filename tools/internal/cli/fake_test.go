@@ -17,6 +17,7 @@ import (
 	"github.com/ultrathink-pilot/trainyard/libs/identity"
 	"github.com/ultrathink-pilot/trainyard/libs/rpcerr"
 	"github.com/ultrathink-pilot/trainyard/libs/rpcserver"
+	fleetv1 "github.com/ultrathink-pilot/trainyard/proto/gen/go/trainyard/fleet/v1"
 	jobv1 "github.com/ultrathink-pilot/trainyard/proto/gen/go/trainyard/job/v1"
 	registryv1 "github.com/ultrathink-pilot/trainyard/proto/gen/go/trainyard/registry/v1"
 	"github.com/ultrathink-pilot/trainyard/tools/internal/mesh"
@@ -25,6 +26,7 @@ import (
 // fakeMesh is the services' edge over real mutual TLS, with scripted answers.
 type fakeMesh struct {
 	jobv1.UnimplementedJobServiceServer
+	nouns
 	registryv1.UnimplementedModelServiceServer
 	registryv1.UnimplementedImportServiceServer
 
@@ -67,7 +69,10 @@ func newFakeMesh(t *testing.T) *fakeMesh {
 	}
 	m := &mesh.Mesh{
 		State: f.state, Launcher: self, DataService: data.URL, Person: issue(identity.RolePerson),
-		Scheduler: f.serve(t, issue(identity.RoleScheduler), func(g *grpc.Server) { jobv1.RegisterJobServiceServer(g, f) }),
+		Scheduler: f.serve(t, issue(identity.RoleScheduler), func(g *grpc.Server) {
+			jobv1.RegisterJobServiceServer(g, f)
+			f.register(g)
+		}),
 		Registry: f.serve(t, issue(identity.RoleRegistry), func(g *grpc.Server) {
 			registryv1.RegisterModelServiceServer(g, f)
 			registryv1.RegisterImportServiceServer(g, f)
@@ -91,7 +96,10 @@ func (f *fakeMesh) serve(t *testing.T, files identity.Files, register func(*grpc
 		t.Fatal(err)
 	}
 	allow := rpcserver.AllowTable{}
-	for _, service := range []grpc.ServiceDesc{jobv1.JobService_ServiceDesc, registryv1.ModelService_ServiceDesc, registryv1.ImportService_ServiceDesc} {
+	for _, service := range []grpc.ServiceDesc{
+		jobv1.JobService_ServiceDesc, jobv1.ArrayService_ServiceDesc, jobv1.GraphService_ServiceDesc, jobv1.ScheduleService_ServiceDesc,
+		jobv1.QuotaService_ServiceDesc, fleetv1.FleetService_ServiceDesc, registryv1.ModelService_ServiceDesc, registryv1.ImportService_ServiceDesc,
+	} {
 		for _, method := range service.Methods {
 			allow["/"+service.ServiceName+"/"+method.MethodName] = []identity.Role{identity.RolePerson}
 		}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"strconv"
 	"strings"
 	"time"
 
@@ -122,12 +123,19 @@ func (a *app) jobsCommand() *cobra.Command {
 }
 
 func (a *app) jobCommand() *cobra.Command {
-	return &cobra.Command{
-		Use: "job JOB", Short: "Show a job with its attempts", Args: arguments(cobra.ExactArgs(1)),
+	var history bool
+	cmd := &cobra.Command{
+		Use: "job JOB", Short: "Show a job with its attempts, or with --history all that was decided on it",
+		Long: "With --history job shows all that was decided on a job, oldest first. It finds jobs by their whole id that have left the database\n" +
+			"for the archive (the scheduler's --history-archive).",
+		Args: arguments(cobra.ExactArgs(1)),
 		RunE: a.with(func(ctx context.Context, s *session, args []string) error {
 			id, err := jobID(ctx, s, args[0])
 			if err != nil {
 				return err
+			}
+			if history {
+				return a.jobHistory(ctx, s, id)
 			}
 			answer, err := s.Jobs.GetJob(ctx, &jobv1.GetJobRequest{JobId: id})
 			if err != nil {
@@ -136,6 +144,36 @@ func (a *app) jobCommand() *cobra.Command {
 			return a.show(answer, func(w io.Writer) error { return writeJob(w, answer.GetJob()) })
 		}),
 	}
+	cmd.Flags().BoolVar(&history, "history", false, "all that was decided on the job, archived or not")
+	return cmd
+}
+
+func (a *app) jobHistory(ctx context.Context, s *session, id string) error {
+	answer, err := s.Jobs.GetJobHistory(ctx, &jobv1.GetJobHistoryRequest{JobId: id})
+	if err != nil {
+		return err
+	}
+	return a.show(answer, func(w io.Writer) error {
+		if err := writeJob(w, answer.GetHistory().GetJob()); err != nil {
+			return err
+		}
+		if _, err := fmt.Fprintln(w); err != nil {
+			return err
+		}
+		t := newTable("TIME", "DECISION", "ATTEMPT", "WHY").numbers(2)
+		for _, d := range answer.GetHistory().GetDecisions() {
+			attempt := "–"
+			if n := d.GetAttempt(); n > 0 {
+				attempt = strconv.Itoa(int(n))
+			}
+			t.add(timeText(d.GetTime()), d.GetAction(), attempt, d.GetReason())
+		}
+		if err := t.write(w); err != nil || answer.GetArchiveFile() == "" {
+			return err
+		}
+		_, err := fmt.Fprintf(w, "read from the archive: %s\n", answer.GetArchiveFile())
+		return err
+	})
 }
 
 func writeJob(w io.Writer, j *jobv1.Job) error {

@@ -30,9 +30,18 @@ func (a *app) explainPlacement(ctx context.Context, s *session, ref string, atte
 		if err != nil || len(answer.GetCandidates()) == 0 {
 			return err
 		}
-		t := newTable("AGENT", "FITTED", "CHOSEN", "WHY")
+		t := newTable("RANK", "AGENT", "DEVICES", "GUARD", "SCORE", "WASTE", "WHY").numbers(0, 3, 4, 5)
 		for _, c := range answer.GetCandidates() {
-			t.add(c.GetAgentName(), yes(c.GetFitted()), yes(c.GetChosen()), c.GetReason())
+			rank, guard, score, waste := "–", "–", "–", "–"
+			if c.GetFitted() {
+				rank, guard, score = strconv.Itoa(int(c.GetRank())), strconv.Itoa(int(c.GetGuard())), strconv.Itoa(int(c.GetScore()))
+				waste = fmt.Sprintf("%+.2f", c.GetWasteAfter()-c.GetWasteBefore())
+			}
+			name := c.GetAgentName()
+			if c.GetChosen() {
+				name += " (chosen)"
+			}
+			t.add(rank, name, orDash(strings.Join(c.GetDeviceIds(), " ")), guard, score, waste, c.GetReason())
 		}
 		if err := t.write(w); err != nil {
 			return err
@@ -40,13 +49,6 @@ func (a *app) explainPlacement(ctx context.Context, s *session, ref string, atte
 		_, err = fmt.Fprintf(w, "`trainyard snapshot %d --out round.json` keeps its inputs; `schedreplay snapshot round.json` decides again\n", answer.GetSnapshotId())
 		return err
 	})
-}
-
-func yes(b bool) string {
-	if b {
-		return "yes"
-	}
-	return "no"
 }
 
 func (a *app) snapshotCommand() *cobra.Command {

@@ -115,9 +115,12 @@ func placedAt(p *placement.Plan, jobID string) int {
 
 // Candidate is one host as the planner saw it for one placement.
 type Candidate struct {
-	Agent          string
-	Fitted, Chosen bool
-	Reason         string
+	placement.Appraisal
+	Chosen bool
+	// Rank is 1 for the best of those that fitted.
+	Rank int
+	// Reason says why it was chosen, or what it lost by.
+	Reason string
 }
 
 // PlacementView is the account of one placement.
@@ -163,22 +166,43 @@ func (e *Engine) ExplainPlacement(ctx context.Context, id string, number int) (P
 	}
 	out.Ahead = placedAt(&c.plan, id)
 	fits := 0
-	nodes := beforePlacement(&c, id)
-	for i := range nodes {
-		u, fitted := placement.One(c.snapshot.Now, &nodes[i], &c.snapshot.Queue[at].Demand)
-		x := Candidate{Agent: nodes[i].Name, Fitted: fitted, Chosen: a.Rank(nodes[i].Name) >= 0, Reason: u.Reason}
-		if fitted {
+	for _, x := range placement.Appraise(&c.snapshot, beforePlacement(&c, id), &c.snapshot.Queue[at].Demand) {
+		k := Candidate{Appraisal: x, Chosen: a.Rank(x.Node) >= 0, Reason: x.Reason}
+		if x.Fits {
 			fits++
-			x.Reason = "fitted; " + a.Agent + " was the better choice"
+			k.Rank = fits
 		}
-		if x.Chosen {
-			x.Reason = a.Why
-		}
-		out.Candidates = append(out.Candidates, x)
+		out.Candidates = append(out.Candidates, k)
 	}
-	out.Summary += fmt.Sprintf("; %d of %d host(s) could take it", fits, len(nodes))
+	compare(out.Candidates, a.Agent, a.Why)
+	out.Summary += fmt.Sprintf("; %d of %d host(s) could take it", fits, len(out.Candidates))
 	return out, nil
 }
+
+// compare says of every host that fitted what it lost by to the chosen one.
+func compare(all []Candidate, chosen, why string) {
+	at := slices.IndexFunc(all, func(k Candidate) bool { return k.Node == chosen })
+	for i := range all {
+		k := &all[i]
+		switch {
+		case k.Chosen:
+			k.Reason = why
+		case !k.Fits || at < 0:
+		case !all[at].Fits || k.Rank < all[at].Rank:
+			// Room had been kept there, for the job or for others.
+			k.Reason = "fitted; " + chosen + " was chosen for the room that was kept there, or room was kept here for another job"
+		case k.Guard > all[at].Guard:
+			k.Reason = fmt.Sprintf("its device kind is kept for those who ask for it by name (pressure %.2f; %.2f on %s)", k.Pressure, all[at].Pressure, chosen)
+		case k.Score < all[at].Score:
+			k.Reason = fmt.Sprintf("scores %d, %d less than %s: %s idle device(s) more would be of no use to the usual jobs (%s there)",
+				k.Score, all[at].Score-k.Score, chosen, spoiled(k), spoiled(&all[at]))
+		default:
+			k.Reason = fmt.Sprintf("equal to %s, which comes first in the order of names", chosen)
+		}
+	}
+}
+
+func spoiled(k *Candidate) string { return fmt.Sprintf("%+.2f", k.After-k.Before) }
 
 // beforePlacement is the fleet as a round saw it when it came to a job: with
 // what it had placed before.

@@ -42,8 +42,10 @@ type Options struct {
 	Tick time.Duration
 	// ReceiptAge is how long answers to requests are kept.
 	ReceiptAge time.Duration
-	// HistoryAge is how long final jobs are kept.
+	// HistoryAge is how long final jobs are kept. Archive takes them afterwards; nil
+	// lets them go.
 	HistoryAge time.Duration
+	Archive    Archive
 	// Compose makes the jobs of schedules.
 	Compose Compose
 	// Promotions answers for dependencies on models; nil means that nobody does.
@@ -147,6 +149,7 @@ func (e *Engine) Run(ctx context.Context) error {
 	wg.Go(func() { e.plans(inner) })
 	wg.Go(func() { e.tends(inner) })
 	wg.Go(func() { e.promotions(inner) })
+	wg.Go(func() { e.remembers(inner) })
 	wg.Go(func() {
 		if err := e.renews(inner); err != nil {
 			cancel(err)

@@ -31,18 +31,23 @@ type bench struct {
 	// promotions and over, a store in front of store, are what the next start gets.
 	promotions cycle.Promotions
 	over       cycle.Store
+	history    time.Duration
+	archive    cycle.Archive
 }
 
 // inBubble runs a test in virtual time with a running scheduler.
 func inBubble(t *testing.T, test func(t *testing.T, b *bench)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
-		b := &bench{t: t, store: memstore.New()}
+		b := testBench(t)
 		b.start()
 		defer func() { b.stop() }()
 		test(t, b)
 	})
 }
+
+// testBench makes a bench that has not been started.
+func testBench(t *testing.T) *bench { return &bench{t: t, store: memstore.New()} }
 
 // start begins a new life of the scheduler over the same store.
 func (b *bench) start() {
@@ -50,7 +55,7 @@ func (b *bench) start() {
 	if b.over != nil {
 		store = b.over
 	}
-	e := cycle.New(cycle.Options{Store: store, Terms: terms, Holder: "test", Promotions: b.promotions, Compose: func(s cycle.Schedule, _ time.Time) (cycle.NewJob, error) {
+	e := cycle.New(cycle.Options{Store: store, Terms: terms, Holder: "test", Promotions: b.promotions, HistoryAge: b.history, Archive: b.archive, Compose: func(s cycle.Schedule, _ time.Time) (cycle.NewJob, error) {
 		return cycle.NewJob{ID: uuid.Must(uuid.NewV7()).String(), Spec: sharing(gib), Priority: job.Batch}, nil
 	}})
 	ctx, cancel := context.WithCancel(context.Background())

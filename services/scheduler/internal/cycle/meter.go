@@ -29,6 +29,8 @@ type Meter struct {
 	commitErr prometheus.Counter
 	moves     *prometheus.CounterVec
 	preempts  *prometheus.CounterVec
+	archivedN prometheus.Counter
+	archErr   prometheus.Counter
 }
 
 // NewMeter registers the metrics; a nil registry measures into the void.
@@ -61,12 +63,14 @@ func NewMeter(r prometheus.Registerer) *Meter {
 		commitT:   histogram("scheduler_commit_seconds", "Time of one commit.", fast),
 		batch:     histogram("scheduler_commit_operations", "Operations in one commit.", prometheus.ExponentialBuckets(1, 2, 10)),
 		commitErr: counter("scheduler_commit_errors_total", "Commits whose outcome was unknown."),
+		archivedN: counter("scheduler_history_archived_total", "Ended jobs that were archived before they left the database."),
+		archErr:   counter("scheduler_history_archive_errors_total", "Failures to archive ended jobs; they stay in the database."),
 		moves:     prometheus.NewCounterVec(prometheus.CounterOpts{Name: "trainyard_scheduler_decisions_total", Help: "Decisions on jobs."}, []string{"action"}),
 	}
 	m.preempts = prometheus.NewCounterVec(prometheus.CounterOpts{Name: "trainyard_scheduler_preemptions_total", Help: "Attempts told to stop for a job of a higher class."}, []string{"priority"})
 	if r != nil {
 		r.MustRegister(m.depth, m.oldest, m.wait, m.leases, m.expiredN, m.staleN, m.double, m.allocated, m.capacity,
-			m.planTime, m.planSize, m.placedN, m.refusedN, m.commitT, m.batch, m.commitErr, m.moves, m.preempts)
+			m.planTime, m.planSize, m.placedN, m.refusedN, m.commitT, m.batch, m.commitErr, m.moves, m.preempts, m.archivedN, m.archErr)
 	}
 	return m
 }
@@ -116,6 +120,13 @@ func (m *Meter) waited(priority string, d time.Duration) {
 }
 
 func (m *Meter) preempted(priority string) { m.preempts.WithLabelValues(priority).Inc() }
+
+func (m *Meter) archive(jobs int, err error) {
+	m.archivedN.Add(float64(jobs))
+	if err != nil {
+		m.archErr.Inc()
+	}
+}
 
 func (m *Meter) stale(rpc string, n int) { m.staleN.WithLabelValues(rpc).Add(float64(n)) }
 

@@ -140,7 +140,11 @@ type Store interface {
 	Since(ctx context.Context, revision uint64, ids []string, limit int) ([]Record, error)
 	// Decisions reads a job's history, newest first.
 	Decisions(ctx context.Context, id string, limit int) ([]Decision, error)
-	// Forget drops receipts written before one time, and final jobs with all
-	// their history that ended before another.
-	Forget(ctx context.Context, receipts, jobs time.Time) error
+	// Forget drops receipts written before one time, and before another what was
+	// learned and the arrays that have no jobs any more.
+	Forget(ctx context.Context, receipts, lessons time.Time) error
+	// Ended reads the final jobs that ended before a time, oldest end first.
+	Ended(ctx context.Context, before time.Time, limit int) ([]History, error)
+	// Drop forgets final jobs with all their history; others are left alone.
+	Drop(ctx context.Context, ids []string) error
 }

@@ -11,20 +11,14 @@ import (
 )
 
 // tends looks at everything that the clock decides: silent agents, limits,
-// data that came back, receipts that are too old.
+// data that came back.
 func (e *Engine) tends(ctx context.Context) {
 	tick := time.NewTicker(e.o.Tick)
 	defer tick.Stop()
-	forget := time.NewTicker(time.Hour)
-	defer forget.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return
-		case <-forget.C:
-			if err := e.o.Store.Forget(ctx, time.Now().Add(-e.o.ReceiptAge), time.Now().Add(-e.o.HistoryAge)); err != nil {
-				e.log.Warn("cannot drop old history; trying again in an hour", zap.Error(err))
-			}
 		case <-tick.C:
 			due := e.due(time.Now())
 			if len(due) > 0 {

@@ -19,7 +19,14 @@ func (s *Jobs) ExplainPlacement(ctx context.Context, in *jobv1.ExplainPlacementR
 		Attempt: attemptTo(v.Attempt), Summary: v.Summary, AheadCount: int64(v.Ahead), SnapshotId: v.Capture, DecisionTime: timeTo(v.At),
 	}
 	for _, c := range v.Candidates {
-		out.Candidates = append(out.Candidates, &jobv1.ExplainPlacementResponse_Candidate{AgentName: c.Agent, Fitted: c.Fitted, Chosen: c.Chosen, Reason: c.Reason})
+		k := &jobv1.ExplainPlacementResponse_Candidate{
+			AgentName: c.Node, Fitted: c.Fits, Chosen: c.Chosen, Reason: c.Reason, DeviceIds: c.Devices, Rank: uint32(c.Rank), Guard: uint32(c.Guard),
+			Pressure: c.Pressure, Score: uint32(c.Score), WasteBefore: c.Before, WasteAfter: c.After,
+		}
+		for _, o := range c.Options {
+			k.Devices = append(k.Devices, &jobv1.ExplainPlacementResponse_DeviceScore{DeviceId: o.Device, Chosen: o.Chosen, Score: uint32(o.Score), WasteAfter: o.After})
+		}
+		out.Candidates = append(out.Candidates, k)
 	}
 	return out, nil
 }

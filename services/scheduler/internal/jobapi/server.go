@@ -32,10 +32,14 @@ type Jobs struct {
 	jobv1.UnsafeJobServiceServer
 	engine   *cycle.Engine
 	defaults Defaults
+	archive  *Archive
 }
 
-// NewJobs serves jobs from an engine.
-func NewJobs(e *cycle.Engine, d Defaults) *Jobs { return &Jobs{engine: e, defaults: d} }
+// NewJobs serves jobs from an engine, and the histories of older ones from an archive;
+// nil means that there is none.
+func NewJobs(e *cycle.Engine, d Defaults, a *Archive) *Jobs {
+	return &Jobs{engine: e, defaults: d, archive: a}
+}
 
 var _ jobv1.JobServiceServer = (*Jobs)(nil)
 

@@ -4,6 +4,7 @@
 package memstore
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"maps"
@@ -428,8 +429,8 @@ func (s *Store) Decisions(_ context.Context, id string, limit int) ([]cycle.Deci
 	return out[:min(len(out), limit)], nil
 }
 
-// Forget drops old receipts and the history of old jobs.
-func (s *Store) Forget(_ context.Context, receipts, jobs time.Time) error {
+// Forget drops old receipts.
+func (s *Store) Forget(_ context.Context, receipts, _ time.Time) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for id, r := range s.receipts {
@@ -437,8 +438,31 @@ func (s *Store) Forget(_ context.Context, receipts, jobs time.Time) error {
 			delete(s.receipts, id)
 		}
 	}
+	return nil
+}
+
+// Ended reads the final jobs that ended before a time.
+func (s *Store) Ended(_ context.Context, before time.Time, limit int) ([]cycle.History, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var out []cycle.History
 	for id, r := range s.records {
-		if !r.Job.Finished.IsZero() && r.Job.Finished.Before(jobs) {
+		if !r.Job.Finished.IsZero() && r.Job.Finished.Before(before) {
+			out = append(out, cycle.History{Record: r, Decisions: slices.Clone(s.decisions[id])})
+		}
+	}
+	slices.SortFunc(out, func(a, b cycle.History) int {
+		return cmp.Or(a.Job.Finished.Compare(b.Job.Finished), cmp.Compare(a.Job.ID, b.Job.ID))
+	})
+	return out[:min(len(out), limit)], nil
+}
+
+// Drop forgets final jobs.
+func (s *Store) Drop(_ context.Context, ids []string) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, id := range ids {
+		if r, ok := s.records[id]; ok && !r.Job.Finished.IsZero() {
 			delete(s.records, id)
 			delete(s.decisions, id)
 		}

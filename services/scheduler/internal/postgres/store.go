@@ -253,23 +253,6 @@ func (s *Store) Since(ctx context.Context, revision uint64, ids []string, limit 
 	return out, nil
 }
 
-// Decisions reads a job's history, newest first.
-func (s *Store) Decisions(ctx context.Context, id string, limit int) ([]cycle.Decision, error) {
-	rows, err := s.pool.Query(ctx, `SELECT job_id::text, time, action, reason, attempt FROM decisions WHERE job_id = $1 ORDER BY id DESC LIMIT $2`, id, limit)
-	if err != nil {
-		return nil, fmt.Errorf("read decisions: %w", err)
-	}
-	out, err := pgx.CollectRows(rows, func(r pgx.CollectableRow) (cycle.Decision, error) {
-		var d cycle.Decision
-		err := r.Scan(&d.Job, &d.At, &d.Action, &d.Reason, &d.Attempt)
-		return d, err
-	})
-	if err != nil {
-		return nil, fmt.Errorf("read decisions: %w", err)
-	}
-	return out, nil
-}
-
 // Receipts finds the answers to requests.
 func (s *Store) Receipts(ctx context.Context, ids []string) ([]cycle.Receipt, error) {
 	out, err := rowsOf(ctx, s.pool, func(row pgx.CollectableRow) (cycle.Receipt, error) {
@@ -283,25 +266,15 @@ func (s *Store) Receipts(ctx context.Context, ids []string) ([]cycle.Receipt, er
 	return out, nil
 }
 
-// Forget drops old receipts and the history of old jobs.
-func (s *Store) Forget(ctx context.Context, receipts, jobs time.Time) error {
+// Forget drops old receipts, lessons and arrays without jobs.
+func (s *Store) Forget(ctx context.Context, receipts, lessons time.Time) error {
 	if _, err := s.pool.Exec(ctx, `DELETE FROM request_ledger WHERE create_time < $1`, receipts); err != nil {
 		return fmt.Errorf("trim the request ledger: %w", err)
 	}
-	// In portions: one large deletion would hold up commits.
-	for {
-		tag, err := s.pool.Exec(ctx, `DELETE FROM jobs WHERE id IN (SELECT id FROM jobs WHERE end_time < $1 ORDER BY end_time LIMIT 500)`, jobs)
-		if err != nil {
-			return fmt.Errorf("trim the history of jobs: %w", err)
-		}
-		if tag.RowsAffected() == 0 {
-			break
-		}
-	}
-	if _, err := s.pool.Exec(ctx, `DELETE FROM peaks WHERE update_time < $1`, jobs); err != nil {
+	if _, err := s.pool.Exec(ctx, `DELETE FROM peaks WHERE update_time < $1`, lessons); err != nil {
 		return fmt.Errorf("trim what was learned: %w", err)
 	}
-	if _, err := s.pool.Exec(ctx, `DELETE FROM arrays WHERE create_time < $1 AND NOT EXISTS (SELECT FROM jobs WHERE array_id = arrays.id)`, jobs); err != nil {
+	if _, err := s.pool.Exec(ctx, `DELETE FROM arrays WHERE create_time < $1 AND NOT EXISTS (SELECT FROM jobs WHERE array_id = arrays.id)`, lessons); err != nil {
 		return fmt.Errorf("trim the history of arrays: %w", err)
 	}
 	return nil

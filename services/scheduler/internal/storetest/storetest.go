@@ -437,6 +437,7 @@ func final(b *bench) {
 	if err != nil || r.Job.State != job.Succeeded || len(r.Attempts) != 1 || r.Attempts[0].Outcome != job.OutcomeSucceeded {
 		b.t.Errorf("%+v, %v", r, err)
 	}
+	b.commit(cycle.Changes{Decisions: []cycle.Decision{{Job: j.ID, At: t0, Action: "placed", Attempt: 1}, {Job: j.ID, At: t0, Action: "succeeded", Attempt: 1}}})
 	// Its history goes by age, and a job that waits never does.
 	waiting := b.job()
 	b.commit(cycle.Changes{NewJobs: []job.Job{waiting}})
@@ -444,6 +445,20 @@ func final(b *bench) {
 		before time.Time
 		gone   bool
 	}{{r.Job.Finished, false}, {r.Job.Finished.Add(time.Second), true}} {
+		old, err := b.store.Ended(b.t.Context(), c.before, 10)
+		if err != nil || (len(old) == 1) != c.gone {
+			b.t.Fatalf("ended before %s: %d, %v", c.before, len(old), err)
+		}
+		ids := []string{waiting.ID}
+		for _, h := range old {
+			ids = append(ids, h.Job.ID)
+			if len(h.Attempts) != 1 || len(h.Decisions) != 2 || h.Decisions[0].Action != "placed" {
+				b.t.Errorf("its history is %+v", h)
+			}
+		}
+		if err := b.store.Drop(b.t.Context(), ids); err != nil {
+			b.t.Fatal(err)
+		}
 		if err := b.store.Forget(b.t.Context(), t0, c.before); err != nil {
 			b.t.Fatal(err)
 		}

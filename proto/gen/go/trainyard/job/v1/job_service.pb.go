@@ -1552,6 +1552,162 @@ func (x *GetSnapshotResponse) GetChunk() []byte {
 	return nil
 }
 
+// GetJobHistoryRequest names a job.
+type GetJobHistoryRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Id.
+	JobId         string `protobuf:"bytes,1,opt,name=job_id,json=jobId,proto3" json:"job_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetJobHistoryRequest) Reset() {
+	*x = GetJobHistoryRequest{}
+	mi := &file_trainyard_job_v1_job_service_proto_msgTypes[25]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetJobHistoryRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetJobHistoryRequest) ProtoMessage() {}
+
+func (x *GetJobHistoryRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_trainyard_job_v1_job_service_proto_msgTypes[25]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetJobHistoryRequest.ProtoReflect.Descriptor instead.
+func (*GetJobHistoryRequest) Descriptor() ([]byte, []int) {
+	return file_trainyard_job_v1_job_service_proto_rawDescGZIP(), []int{25}
+}
+
+func (x *GetJobHistoryRequest) GetJobId() string {
+	if x != nil {
+		return x.JobId
+	}
+	return ""
+}
+
+// JobHistory is a job and all that was decided on it: one line of the archive, as JSON.
+type JobHistory struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The job with its attempts.
+	Job *Job `protobuf:"bytes,1,opt,name=job,proto3" json:"job,omitempty"`
+	// Oldest first.
+	Decisions     []*Decision `protobuf:"bytes,2,rep,name=decisions,proto3" json:"decisions,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *JobHistory) Reset() {
+	*x = JobHistory{}
+	mi := &file_trainyard_job_v1_job_service_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *JobHistory) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*JobHistory) ProtoMessage() {}
+
+func (x *JobHistory) ProtoReflect() protoreflect.Message {
+	mi := &file_trainyard_job_v1_job_service_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use JobHistory.ProtoReflect.Descriptor instead.
+func (*JobHistory) Descriptor() ([]byte, []int) {
+	return file_trainyard_job_v1_job_service_proto_rawDescGZIP(), []int{26}
+}
+
+func (x *JobHistory) GetJob() *Job {
+	if x != nil {
+		return x.Job
+	}
+	return nil
+}
+
+func (x *JobHistory) GetDecisions() []*Decision {
+	if x != nil {
+		return x.Decisions
+	}
+	return nil
+}
+
+// GetJobHistoryResponse is the account.
+type GetJobHistoryResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The history.
+	History *JobHistory `protobuf:"bytes,1,opt,name=history,proto3" json:"history,omitempty"`
+	// The file of the archive that it was read from; empty when the database still has it.
+	ArchiveFile   string `protobuf:"bytes,2,opt,name=archive_file,json=archiveFile,proto3" json:"archive_file,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetJobHistoryResponse) Reset() {
+	*x = GetJobHistoryResponse{}
+	mi := &file_trainyard_job_v1_job_service_proto_msgTypes[27]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetJobHistoryResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetJobHistoryResponse) ProtoMessage() {}
+
+func (x *GetJobHistoryResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_trainyard_job_v1_job_service_proto_msgTypes[27]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetJobHistoryResponse.ProtoReflect.Descriptor instead.
+func (*GetJobHistoryResponse) Descriptor() ([]byte, []int) {
+	return file_trainyard_job_v1_job_service_proto_rawDescGZIP(), []int{27}
+}
+
+func (x *GetJobHistoryResponse) GetHistory() *JobHistory {
+	if x != nil {
+		return x.History
+	}
+	return nil
+}
+
+func (x *GetJobHistoryResponse) GetArchiveFile() string {
+	if x != nil {
+		return x.ArchiveFile
+	}
+	return ""
+}
+
 // HostVerdict says why one host does not take the job now.
 type ExplainJobResponse_HostVerdict struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1567,7 +1723,7 @@ type ExplainJobResponse_HostVerdict struct {
 
 func (x *ExplainJobResponse_HostVerdict) Reset() {
 	*x = ExplainJobResponse_HostVerdict{}
-	mi := &file_trainyard_job_v1_job_service_proto_msgTypes[25]
+	mi := &file_trainyard_job_v1_job_service_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1579,7 +1735,7 @@ func (x *ExplainJobResponse_HostVerdict) String() string {
 func (*ExplainJobResponse_HostVerdict) ProtoMessage() {}
 
 func (x *ExplainJobResponse_HostVerdict) ProtoReflect() protoreflect.Message {
-	mi := &file_trainyard_job_v1_job_service_proto_msgTypes[25]
+	mi := &file_trainyard_job_v1_job_service_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1616,6 +1772,79 @@ func (x *ExplainJobResponse_HostVerdict) GetReason() string {
 	return ""
 }
 
+// DeviceScore is one device of a candidate.
+type ExplainPlacementResponse_DeviceScore struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Device.
+	DeviceId string `protobuf:"bytes,1,opt,name=device_id,json=deviceId,proto3" json:"device_id,omitempty"`
+	// True when it is the one that the host would give.
+	Chosen bool `protobuf:"varint,2,opt,name=chosen,proto3" json:"chosen,omitempty"`
+	// As the candidate's.
+	Score uint32 `protobuf:"varint,3,opt,name=score,proto3" json:"score,omitempty"`
+	// As the candidate's.
+	WasteAfter    float64 `protobuf:"fixed64,4,opt,name=waste_after,json=wasteAfter,proto3" json:"waste_after,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ExplainPlacementResponse_DeviceScore) Reset() {
+	*x = ExplainPlacementResponse_DeviceScore{}
+	mi := &file_trainyard_job_v1_job_service_proto_msgTypes[29]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExplainPlacementResponse_DeviceScore) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExplainPlacementResponse_DeviceScore) ProtoMessage() {}
+
+func (x *ExplainPlacementResponse_DeviceScore) ProtoReflect() protoreflect.Message {
+	mi := &file_trainyard_job_v1_job_service_proto_msgTypes[29]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExplainPlacementResponse_DeviceScore.ProtoReflect.Descriptor instead.
+func (*ExplainPlacementResponse_DeviceScore) Descriptor() ([]byte, []int) {
+	return file_trainyard_job_v1_job_service_proto_rawDescGZIP(), []int{20, 0}
+}
+
+func (x *ExplainPlacementResponse_DeviceScore) GetDeviceId() string {
+	if x != nil {
+		return x.DeviceId
+	}
+	return ""
+}
+
+func (x *ExplainPlacementResponse_DeviceScore) GetChosen() bool {
+	if x != nil {
+		return x.Chosen
+	}
+	return false
+}
+
+func (x *ExplainPlacementResponse_DeviceScore) GetScore() uint32 {
+	if x != nil {
+		return x.Score
+	}
+	return 0
+}
+
+func (x *ExplainPlacementResponse_DeviceScore) GetWasteAfter() float64 {
+	if x != nil {
+		return x.WasteAfter
+	}
+	return 0
+}
+
 // Candidate is one host as the planner saw it.
 type ExplainPlacementResponse_Candidate struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1626,14 +1855,31 @@ type ExplainPlacementResponse_Candidate struct {
 	// True when it was chosen.
 	Chosen bool `protobuf:"varint,3,opt,name=chosen,proto3" json:"chosen,omitempty"`
 	// Why not, or how it compared.
-	Reason        string `protobuf:"bytes,4,opt,name=reason,proto3" json:"reason,omitempty"`
+	Reason string `protobuf:"bytes,4,opt,name=reason,proto3" json:"reason,omitempty"`
+	// The devices that it would have taken.
+	DeviceIds []string `protobuf:"bytes,5,rep,name=device_ids,json=deviceIds,proto3" json:"device_ids,omitempty"`
+	// Where it stood among those that fitted, 1 is the best; 0 when it did not fit. Lower guard goes first, then higher score, then the
+	// first in the order of names.
+	Rank uint32 `protobuf:"varint,6,opt,name=rank,proto3" json:"rank,omitempty"`
+	// How much its device kind is kept for those who ask for it by name, in steps; 0 means not at all.
+	Guard uint32 `protobuf:"varint,7,opt,name=guard,proto3" json:"guard,omitempty"`
+	// What guard rests on: demand that has no other choice than this kind, for what is left of it; 1 uses it up.
+	Pressure float64 `protobuf:"fixed64,8,opt,name=pressure,proto3" json:"pressure,omitempty"`
+	// How little the placement would spoil, in steps: the less idle capacity becomes useless to the usual jobs, the higher.
+	Score uint32 `protobuf:"varint,9,opt,name=score,proto3" json:"score,omitempty"`
+	// Idle devices of the host that the usual jobs could not use, before and after.
+	WasteBefore float64 `protobuf:"fixed64,10,opt,name=waste_before,json=wasteBefore,proto3" json:"waste_before,omitempty"`
+	// See waste_before.
+	WasteAfter float64 `protobuf:"fixed64,11,opt,name=waste_after,json=wasteAfter,proto3" json:"waste_after,omitempty"`
+	// The host's devices compared, when one device is shared.
+	Devices       []*ExplainPlacementResponse_DeviceScore `protobuf:"bytes,12,rep,name=devices,proto3" json:"devices,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ExplainPlacementResponse_Candidate) Reset() {
 	*x = ExplainPlacementResponse_Candidate{}
-	mi := &file_trainyard_job_v1_job_service_proto_msgTypes[26]
+	mi := &file_trainyard_job_v1_job_service_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1645,7 +1891,7 @@ func (x *ExplainPlacementResponse_Candidate) String() string {
 func (*ExplainPlacementResponse_Candidate) ProtoMessage() {}
 
 func (x *ExplainPlacementResponse_Candidate) ProtoReflect() protoreflect.Message {
-	mi := &file_trainyard_job_v1_job_service_proto_msgTypes[26]
+	mi := &file_trainyard_job_v1_job_service_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1658,7 +1904,7 @@ func (x *ExplainPlacementResponse_Candidate) ProtoReflect() protoreflect.Message
 
 // Deprecated: Use ExplainPlacementResponse_Candidate.ProtoReflect.Descriptor instead.
 func (*ExplainPlacementResponse_Candidate) Descriptor() ([]byte, []int) {
-	return file_trainyard_job_v1_job_service_proto_rawDescGZIP(), []int{20, 0}
+	return file_trainyard_job_v1_job_service_proto_rawDescGZIP(), []int{20, 1}
 }
 
 func (x *ExplainPlacementResponse_Candidate) GetAgentName() string {
@@ -1689,6 +1935,62 @@ func (x *ExplainPlacementResponse_Candidate) GetReason() string {
 	return ""
 }
 
+func (x *ExplainPlacementResponse_Candidate) GetDeviceIds() []string {
+	if x != nil {
+		return x.DeviceIds
+	}
+	return nil
+}
+
+func (x *ExplainPlacementResponse_Candidate) GetRank() uint32 {
+	if x != nil {
+		return x.Rank
+	}
+	return 0
+}
+
+func (x *ExplainPlacementResponse_Candidate) GetGuard() uint32 {
+	if x != nil {
+		return x.Guard
+	}
+	return 0
+}
+
+func (x *ExplainPlacementResponse_Candidate) GetPressure() float64 {
+	if x != nil {
+		return x.Pressure
+	}
+	return 0
+}
+
+func (x *ExplainPlacementResponse_Candidate) GetScore() uint32 {
+	if x != nil {
+		return x.Score
+	}
+	return 0
+}
+
+func (x *ExplainPlacementResponse_Candidate) GetWasteBefore() float64 {
+	if x != nil {
+		return x.WasteBefore
+	}
+	return 0
+}
+
+func (x *ExplainPlacementResponse_Candidate) GetWasteAfter() float64 {
+	if x != nil {
+		return x.WasteAfter
+	}
+	return 0
+}
+
+func (x *ExplainPlacementResponse_Candidate) GetDevices() []*ExplainPlacementResponse_DeviceScore {
+	if x != nil {
+		return x.Devices
+	}
+	return nil
+}
+
 // Snapshot is one captured round.
 type ListSnapshotsResponse_Snapshot struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1710,7 +2012,7 @@ type ListSnapshotsResponse_Snapshot struct {
 
 func (x *ListSnapshotsResponse_Snapshot) Reset() {
 	*x = ListSnapshotsResponse_Snapshot{}
-	mi := &file_trainyard_job_v1_job_service_proto_msgTypes[27]
+	mi := &file_trainyard_job_v1_job_service_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1722,7 +2024,7 @@ func (x *ListSnapshotsResponse_Snapshot) String() string {
 func (*ListSnapshotsResponse_Snapshot) ProtoMessage() {}
 
 func (x *ListSnapshotsResponse_Snapshot) ProtoReflect() protoreflect.Message {
-	mi := &file_trainyard_job_v1_job_service_proto_msgTypes[27]
+	mi := &file_trainyard_job_v1_job_service_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1877,7 +2179,7 @@ const file_trainyard_job_v1_job_service_proto_rawDesc = "" +
 	"\aattempt\x18\x04 \x01(\rR\aattempt\"T\n" +
 	"\x17ExplainPlacementRequest\x12\x1f\n" +
 	"\x06job_id\x18\x01 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\x05jobId\x12\x18\n" +
-	"\aattempt\x18\x02 \x01(\rR\aattempt\"\xb6\x03\n" +
+	"\aattempt\x18\x02 \x01(\rR\aattempt\"\xc3\x06\n" +
 	"\x18ExplainPlacementResponse\x123\n" +
 	"\aattempt\x18\x01 \x01(\v2\x19.trainyard.job.v1.AttemptR\aattempt\x12\x18\n" +
 	"\asummary\x18\x02 \x01(\tR\asummary\x12T\n" +
@@ -1888,13 +2190,30 @@ const file_trainyard_job_v1_job_service_proto_rawDesc = "" +
 	"aheadCount\x12\x1f\n" +
 	"\vsnapshot_id\x18\x05 \x01(\x03R\n" +
 	"snapshotId\x12?\n" +
-	"\rdecision_time\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\fdecisionTime\x1ar\n" +
+	"\rdecision_time\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\fdecisionTime\x1ay\n" +
+	"\vDeviceScore\x12\x1b\n" +
+	"\tdevice_id\x18\x01 \x01(\tR\bdeviceId\x12\x16\n" +
+	"\x06chosen\x18\x02 \x01(\bR\x06chosen\x12\x14\n" +
+	"\x05score\x18\x03 \x01(\rR\x05score\x12\x1f\n" +
+	"\vwaste_after\x18\x04 \x01(\x01R\n" +
+	"wasteAfter\x1a\x83\x03\n" +
 	"\tCandidate\x12\x1d\n" +
 	"\n" +
 	"agent_name\x18\x01 \x01(\tR\tagentName\x12\x16\n" +
 	"\x06fitted\x18\x02 \x01(\bR\x06fitted\x12\x16\n" +
 	"\x06chosen\x18\x03 \x01(\bR\x06chosen\x12\x16\n" +
-	"\x06reason\x18\x04 \x01(\tR\x06reason\"\x16\n" +
+	"\x06reason\x18\x04 \x01(\tR\x06reason\x12\x1d\n" +
+	"\n" +
+	"device_ids\x18\x05 \x03(\tR\tdeviceIds\x12\x12\n" +
+	"\x04rank\x18\x06 \x01(\rR\x04rank\x12\x14\n" +
+	"\x05guard\x18\a \x01(\rR\x05guard\x12\x1a\n" +
+	"\bpressure\x18\b \x01(\x01R\bpressure\x12\x14\n" +
+	"\x05score\x18\t \x01(\rR\x05score\x12!\n" +
+	"\fwaste_before\x18\n" +
+	" \x01(\x01R\vwasteBefore\x12\x1f\n" +
+	"\vwaste_after\x18\v \x01(\x01R\n" +
+	"wasteAfter\x12P\n" +
+	"\adevices\x18\f \x03(\v26.trainyard.job.v1.ExplainPlacementResponse.DeviceScoreR\adevices\"\x16\n" +
 	"\x14ListSnapshotsRequest\"\xa9\x02\n" +
 	"\x15ListSnapshotsResponse\x12N\n" +
 	"\tsnapshots\x18\x01 \x03(\v20.trainyard.job.v1.ListSnapshotsResponse.SnapshotR\tsnapshots\x1a\xbf\x01\n" +
@@ -1913,7 +2232,16 @@ const file_trainyard_job_v1_job_service_proto_rawDesc = "" +
 	"\x13GetSnapshotResponse\x12\x1f\n" +
 	"\vsnapshot_id\x18\x01 \x01(\x03R\n" +
 	"snapshotId\x12\x14\n" +
-	"\x05chunk\x18\x02 \x01(\fR\x05chunk2\xc5\b\n" +
+	"\x05chunk\x18\x02 \x01(\fR\x05chunk\"7\n" +
+	"\x14GetJobHistoryRequest\x12\x1f\n" +
+	"\x06job_id\x18\x01 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\x05jobId\"o\n" +
+	"\n" +
+	"JobHistory\x12'\n" +
+	"\x03job\x18\x01 \x01(\v2\x15.trainyard.job.v1.JobR\x03job\x128\n" +
+	"\tdecisions\x18\x02 \x03(\v2\x1a.trainyard.job.v1.DecisionR\tdecisions\"r\n" +
+	"\x15GetJobHistoryResponse\x126\n" +
+	"\ahistory\x18\x01 \x01(\v2\x1c.trainyard.job.v1.JobHistoryR\ahistory\x12!\n" +
+	"\farchive_file\x18\x02 \x01(\tR\varchiveFile2\xa7\t\n" +
 	"\n" +
 	"JobService\x12T\n" +
 	"\tSubmitJob\x12\".trainyard.job.v1.SubmitJobRequest\x1a#.trainyard.job.v1.SubmitJobResponse\x12K\n" +
@@ -1928,7 +2256,8 @@ const file_trainyard_job_v1_job_service_proto_rawDesc = "" +
 	"ExplainJob\x12#.trainyard.job.v1.ExplainJobRequest\x1a$.trainyard.job.v1.ExplainJobResponse\x12i\n" +
 	"\x10ExplainPlacement\x12).trainyard.job.v1.ExplainPlacementRequest\x1a*.trainyard.job.v1.ExplainPlacementResponse\x12`\n" +
 	"\rListSnapshots\x12&.trainyard.job.v1.ListSnapshotsRequest\x1a'.trainyard.job.v1.ListSnapshotsResponse\x12\\\n" +
-	"\vGetSnapshot\x12$.trainyard.job.v1.GetSnapshotRequest\x1a%.trainyard.job.v1.GetSnapshotResponse0\x01B\xd4\x01\n" +
+	"\vGetSnapshot\x12$.trainyard.job.v1.GetSnapshotRequest\x1a%.trainyard.job.v1.GetSnapshotResponse0\x01\x12`\n" +
+	"\rGetJobHistory\x12&.trainyard.job.v1.GetJobHistoryRequest\x1a'.trainyard.job.v1.GetJobHistoryResponseB\xd4\x01\n" +
 	"\x14com.trainyard.job.v1B\x0fJobServiceProtoP\x01ZIgithub.com/ultrathink-pilot/trainyard/proto/gen/go/trainyard/job/v1;jobv1\xa2\x02\x03TJX\xaa\x02\x10Trainyard.Job.V1\xca\x02\x10Trainyard\\Job\\V1\xe2\x02\x1cTrainyard\\Job\\V1\\GPBMetadata\xea\x02\x12Trainyard::Job::V1b\x06proto3"
 
 var (
@@ -1943,97 +2272,107 @@ func file_trainyard_job_v1_job_service_proto_rawDescGZIP() []byte {
 	return file_trainyard_job_v1_job_service_proto_rawDescData
 }
 
-var file_trainyard_job_v1_job_service_proto_msgTypes = make([]protoimpl.MessageInfo, 28)
+var file_trainyard_job_v1_job_service_proto_msgTypes = make([]protoimpl.MessageInfo, 32)
 var file_trainyard_job_v1_job_service_proto_goTypes = []any{
-	(*SubmitJobRequest)(nil),                   // 0: trainyard.job.v1.SubmitJobRequest
-	(*SubmitJobResponse)(nil),                  // 1: trainyard.job.v1.SubmitJobResponse
-	(*GetJobRequest)(nil),                      // 2: trainyard.job.v1.GetJobRequest
-	(*GetJobResponse)(nil),                     // 3: trainyard.job.v1.GetJobResponse
-	(*ListJobsRequest)(nil),                    // 4: trainyard.job.v1.ListJobsRequest
-	(*ListJobsResponse)(nil),                   // 5: trainyard.job.v1.ListJobsResponse
-	(*WatchJobsRequest)(nil),                   // 6: trainyard.job.v1.WatchJobsRequest
-	(*WatchJobsResponse)(nil),                  // 7: trainyard.job.v1.WatchJobsResponse
-	(*CancelJobRequest)(nil),                   // 8: trainyard.job.v1.CancelJobRequest
-	(*CancelJobResponse)(nil),                  // 9: trainyard.job.v1.CancelJobResponse
-	(*PauseJobRequest)(nil),                    // 10: trainyard.job.v1.PauseJobRequest
-	(*PauseJobResponse)(nil),                   // 11: trainyard.job.v1.PauseJobResponse
-	(*ResumeJobRequest)(nil),                   // 12: trainyard.job.v1.ResumeJobRequest
-	(*ResumeJobResponse)(nil),                  // 13: trainyard.job.v1.ResumeJobResponse
-	(*ReprioritizeJobRequest)(nil),             // 14: trainyard.job.v1.ReprioritizeJobRequest
-	(*ReprioritizeJobResponse)(nil),            // 15: trainyard.job.v1.ReprioritizeJobResponse
-	(*ExplainJobRequest)(nil),                  // 16: trainyard.job.v1.ExplainJobRequest
-	(*ExplainJobResponse)(nil),                 // 17: trainyard.job.v1.ExplainJobResponse
-	(*Decision)(nil),                           // 18: trainyard.job.v1.Decision
-	(*ExplainPlacementRequest)(nil),            // 19: trainyard.job.v1.ExplainPlacementRequest
-	(*ExplainPlacementResponse)(nil),           // 20: trainyard.job.v1.ExplainPlacementResponse
-	(*ListSnapshotsRequest)(nil),               // 21: trainyard.job.v1.ListSnapshotsRequest
-	(*ListSnapshotsResponse)(nil),              // 22: trainyard.job.v1.ListSnapshotsResponse
-	(*GetSnapshotRequest)(nil),                 // 23: trainyard.job.v1.GetSnapshotRequest
-	(*GetSnapshotResponse)(nil),                // 24: trainyard.job.v1.GetSnapshotResponse
-	(*ExplainJobResponse_HostVerdict)(nil),     // 25: trainyard.job.v1.ExplainJobResponse.HostVerdict
-	(*ExplainPlacementResponse_Candidate)(nil), // 26: trainyard.job.v1.ExplainPlacementResponse.Candidate
-	(*ListSnapshotsResponse_Snapshot)(nil),     // 27: trainyard.job.v1.ListSnapshotsResponse.Snapshot
-	(*JobSpec)(nil),                            // 28: trainyard.job.v1.JobSpec
-	(*Job)(nil),                                // 29: trainyard.job.v1.Job
-	(*timestamppb.Timestamp)(nil),              // 30: google.protobuf.Timestamp
-	(Job_State)(0),                             // 31: trainyard.job.v1.Job.State
-	(PriorityClass)(0),                         // 32: trainyard.job.v1.PriorityClass
-	(*durationpb.Duration)(nil),                // 33: google.protobuf.Duration
-	(*Attempt)(nil),                            // 34: trainyard.job.v1.Attempt
+	(*SubmitJobRequest)(nil),                     // 0: trainyard.job.v1.SubmitJobRequest
+	(*SubmitJobResponse)(nil),                    // 1: trainyard.job.v1.SubmitJobResponse
+	(*GetJobRequest)(nil),                        // 2: trainyard.job.v1.GetJobRequest
+	(*GetJobResponse)(nil),                       // 3: trainyard.job.v1.GetJobResponse
+	(*ListJobsRequest)(nil),                      // 4: trainyard.job.v1.ListJobsRequest
+	(*ListJobsResponse)(nil),                     // 5: trainyard.job.v1.ListJobsResponse
+	(*WatchJobsRequest)(nil),                     // 6: trainyard.job.v1.WatchJobsRequest
+	(*WatchJobsResponse)(nil),                    // 7: trainyard.job.v1.WatchJobsResponse
+	(*CancelJobRequest)(nil),                     // 8: trainyard.job.v1.CancelJobRequest
+	(*CancelJobResponse)(nil),                    // 9: trainyard.job.v1.CancelJobResponse
+	(*PauseJobRequest)(nil),                      // 10: trainyard.job.v1.PauseJobRequest
+	(*PauseJobResponse)(nil),                     // 11: trainyard.job.v1.PauseJobResponse
+	(*ResumeJobRequest)(nil),                     // 12: trainyard.job.v1.ResumeJobRequest
+	(*ResumeJobResponse)(nil),                    // 13: trainyard.job.v1.ResumeJobResponse
+	(*ReprioritizeJobRequest)(nil),               // 14: trainyard.job.v1.ReprioritizeJobRequest
+	(*ReprioritizeJobResponse)(nil),              // 15: trainyard.job.v1.ReprioritizeJobResponse
+	(*ExplainJobRequest)(nil),                    // 16: trainyard.job.v1.ExplainJobRequest
+	(*ExplainJobResponse)(nil),                   // 17: trainyard.job.v1.ExplainJobResponse
+	(*Decision)(nil),                             // 18: trainyard.job.v1.Decision
+	(*ExplainPlacementRequest)(nil),              // 19: trainyard.job.v1.ExplainPlacementRequest
+	(*ExplainPlacementResponse)(nil),             // 20: trainyard.job.v1.ExplainPlacementResponse
+	(*ListSnapshotsRequest)(nil),                 // 21: trainyard.job.v1.ListSnapshotsRequest
+	(*ListSnapshotsResponse)(nil),                // 22: trainyard.job.v1.ListSnapshotsResponse
+	(*GetSnapshotRequest)(nil),                   // 23: trainyard.job.v1.GetSnapshotRequest
+	(*GetSnapshotResponse)(nil),                  // 24: trainyard.job.v1.GetSnapshotResponse
+	(*GetJobHistoryRequest)(nil),                 // 25: trainyard.job.v1.GetJobHistoryRequest
+	(*JobHistory)(nil),                           // 26: trainyard.job.v1.JobHistory
+	(*GetJobHistoryResponse)(nil),                // 27: trainyard.job.v1.GetJobHistoryResponse
+	(*ExplainJobResponse_HostVerdict)(nil),       // 28: trainyard.job.v1.ExplainJobResponse.HostVerdict
+	(*ExplainPlacementResponse_DeviceScore)(nil), // 29: trainyard.job.v1.ExplainPlacementResponse.DeviceScore
+	(*ExplainPlacementResponse_Candidate)(nil),   // 30: trainyard.job.v1.ExplainPlacementResponse.Candidate
+	(*ListSnapshotsResponse_Snapshot)(nil),       // 31: trainyard.job.v1.ListSnapshotsResponse.Snapshot
+	(*JobSpec)(nil),                              // 32: trainyard.job.v1.JobSpec
+	(*Job)(nil),                                  // 33: trainyard.job.v1.Job
+	(*timestamppb.Timestamp)(nil),                // 34: google.protobuf.Timestamp
+	(Job_State)(0),                               // 35: trainyard.job.v1.Job.State
+	(PriorityClass)(0),                           // 36: trainyard.job.v1.PriorityClass
+	(*durationpb.Duration)(nil),                  // 37: google.protobuf.Duration
+	(*Attempt)(nil),                              // 38: trainyard.job.v1.Attempt
 }
 var file_trainyard_job_v1_job_service_proto_depIdxs = []int32{
-	28, // 0: trainyard.job.v1.SubmitJobRequest.spec:type_name -> trainyard.job.v1.JobSpec
-	29, // 1: trainyard.job.v1.SubmitJobResponse.job:type_name -> trainyard.job.v1.Job
-	30, // 2: trainyard.job.v1.SubmitJobResponse.predicted_start_time:type_name -> google.protobuf.Timestamp
-	29, // 3: trainyard.job.v1.GetJobResponse.job:type_name -> trainyard.job.v1.Job
-	31, // 4: trainyard.job.v1.ListJobsRequest.states:type_name -> trainyard.job.v1.Job.State
-	29, // 5: trainyard.job.v1.ListJobsResponse.jobs:type_name -> trainyard.job.v1.Job
-	29, // 6: trainyard.job.v1.WatchJobsResponse.jobs:type_name -> trainyard.job.v1.Job
-	29, // 7: trainyard.job.v1.CancelJobResponse.job:type_name -> trainyard.job.v1.Job
-	29, // 8: trainyard.job.v1.PauseJobResponse.job:type_name -> trainyard.job.v1.Job
-	29, // 9: trainyard.job.v1.ResumeJobResponse.job:type_name -> trainyard.job.v1.Job
-	32, // 10: trainyard.job.v1.ReprioritizeJobRequest.priority_class:type_name -> trainyard.job.v1.PriorityClass
-	29, // 11: trainyard.job.v1.ReprioritizeJobResponse.job:type_name -> trainyard.job.v1.Job
-	29, // 12: trainyard.job.v1.ExplainJobResponse.job:type_name -> trainyard.job.v1.Job
-	25, // 13: trainyard.job.v1.ExplainJobResponse.hosts:type_name -> trainyard.job.v1.ExplainJobResponse.HostVerdict
-	33, // 14: trainyard.job.v1.ExplainJobResponse.estimated_wait:type_name -> google.protobuf.Duration
+	32, // 0: trainyard.job.v1.SubmitJobRequest.spec:type_name -> trainyard.job.v1.JobSpec
+	33, // 1: trainyard.job.v1.SubmitJobResponse.job:type_name -> trainyard.job.v1.Job
+	34, // 2: trainyard.job.v1.SubmitJobResponse.predicted_start_time:type_name -> google.protobuf.Timestamp
+	33, // 3: trainyard.job.v1.GetJobResponse.job:type_name -> trainyard.job.v1.Job
+	35, // 4: trainyard.job.v1.ListJobsRequest.states:type_name -> trainyard.job.v1.Job.State
+	33, // 5: trainyard.job.v1.ListJobsResponse.jobs:type_name -> trainyard.job.v1.Job
+	33, // 6: trainyard.job.v1.WatchJobsResponse.jobs:type_name -> trainyard.job.v1.Job
+	33, // 7: trainyard.job.v1.CancelJobResponse.job:type_name -> trainyard.job.v1.Job
+	33, // 8: trainyard.job.v1.PauseJobResponse.job:type_name -> trainyard.job.v1.Job
+	33, // 9: trainyard.job.v1.ResumeJobResponse.job:type_name -> trainyard.job.v1.Job
+	36, // 10: trainyard.job.v1.ReprioritizeJobRequest.priority_class:type_name -> trainyard.job.v1.PriorityClass
+	33, // 11: trainyard.job.v1.ReprioritizeJobResponse.job:type_name -> trainyard.job.v1.Job
+	33, // 12: trainyard.job.v1.ExplainJobResponse.job:type_name -> trainyard.job.v1.Job
+	28, // 13: trainyard.job.v1.ExplainJobResponse.hosts:type_name -> trainyard.job.v1.ExplainJobResponse.HostVerdict
+	37, // 14: trainyard.job.v1.ExplainJobResponse.estimated_wait:type_name -> google.protobuf.Duration
 	18, // 15: trainyard.job.v1.ExplainJobResponse.decisions:type_name -> trainyard.job.v1.Decision
-	30, // 16: trainyard.job.v1.ExplainJobResponse.explain_time:type_name -> google.protobuf.Timestamp
-	30, // 17: trainyard.job.v1.Decision.time:type_name -> google.protobuf.Timestamp
-	34, // 18: trainyard.job.v1.ExplainPlacementResponse.attempt:type_name -> trainyard.job.v1.Attempt
-	26, // 19: trainyard.job.v1.ExplainPlacementResponse.candidates:type_name -> trainyard.job.v1.ExplainPlacementResponse.Candidate
-	30, // 20: trainyard.job.v1.ExplainPlacementResponse.decision_time:type_name -> google.protobuf.Timestamp
-	27, // 21: trainyard.job.v1.ListSnapshotsResponse.snapshots:type_name -> trainyard.job.v1.ListSnapshotsResponse.Snapshot
-	30, // 22: trainyard.job.v1.ListSnapshotsResponse.Snapshot.time:type_name -> google.protobuf.Timestamp
-	0,  // 23: trainyard.job.v1.JobService.SubmitJob:input_type -> trainyard.job.v1.SubmitJobRequest
-	2,  // 24: trainyard.job.v1.JobService.GetJob:input_type -> trainyard.job.v1.GetJobRequest
-	4,  // 25: trainyard.job.v1.JobService.ListJobs:input_type -> trainyard.job.v1.ListJobsRequest
-	6,  // 26: trainyard.job.v1.JobService.WatchJobs:input_type -> trainyard.job.v1.WatchJobsRequest
-	8,  // 27: trainyard.job.v1.JobService.CancelJob:input_type -> trainyard.job.v1.CancelJobRequest
-	10, // 28: trainyard.job.v1.JobService.PauseJob:input_type -> trainyard.job.v1.PauseJobRequest
-	12, // 29: trainyard.job.v1.JobService.ResumeJob:input_type -> trainyard.job.v1.ResumeJobRequest
-	14, // 30: trainyard.job.v1.JobService.ReprioritizeJob:input_type -> trainyard.job.v1.ReprioritizeJobRequest
-	16, // 31: trainyard.job.v1.JobService.ExplainJob:input_type -> trainyard.job.v1.ExplainJobRequest
-	19, // 32: trainyard.job.v1.JobService.ExplainPlacement:input_type -> trainyard.job.v1.ExplainPlacementRequest
-	21, // 33: trainyard.job.v1.JobService.ListSnapshots:input_type -> trainyard.job.v1.ListSnapshotsRequest
-	23, // 34: trainyard.job.v1.JobService.GetSnapshot:input_type -> trainyard.job.v1.GetSnapshotRequest
-	1,  // 35: trainyard.job.v1.JobService.SubmitJob:output_type -> trainyard.job.v1.SubmitJobResponse
-	3,  // 36: trainyard.job.v1.JobService.GetJob:output_type -> trainyard.job.v1.GetJobResponse
-	5,  // 37: trainyard.job.v1.JobService.ListJobs:output_type -> trainyard.job.v1.ListJobsResponse
-	7,  // 38: trainyard.job.v1.JobService.WatchJobs:output_type -> trainyard.job.v1.WatchJobsResponse
-	9,  // 39: trainyard.job.v1.JobService.CancelJob:output_type -> trainyard.job.v1.CancelJobResponse
-	11, // 40: trainyard.job.v1.JobService.PauseJob:output_type -> trainyard.job.v1.PauseJobResponse
-	13, // 41: trainyard.job.v1.JobService.ResumeJob:output_type -> trainyard.job.v1.ResumeJobResponse
-	15, // 42: trainyard.job.v1.JobService.ReprioritizeJob:output_type -> trainyard.job.v1.ReprioritizeJobResponse
-	17, // 43: trainyard.job.v1.JobService.ExplainJob:output_type -> trainyard.job.v1.ExplainJobResponse
-	20, // 44: trainyard.job.v1.JobService.ExplainPlacement:output_type -> trainyard.job.v1.ExplainPlacementResponse
-	22, // 45: trainyard.job.v1.JobService.ListSnapshots:output_type -> trainyard.job.v1.ListSnapshotsResponse
-	24, // 46: trainyard.job.v1.JobService.GetSnapshot:output_type -> trainyard.job.v1.GetSnapshotResponse
-	35, // [35:47] is the sub-list for method output_type
-	23, // [23:35] is the sub-list for method input_type
-	23, // [23:23] is the sub-list for extension type_name
-	23, // [23:23] is the sub-list for extension extendee
-	0,  // [0:23] is the sub-list for field type_name
+	34, // 16: trainyard.job.v1.ExplainJobResponse.explain_time:type_name -> google.protobuf.Timestamp
+	34, // 17: trainyard.job.v1.Decision.time:type_name -> google.protobuf.Timestamp
+	38, // 18: trainyard.job.v1.ExplainPlacementResponse.attempt:type_name -> trainyard.job.v1.Attempt
+	30, // 19: trainyard.job.v1.ExplainPlacementResponse.candidates:type_name -> trainyard.job.v1.ExplainPlacementResponse.Candidate
+	34, // 20: trainyard.job.v1.ExplainPlacementResponse.decision_time:type_name -> google.protobuf.Timestamp
+	31, // 21: trainyard.job.v1.ListSnapshotsResponse.snapshots:type_name -> trainyard.job.v1.ListSnapshotsResponse.Snapshot
+	33, // 22: trainyard.job.v1.JobHistory.job:type_name -> trainyard.job.v1.Job
+	18, // 23: trainyard.job.v1.JobHistory.decisions:type_name -> trainyard.job.v1.Decision
+	26, // 24: trainyard.job.v1.GetJobHistoryResponse.history:type_name -> trainyard.job.v1.JobHistory
+	29, // 25: trainyard.job.v1.ExplainPlacementResponse.Candidate.devices:type_name -> trainyard.job.v1.ExplainPlacementResponse.DeviceScore
+	34, // 26: trainyard.job.v1.ListSnapshotsResponse.Snapshot.time:type_name -> google.protobuf.Timestamp
+	0,  // 27: trainyard.job.v1.JobService.SubmitJob:input_type -> trainyard.job.v1.SubmitJobRequest
+	2,  // 28: trainyard.job.v1.JobService.GetJob:input_type -> trainyard.job.v1.GetJobRequest
+	4,  // 29: trainyard.job.v1.JobService.ListJobs:input_type -> trainyard.job.v1.ListJobsRequest
+	6,  // 30: trainyard.job.v1.JobService.WatchJobs:input_type -> trainyard.job.v1.WatchJobsRequest
+	8,  // 31: trainyard.job.v1.JobService.CancelJob:input_type -> trainyard.job.v1.CancelJobRequest
+	10, // 32: trainyard.job.v1.JobService.PauseJob:input_type -> trainyard.job.v1.PauseJobRequest
+	12, // 33: trainyard.job.v1.JobService.ResumeJob:input_type -> trainyard.job.v1.ResumeJobRequest
+	14, // 34: trainyard.job.v1.JobService.ReprioritizeJob:input_type -> trainyard.job.v1.ReprioritizeJobRequest
+	16, // 35: trainyard.job.v1.JobService.ExplainJob:input_type -> trainyard.job.v1.ExplainJobRequest
+	19, // 36: trainyard.job.v1.JobService.ExplainPlacement:input_type -> trainyard.job.v1.ExplainPlacementRequest
+	21, // 37: trainyard.job.v1.JobService.ListSnapshots:input_type -> trainyard.job.v1.ListSnapshotsRequest
+	23, // 38: trainyard.job.v1.JobService.GetSnapshot:input_type -> trainyard.job.v1.GetSnapshotRequest
+	25, // 39: trainyard.job.v1.JobService.GetJobHistory:input_type -> trainyard.job.v1.GetJobHistoryRequest
+	1,  // 40: trainyard.job.v1.JobService.SubmitJob:output_type -> trainyard.job.v1.SubmitJobResponse
+	3,  // 41: trainyard.job.v1.JobService.GetJob:output_type -> trainyard.job.v1.GetJobResponse
+	5,  // 42: trainyard.job.v1.JobService.ListJobs:output_type -> trainyard.job.v1.ListJobsResponse
+	7,  // 43: trainyard.job.v1.JobService.WatchJobs:output_type -> trainyard.job.v1.WatchJobsResponse
+	9,  // 44: trainyard.job.v1.JobService.CancelJob:output_type -> trainyard.job.v1.CancelJobResponse
+	11, // 45: trainyard.job.v1.JobService.PauseJob:output_type -> trainyard.job.v1.PauseJobResponse
+	13, // 46: trainyard.job.v1.JobService.ResumeJob:output_type -> trainyard.job.v1.ResumeJobResponse
+	15, // 47: trainyard.job.v1.JobService.ReprioritizeJob:output_type -> trainyard.job.v1.ReprioritizeJobResponse
+	17, // 48: trainyard.job.v1.JobService.ExplainJob:output_type -> trainyard.job.v1.ExplainJobResponse
+	20, // 49: trainyard.job.v1.JobService.ExplainPlacement:output_type -> trainyard.job.v1.ExplainPlacementResponse
+	22, // 50: trainyard.job.v1.JobService.ListSnapshots:output_type -> trainyard.job.v1.ListSnapshotsResponse
+	24, // 51: trainyard.job.v1.JobService.GetSnapshot:output_type -> trainyard.job.v1.GetSnapshotResponse
+	27, // 52: trainyard.job.v1.JobService.GetJobHistory:output_type -> trainyard.job.v1.GetJobHistoryResponse
+	40, // [40:53] is the sub-list for method output_type
+	27, // [27:40] is the sub-list for method input_type
+	27, // [27:27] is the sub-list for extension type_name
+	27, // [27:27] is the sub-list for extension extendee
+	0,  // [0:27] is the sub-list for field type_name
 }
 
 func init() { file_trainyard_job_v1_job_service_proto_init() }
@@ -2048,7 +2387,7 @@ func file_trainyard_job_v1_job_service_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_trainyard_job_v1_job_service_proto_rawDesc), len(file_trainyard_job_v1_job_service_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   28,
+			NumMessages:   32,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -31,6 +31,7 @@ const (
 	JobService_ExplainPlacement_FullMethodName = "/trainyard.job.v1.JobService/ExplainPlacement"
 	JobService_ListSnapshots_FullMethodName    = "/trainyard.job.v1.JobService/ListSnapshots"
 	JobService_GetSnapshot_FullMethodName      = "/trainyard.job.v1.JobService/GetSnapshot"
+	JobService_GetJobHistory_FullMethodName    = "/trainyard.job.v1.JobService/GetJobHistory"
 )
 
 // JobServiceClient is the client API for JobService service.
@@ -72,6 +73,9 @@ type JobServiceClient interface {
 	// GetSnapshot returns one captured round in chunks, as JSON: schedreplay runs it through the same core again. NOT_FOUND when it is
 	// no longer kept.
 	GetSnapshot(ctx context.Context, in *GetSnapshotRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[GetSnapshotResponse], error)
+	// GetJobHistory returns a job with all that was decided on it, from the archive when it has left the database. NOT_FOUND when neither
+	// has it.
+	GetJobHistory(ctx context.Context, in *GetJobHistoryRequest, opts ...grpc.CallOption) (*GetJobHistoryResponse, error)
 }
 
 type jobServiceClient struct {
@@ -220,6 +224,16 @@ func (c *jobServiceClient) GetSnapshot(ctx context.Context, in *GetSnapshotReque
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type JobService_GetSnapshotClient = grpc.ServerStreamingClient[GetSnapshotResponse]
 
+func (c *jobServiceClient) GetJobHistory(ctx context.Context, in *GetJobHistoryRequest, opts ...grpc.CallOption) (*GetJobHistoryResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(GetJobHistoryResponse)
+	err := c.cc.Invoke(ctx, JobService_GetJobHistory_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // JobServiceServer is the server API for JobService service.
 // All implementations must embed UnimplementedJobServiceServer
 // for forward compatibility.
@@ -259,6 +273,9 @@ type JobServiceServer interface {
 	// GetSnapshot returns one captured round in chunks, as JSON: schedreplay runs it through the same core again. NOT_FOUND when it is
 	// no longer kept.
 	GetSnapshot(*GetSnapshotRequest, grpc.ServerStreamingServer[GetSnapshotResponse]) error
+	// GetJobHistory returns a job with all that was decided on it, from the archive when it has left the database. NOT_FOUND when neither
+	// has it.
+	GetJobHistory(context.Context, *GetJobHistoryRequest) (*GetJobHistoryResponse, error)
 	mustEmbedUnimplementedJobServiceServer()
 }
 
@@ -304,6 +321,9 @@ func (UnimplementedJobServiceServer) ListSnapshots(context.Context, *ListSnapsho
 }
 func (UnimplementedJobServiceServer) GetSnapshot(*GetSnapshotRequest, grpc.ServerStreamingServer[GetSnapshotResponse]) error {
 	return status.Error(codes.Unimplemented, "method GetSnapshot not implemented")
+}
+func (UnimplementedJobServiceServer) GetJobHistory(context.Context, *GetJobHistoryRequest) (*GetJobHistoryResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method GetJobHistory not implemented")
 }
 func (UnimplementedJobServiceServer) mustEmbedUnimplementedJobServiceServer() {}
 func (UnimplementedJobServiceServer) testEmbeddedByValue()                    {}
@@ -528,6 +548,24 @@ func _JobService_GetSnapshot_Handler(srv interface{}, stream grpc.ServerStream) 
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type JobService_GetSnapshotServer = grpc.ServerStreamingServer[GetSnapshotResponse]
 
+func _JobService_GetJobHistory_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(GetJobHistoryRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(JobServiceServer).GetJobHistory(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: JobService_GetJobHistory_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(JobServiceServer).GetJobHistory(ctx, req.(*GetJobHistoryRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // JobService_ServiceDesc is the grpc.ServiceDesc for JobService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -574,6 +612,10 @@ var JobService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "ListSnapshots",
 			Handler:    _JobService_ListSnapshots_Handler,
+		},
+		{
+			MethodName: "GetJobHistory",
+			Handler:    _JobService_GetJobHistory_Handler,
 		},
 	},
 	Streams: []grpc.StreamDesc{

@@ -211,17 +211,44 @@ class ExplainPlacementRequest(_message.Message):
 
 class ExplainPlacementResponse(_message.Message):
     __slots__ = ("attempt", "summary", "candidates", "ahead_count", "snapshot_id", "decision_time")
+    class DeviceScore(_message.Message):
+        __slots__ = ("device_id", "chosen", "score", "waste_after")
+        DEVICE_ID_FIELD_NUMBER: _ClassVar[int]
+        CHOSEN_FIELD_NUMBER: _ClassVar[int]
+        SCORE_FIELD_NUMBER: _ClassVar[int]
+        WASTE_AFTER_FIELD_NUMBER: _ClassVar[int]
+        device_id: str
+        chosen: bool
+        score: int
+        waste_after: float
+        def __init__(self, device_id: _Optional[str] = ..., chosen: bool = ..., score: _Optional[int] = ..., waste_after: _Optional[float] = ...) -> None: ...
     class Candidate(_message.Message):
-        __slots__ = ("agent_name", "fitted", "chosen", "reason")
+        __slots__ = ("agent_name", "fitted", "chosen", "reason", "device_ids", "rank", "guard", "pressure", "score", "waste_before", "waste_after", "devices")
         AGENT_NAME_FIELD_NUMBER: _ClassVar[int]
         FITTED_FIELD_NUMBER: _ClassVar[int]
         CHOSEN_FIELD_NUMBER: _ClassVar[int]
         REASON_FIELD_NUMBER: _ClassVar[int]
+        DEVICE_IDS_FIELD_NUMBER: _ClassVar[int]
+        RANK_FIELD_NUMBER: _ClassVar[int]
+        GUARD_FIELD_NUMBER: _ClassVar[int]
+        PRESSURE_FIELD_NUMBER: _ClassVar[int]
+        SCORE_FIELD_NUMBER: _ClassVar[int]
+        WASTE_BEFORE_FIELD_NUMBER: _ClassVar[int]
+        WASTE_AFTER_FIELD_NUMBER: _ClassVar[int]
+        DEVICES_FIELD_NUMBER: _ClassVar[int]
         agent_name: str
         fitted: bool
         chosen: bool
         reason: str
-        def __init__(self, agent_name: _Optional[str] = ..., fitted: bool = ..., chosen: bool = ..., reason: _Optional[str] = ...) -> None: ...
+        device_ids: _containers.RepeatedScalarFieldContainer[str]
+        rank: int
+        guard: int
+        pressure: float
+        score: int
+        waste_before: float
+        waste_after: float
+        devices: _containers.RepeatedCompositeFieldContainer[ExplainPlacementResponse.DeviceScore]
+        def __init__(self, agent_name: _Optional[str] = ..., fitted: bool = ..., chosen: bool = ..., reason: _Optional[str] = ..., device_ids: _Optional[_Iterable[str]] = ..., rank: _Optional[int] = ..., guard: _Optional[int] = ..., pressure: _Optional[float] = ..., score: _Optional[int] = ..., waste_before: _Optional[float] = ..., waste_after: _Optional[float] = ..., devices: _Optional[_Iterable[_Union[ExplainPlacementResponse.DeviceScore, _Mapping]]] = ...) -> None: ...
     ATTEMPT_FIELD_NUMBER: _ClassVar[int]
     SUMMARY_FIELD_NUMBER: _ClassVar[int]
     CANDIDATES_FIELD_NUMBER: _ClassVar[int]
@@ -276,3 +303,25 @@ class GetSnapshotResponse(_message.Message):
     snapshot_id: int
     chunk: bytes
     def __init__(self, snapshot_id: _Optional[int] = ..., chunk: _Optional[bytes] = ...) -> None: ...
+
+class GetJobHistoryRequest(_message.Message):
+    __slots__ = ("job_id",)
+    JOB_ID_FIELD_NUMBER: _ClassVar[int]
+    job_id: str
+    def __init__(self, job_id: _Optional[str] = ...) -> None: ...
+
+class JobHistory(_message.Message):
+    __slots__ = ("job", "decisions")
+    JOB_FIELD_NUMBER: _ClassVar[int]
+    DECISIONS_FIELD_NUMBER: _ClassVar[int]
+    job: _job_pb2.Job
+    decisions: _containers.RepeatedCompositeFieldContainer[Decision]
+    def __init__(self, job: _Optional[_Union[_job_pb2.Job, _Mapping]] = ..., decisions: _Optional[_Iterable[_Union[Decision, _Mapping]]] = ...) -> None: ...
+
+class GetJobHistoryResponse(_message.Message):
+    __slots__ = ("history", "archive_file")
+    HISTORY_FIELD_NUMBER: _ClassVar[int]
+    ARCHIVE_FILE_FIELD_NUMBER: _ClassVar[int]
+    history: JobHistory
+    archive_file: str
+    def __init__(self, history: _Optional[_Union[JobHistory, _Mapping]] = ..., archive_file: _Optional[str] = ...) -> None: ...

@@ -79,6 +79,11 @@ class JobServiceStub(object):
                 request_serializer=trainyard_dot_job_dot_v1_dot_job__service__pb2.GetSnapshotRequest.SerializeToString,
                 response_deserializer=trainyard_dot_job_dot_v1_dot_job__service__pb2.GetSnapshotResponse.FromString,
                 )
+        self.GetJobHistory = channel.unary_unary(
+                '/trainyard.job.v1.JobService/GetJobHistory',
+                request_serializer=trainyard_dot_job_dot_v1_dot_job__service__pb2.GetJobHistoryRequest.SerializeToString,
+                response_deserializer=trainyard_dot_job_dot_v1_dot_job__service__pb2.GetJobHistoryResponse.FromString,
+                )
 
 
 class JobServiceServicer(object):
@@ -178,6 +183,14 @@ class JobServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetJobHistory(self, request, context):
+        """GetJobHistory returns a job with all that was decided on it, from the archive when it has left the database. NOT_FOUND when neither
+        has it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_JobServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -240,6 +253,11 @@ def add_JobServiceServicer_to_server(servicer, server):
                     servicer.GetSnapshot,
                     request_deserializer=trainyard_dot_job_dot_v1_dot_job__service__pb2.GetSnapshotRequest.FromString,
                     response_serializer=trainyard_dot_job_dot_v1_dot_job__service__pb2.GetSnapshotResponse.SerializeToString,
+            ),
+            'GetJobHistory': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetJobHistory,
+                    request_deserializer=trainyard_dot_job_dot_v1_dot_job__service__pb2.GetJobHistoryRequest.FromString,
+                    response_serializer=trainyard_dot_job_dot_v1_dot_job__service__pb2.GetJobHistoryResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -457,5 +475,22 @@ class JobService(object):
         return grpc.experimental.unary_stream(request, target, '/trainyard.job.v1.JobService/GetSnapshot',
             trainyard_dot_job_dot_v1_dot_job__service__pb2.GetSnapshotRequest.SerializeToString,
             trainyard_dot_job_dot_v1_dot_job__service__pb2.GetSnapshotResponse.FromString,
+            options, channel_credentials,
+            insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
+
+    @staticmethod
+    def GetJobHistory(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(request, target, '/trainyard.job.v1.JobService/GetJobHistory',
+            trainyard_dot_job_dot_v1_dot_job__service__pb2.GetJobHistoryRequest.SerializeToString,
+            trainyard_dot_job_dot_v1_dot_job__service__pb2.GetJobHistoryResponse.FromString,
             options, channel_credentials,
             insecure, call_credentials, compression, wait_for_ready, timeout, metadata)

@@ -15,7 +15,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file trainyard/job/v1/job_service.proto.
  */
 export const file_trainyard_job_v1_job_service: GenFile = /*@__PURE__*/
-  fileDesc("CiJ0cmFpbnlhcmQvam9iL3YxL2pvYl9zZXJ2aWNlLnByb3RvEhB0cmFpbnlhcmQuam9iLnYxIngKEFN1Ym1pdEpvYlJlcXVlc3QSHAoKcmVxdWVzdF9pZBgBIAEoCUIIukgFcgOwAQESLwoEc3BlYxgCIAEoCzIZLnRyYWlueWFyZC5qb2IudjEuSm9iU3BlY0IGukgDyAEBEhUKDXZhbGlkYXRlX29ubHkYAyABKAgiwQEKEVN1Ym1pdEpvYlJlc3BvbnNlEiIKA2pvYhgBIAEoCzIVLnRyYWlueWFyZC5qb2IudjEuSm9iEhIKCnByZWRpY3Rpb24YAiABKAkSOAoUcHJlZGljdGVkX3N0YXJ0X3RpbWUYAyABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEhwKFHByZWRpY3RlZF9hZ2VudF9uYW1lGAQgASgJEhwKFHByZWRpY3RlZF9kZXZpY2VfaWRzGAUgAygJIikKDUdldEpvYlJlcXVlc3QSGAoGam9iX2lkGAEgASgJQgi6SAVyA7ABASI0Cg5HZXRKb2JSZXNwb25zZRIiCgNqb2IYASABKAsyFS50cmFpbnlhcmQuam9iLnYxLkpvYiKgAgoPTGlzdEpvYnNSZXF1ZXN0EjUKBnN0YXRlcxgBIAMoDjIbLnRyYWlueWFyZC5qb2IudjEuSm9iLlN0YXRlQgi6SAWSAQIQEBIjChFleHBlcmltZW50X3ByZWZpeBgCIAEoCUIIukgFcgMY+gESGgoJcGFnZV9zaXplGAMgASgFQge6SAQaAigAEhwKCnBhZ2VfdG9rZW4YBCABKAlCCLpIBXIDGIAIEh0KCGFycmF5X2lkGAUgASgJQgu6SAjYAQFyA7ABARIdCghncmFwaF9pZBgGIAEoCUILukgI2AEBcgOwAQESIAoLc2NoZWR1bGVfaWQYByABKAlCC7pICNgBAXIDsAEBEhcKBnRlbmFudBgIIAEoCUIHukgEcgIYZCJQChBMaXN0Sm9ic1Jlc3BvbnNlEiMKBGpvYnMYASADKAsyFS50cmFpbnlhcmQuam9iLnYxLkpvYhIXCg9uZXh0X3BhZ2VfdG9rZW4YAiABKAkiVAoQV2F0Y2hKb2JzUmVxdWVzdBIhCgdqb2JfaWRzGAEgAygJQhC6SA2SAQoQ6AciBXIDsAEBEh0KDHJlc3VtZV90b2tlbhgCIAEoCUIHukgEcgIYQCJgChFXYXRjaEpvYnNSZXNwb25zZRIjCgRqb2JzGAEgAygLMhUudHJhaW55YXJkLmpvYi52MS5Kb2ISFAoMcmVzdW1lX3Rva2VuGAIgASgJEhAKCGNvbXBsZXRlGAMgASgIImQKEENhbmNlbEpvYlJlcXVlc3QSHAoKcmVxdWVzdF9pZBgBIAEoCUIIukgFcgOwAQESGAoGam9iX2lkGAIgASgJQgi6SAVyA7ABARIYCgZyZWFzb24YAyABKAlCCLpIBXIDGOgHIjcKEUNhbmNlbEpvYlJlc3BvbnNlEiIKA2pvYhgBIAEoCzIVLnRyYWlueWFyZC5qb2IudjEuSm9iImMKD1BhdXNlSm9iUmVxdWVzdBIcCgpyZXF1ZXN0X2lkGAEgASgJQgi6SAVyA7ABARIYCgZqb2JfaWQYAiABKAlCCLpIBXIDsAEBEhgKBnJlYXNvbhgDIAEoCUIIukgFcgMY6AciNgoQUGF1c2VKb2JSZXNwb25zZRIiCgNqb2IYASABKAsyFS50cmFpbnlhcmQuam9iLnYxLkpvYiJKChBSZXN1bWVKb2JSZXF1ZXN0EhwKCnJlcXVlc3RfaWQYASABKAlCCLpIBXIDsAEBEhgKBmpvYl9pZBgCIAEoCUIIukgFcgOwAQEiNwoRUmVzdW1lSm9iUmVzcG9uc2USIgoDam9iGAEgASgLMhUudHJhaW55YXJkLmpvYi52MS5Kb2IirAEKFlJlcHJpb3JpdGl6ZUpvYlJlcXVlc3QSHAoKcmVxdWVzdF9pZBgBIAEoCUIIukgFcgOwAQESGAoGam9iX2lkGAIgASgJQgi6SAVyA7ABARJDCg5wcmlvcml0eV9jbGFzcxgDIAEoDjIfLnRyYWlueWFyZC5qb2IudjEuUHJpb3JpdHlDbGFzc0IKukgHggEEEAEgABIVCgRldGFnGAQgASgJQge6SARyAhhAIj0KF1JlcHJpb3JpdGl6ZUpvYlJlc3BvbnNlEiIKA2pvYhgBIAEoCzIVLnRyYWlueWFyZC5qb2IudjEuSm9iIi0KEUV4cGxhaW5Kb2JSZXF1ZXN0EhgKBmpvYl9pZBgBIAEoCUIIukgFcgOwAQEiiwMKEkV4cGxhaW5Kb2JSZXNwb25zZRIiCgNqb2IYASABKAsyFS50cmFpbnlhcmQuam9iLnYxLkpvYhIPCgdzdW1tYXJ5GAIgASgJEhUKDWFoZWFkX2pvYl9pZHMYAyADKAkSEwoLYWhlYWRfY291bnQYBCABKAMSPwoFaG9zdHMYBSADKAsyMC50cmFpbnlhcmQuam9iLnYxLkV4cGxhaW5Kb2JSZXNwb25zZS5Ib3N0VmVyZGljdBIxCg5lc3RpbWF0ZWRfd2FpdBgGIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbhItCglkZWNpc2lvbnMYByADKAsyGi50cmFpbnlhcmQuam9iLnYxLkRlY2lzaW9uEjAKDGV4cGxhaW5fdGltZRgIIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXAaPwoLSG9zdFZlcmRpY3QSEgoKYWdlbnRfbmFtZRgBIAEoCRIMCgRmaXRzGAIgASgIEg4KBnJlYXNvbhgDIAEoCSJlCghEZWNpc2lvbhIoCgR0aW1lGAEgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIOCgZhY3Rpb24YAiABKAkSDgoGcmVhc29uGAMgASgJEg8KB2F0dGVtcHQYBCABKA0iRAoXRXhwbGFpblBsYWNlbWVudFJlcXVlc3QSGAoGam9iX2lkGAEgASgJQgi6SAVyA7ABARIPCgdhdHRlbXB0GAIgASgNIs8CChhFeHBsYWluUGxhY2VtZW50UmVzcG9uc2USKgoHYXR0ZW1wdBgBIAEoCzIZLnRyYWlueWFyZC5qb2IudjEuQXR0ZW1wdBIPCgdzdW1tYXJ5GAIgASgJEkgKCmNhbmRpZGF0ZXMYAyADKAsyNC50cmFpbnlhcmQuam9iLnYxLkV4cGxhaW5QbGFjZW1lbnRSZXNwb25zZS5DYW5kaWRhdGUSEwoLYWhlYWRfY291bnQYBCABKAMSEwoLc25hcHNob3RfaWQYBSABKAMSMQoNZGVjaXNpb25fdGltZRgGIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXAaTwoJQ2FuZGlkYXRlEhIKCmFnZW50X25hbWUYASABKAkSDgoGZml0dGVkGAIgASgIEg4KBmNob3NlbhgDIAEoCBIOCgZyZWFzb24YBCABKAkiFgoUTGlzdFNuYXBzaG90c1JlcXVlc3Qi6gEKFUxpc3RTbmFwc2hvdHNSZXNwb25zZRJDCglzbmFwc2hvdHMYASADKAsyMC50cmFpbnlhcmQuam9iLnYxLkxpc3RTbmFwc2hvdHNSZXNwb25zZS5TbmFwc2hvdBqLAQoIU25hcHNob3QSEwoLc25hcHNob3RfaWQYASABKAMSKAoEdGltZRgCIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASDQoFaG9zdHMYAyABKAMSDgoGcXVldWVkGAQgASgDEg4KBnBsYWNlZBgFIAEoAxIRCglwcmVlbXB0ZWQYBiABKAMiTwoSR2V0U25hcHNob3RSZXF1ZXN0EhwKC3NuYXBzaG90X2lkGAEgASgDQge6SAQiAigAEhsKBmpvYl9pZBgCIAEoCUILukgI2AEBcgOwAQEiOQoTR2V0U25hcHNob3RSZXNwb25zZRITCgtzbmFwc2hvdF9pZBgBIAEoAxINCgVjaHVuaxgCIAEoDDLFCAoKSm9iU2VydmljZRJUCglTdWJtaXRKb2ISIi50cmFpbnlhcmQuam9iLnYxLlN1Ym1pdEpvYlJlcXVlc3QaIy50cmFpbnlhcmQuam9iLnYxLlN1Ym1pdEpvYlJlc3BvbnNlEksKBkdldEpvYhIfLnRyYWlueWFyZC5qb2IudjEuR2V0Sm9iUmVxdWVzdBogLnRyYWlueWFyZC5qb2IudjEuR2V0Sm9iUmVzcG9uc2USUQoITGlzdEpvYnMSIS50cmFpbnlhcmQuam9iLnYxLkxpc3RKb2JzUmVxdWVzdBoiLnRyYWlueWFyZC5qb2IudjEuTGlzdEpvYnNSZXNwb25zZRJWCglXYXRjaEpvYnMSIi50cmFpbnlhcmQuam9iLnYxLldhdGNoSm9ic1JlcXVlc3QaIy50cmFpbnlhcmQuam9iLnYxLldhdGNoSm9ic1Jlc3BvbnNlMAESVAoJQ2FuY2VsSm9iEiIudHJhaW55YXJkLmpvYi52MS5DYW5jZWxKb2JSZXF1ZXN0GiMudHJhaW55YXJkLmpvYi52MS5DYW5jZWxKb2JSZXNwb25zZRJRCghQYXVzZUpvYhIhLnRyYWlueWFyZC5qb2IudjEuUGF1c2VKb2JSZXF1ZXN0GiIudHJhaW55YXJkLmpvYi52MS5QYXVzZUpvYlJlc3BvbnNlElQKCVJlc3VtZUpvYhIiLnRyYWlueWFyZC5qb2IudjEuUmVzdW1lSm9iUmVxdWVzdBojLnRyYWlueWFyZC5qb2IudjEuUmVzdW1lSm9iUmVzcG9uc2USZgoPUmVwcmlvcml0aXplSm9iEigudHJhaW55YXJkLmpvYi52MS5SZXByaW9yaXRpemVKb2JSZXF1ZXN0GikudHJhaW55YXJkLmpvYi52MS5SZXByaW9yaXRpemVKb2JSZXNwb25zZRJXCgpFeHBsYWluSm9iEiMudHJhaW55YXJkLmpvYi52MS5FeHBsYWluSm9iUmVxdWVzdBokLnRyYWlueWFyZC5qb2IudjEuRXhwbGFpbkpvYlJlc3BvbnNlEmkKEEV4cGxhaW5QbGFjZW1lbnQSKS50cmFpbnlhcmQuam9iLnYxLkV4cGxhaW5QbGFjZW1lbnRSZXF1ZXN0GioudHJhaW55YXJkLmpvYi52MS5FeHBsYWluUGxhY2VtZW50UmVzcG9uc2USYAoNTGlzdFNuYXBzaG90cxImLnRyYWlueWFyZC5qb2IudjEuTGlzdFNuYXBzaG90c1JlcXVlc3QaJy50cmFpbnlhcmQuam9iLnYxLkxpc3RTbmFwc2hvdHNSZXNwb25zZRJcCgtHZXRTbmFwc2hvdBIkLnRyYWlueWFyZC5qb2IudjEuR2V0U25hcHNob3RSZXF1ZXN0GiUudHJhaW55YXJkLmpvYi52MS5HZXRTbmFwc2hvdFJlc3BvbnNlMAFC1AEKFGNvbS50cmFpbnlhcmQuam9iLnYxQg9Kb2JTZXJ2aWNlUHJvdG9QAVpJZ2l0aHViLmNvbS91bHRyYXRoaW5rLXBpbG90L3RyYWlueWFyZC9wcm90by9nZW4vZ28vdHJhaW55YXJkL2pvYi92MTtqb2J2MaICA1RKWKoCEFRyYWlueWFyZC5Kb2IuVjHKAhBUcmFpbnlhcmRcSm9iXFYx4gIcVHJhaW55YXJkXEpvYlxWMVxHUEJNZXRhZGF0YeoCElRyYWlueWFyZDo6Sm9iOjpWMWIGcHJvdG8z", [file_buf_validate_validate, file_google_protobuf_duration, file_google_protobuf_timestamp, file_trainyard_job_v1_job]);
+  fileDesc("CiJ0cmFpbnlhcmQvam9iL3YxL2pvYl9zZXJ2aWNlLnByb3RvEhB0cmFpbnlhcmQuam9iLnYxIngKEFN1Ym1pdEpvYlJlcXVlc3QSHAoKcmVxdWVzdF9pZBgBIAEoCUIIukgFcgOwAQESLwoEc3BlYxgCIAEoCzIZLnRyYWlueWFyZC5qb2IudjEuSm9iU3BlY0IGukgDyAEBEhUKDXZhbGlkYXRlX29ubHkYAyABKAgiwQEKEVN1Ym1pdEpvYlJlc3BvbnNlEiIKA2pvYhgBIAEoCzIVLnRyYWlueWFyZC5qb2IudjEuSm9iEhIKCnByZWRpY3Rpb24YAiABKAkSOAoUcHJlZGljdGVkX3N0YXJ0X3RpbWUYAyABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEhwKFHByZWRpY3RlZF9hZ2VudF9uYW1lGAQgASgJEhwKFHByZWRpY3RlZF9kZXZpY2VfaWRzGAUgAygJIikKDUdldEpvYlJlcXVlc3QSGAoGam9iX2lkGAEgASgJQgi6SAVyA7ABASI0Cg5HZXRKb2JSZXNwb25zZRIiCgNqb2IYASABKAsyFS50cmFpbnlhcmQuam9iLnYxLkpvYiKgAgoPTGlzdEpvYnNSZXF1ZXN0EjUKBnN0YXRlcxgBIAMoDjIbLnRyYWlueWFyZC5qb2IudjEuSm9iLlN0YXRlQgi6SAWSAQIQEBIjChFleHBlcmltZW50X3ByZWZpeBgCIAEoCUIIukgFcgMY+gESGgoJcGFnZV9zaXplGAMgASgFQge6SAQaAigAEhwKCnBhZ2VfdG9rZW4YBCABKAlCCLpIBXIDGIAIEh0KCGFycmF5X2lkGAUgASgJQgu6SAjYAQFyA7ABARIdCghncmFwaF9pZBgGIAEoCUILukgI2AEBcgOwAQESIAoLc2NoZWR1bGVfaWQYByABKAlCC7pICNgBAXIDsAEBEhcKBnRlbmFudBgIIAEoCUIHukgEcgIYZCJQChBMaXN0Sm9ic1Jlc3BvbnNlEiMKBGpvYnMYASADKAsyFS50cmFpbnlhcmQuam9iLnYxLkpvYhIXCg9uZXh0X3BhZ2VfdG9rZW4YAiABKAkiVAoQV2F0Y2hKb2JzUmVxdWVzdBIhCgdqb2JfaWRzGAEgAygJQhC6SA2SAQoQ6AciBXIDsAEBEh0KDHJlc3VtZV90b2tlbhgCIAEoCUIHukgEcgIYQCJgChFXYXRjaEpvYnNSZXNwb25zZRIjCgRqb2JzGAEgAygLMhUudHJhaW55YXJkLmpvYi52MS5Kb2ISFAoMcmVzdW1lX3Rva2VuGAIgASgJEhAKCGNvbXBsZXRlGAMgASgIImQKEENhbmNlbEpvYlJlcXVlc3QSHAoKcmVxdWVzdF9pZBgBIAEoCUIIukgFcgOwAQESGAoGam9iX2lkGAIgASgJQgi6SAVyA7ABARIYCgZyZWFzb24YAyABKAlCCLpIBXIDGOgHIjcKEUNhbmNlbEpvYlJlc3BvbnNlEiIKA2pvYhgBIAEoCzIVLnRyYWlueWFyZC5qb2IudjEuSm9iImMKD1BhdXNlSm9iUmVxdWVzdBIcCgpyZXF1ZXN0X2lkGAEgASgJQgi6SAVyA7ABARIYCgZqb2JfaWQYAiABKAlCCLpIBXIDsAEBEhgKBnJlYXNvbhgDIAEoCUIIukgFcgMY6AciNgoQUGF1c2VKb2JSZXNwb25zZRIiCgNqb2IYASABKAsyFS50cmFpbnlhcmQuam9iLnYxLkpvYiJKChBSZXN1bWVKb2JSZXF1ZXN0EhwKCnJlcXVlc3RfaWQYASABKAlCCLpIBXIDsAEBEhgKBmpvYl9pZBgCIAEoCUIIukgFcgOwAQEiNwoRUmVzdW1lSm9iUmVzcG9uc2USIgoDam9iGAEgASgLMhUudHJhaW55YXJkLmpvYi52MS5Kb2IirAEKFlJlcHJpb3JpdGl6ZUpvYlJlcXVlc3QSHAoKcmVxdWVzdF9pZBgBIAEoCUIIukgFcgOwAQESGAoGam9iX2lkGAIgASgJQgi6SAVyA7ABARJDCg5wcmlvcml0eV9jbGFzcxgDIAEoDjIfLnRyYWlueWFyZC5qb2IudjEuUHJpb3JpdHlDbGFzc0IKukgHggEEEAEgABIVCgRldGFnGAQgASgJQge6SARyAhhAIj0KF1JlcHJpb3JpdGl6ZUpvYlJlc3BvbnNlEiIKA2pvYhgBIAEoCzIVLnRyYWlueWFyZC5qb2IudjEuSm9iIi0KEUV4cGxhaW5Kb2JSZXF1ZXN0EhgKBmpvYl9pZBgBIAEoCUIIukgFcgOwAQEiiwMKEkV4cGxhaW5Kb2JSZXNwb25zZRIiCgNqb2IYASABKAsyFS50cmFpbnlhcmQuam9iLnYxLkpvYhIPCgdzdW1tYXJ5GAIgASgJEhUKDWFoZWFkX2pvYl9pZHMYAyADKAkSEwoLYWhlYWRfY291bnQYBCABKAMSPwoFaG9zdHMYBSADKAsyMC50cmFpbnlhcmQuam9iLnYxLkV4cGxhaW5Kb2JSZXNwb25zZS5Ib3N0VmVyZGljdBIxCg5lc3RpbWF0ZWRfd2FpdBgGIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbhItCglkZWNpc2lvbnMYByADKAsyGi50cmFpbnlhcmQuam9iLnYxLkRlY2lzaW9uEjAKDGV4cGxhaW5fdGltZRgIIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXAaPwoLSG9zdFZlcmRpY3QSEgoKYWdlbnRfbmFtZRgBIAEoCRIMCgRmaXRzGAIgASgIEg4KBnJlYXNvbhgDIAEoCSJlCghEZWNpc2lvbhIoCgR0aW1lGAEgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIOCgZhY3Rpb24YAiABKAkSDgoGcmVhc29uGAMgASgJEg8KB2F0dGVtcHQYBCABKA0iRAoXRXhwbGFpblBsYWNlbWVudFJlcXVlc3QSGAoGam9iX2lkGAEgASgJQgi6SAVyA7ABARIPCgdhdHRlbXB0GAIgASgNIuwEChhFeHBsYWluUGxhY2VtZW50UmVzcG9uc2USKgoHYXR0ZW1wdBgBIAEoCzIZLnRyYWlueWFyZC5qb2IudjEuQXR0ZW1wdBIPCgdzdW1tYXJ5GAIgASgJEkgKCmNhbmRpZGF0ZXMYAyADKAsyNC50cmFpbnlhcmQuam9iLnYxLkV4cGxhaW5QbGFjZW1lbnRSZXNwb25zZS5DYW5kaWRhdGUSEwoLYWhlYWRfY291bnQYBCABKAMSEwoLc25hcHNob3RfaWQYBSABKAMSMQoNZGVjaXNpb25fdGltZRgGIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXAaVAoLRGV2aWNlU2NvcmUSEQoJZGV2aWNlX2lkGAEgASgJEg4KBmNob3NlbhgCIAEoCBINCgVzY29yZRgDIAEoDRITCgt3YXN0ZV9hZnRlchgEIAEoARqVAgoJQ2FuZGlkYXRlEhIKCmFnZW50X25hbWUYASABKAkSDgoGZml0dGVkGAIgASgIEg4KBmNob3NlbhgDIAEoCBIOCgZyZWFzb24YBCABKAkSEgoKZGV2aWNlX2lkcxgFIAMoCRIMCgRyYW5rGAYgASgNEg0KBWd1YXJkGAcgASgNEhAKCHByZXNzdXJlGAggASgBEg0KBXNjb3JlGAkgASgNEhQKDHdhc3RlX2JlZm9yZRgKIAEoARITCgt3YXN0ZV9hZnRlchgLIAEoARJHCgdkZXZpY2VzGAwgAygLMjYudHJhaW55YXJkLmpvYi52MS5FeHBsYWluUGxhY2VtZW50UmVzcG9uc2UuRGV2aWNlU2NvcmUiFgoUTGlzdFNuYXBzaG90c1JlcXVlc3Qi6gEKFUxpc3RTbmFwc2hvdHNSZXNwb25zZRJDCglzbmFwc2hvdHMYASADKAsyMC50cmFpbnlhcmQuam9iLnYxLkxpc3RTbmFwc2hvdHNSZXNwb25zZS5TbmFwc2hvdBqLAQoIU25hcHNob3QSEwoLc25hcHNob3RfaWQYASABKAMSKAoEdGltZRgCIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASDQoFaG9zdHMYAyABKAMSDgoGcXVldWVkGAQgASgDEg4KBnBsYWNlZBgFIAEoAxIRCglwcmVlbXB0ZWQYBiABKAMiTwoSR2V0U25hcHNob3RSZXF1ZXN0EhwKC3NuYXBzaG90X2lkGAEgASgDQge6SAQiAigAEhsKBmpvYl9pZBgCIAEoCUILukgI2AEBcgOwAQEiOQoTR2V0U25hcHNob3RSZXNwb25zZRITCgtzbmFwc2hvdF9pZBgBIAEoAxINCgVjaHVuaxgCIAEoDCIwChRHZXRKb2JIaXN0b3J5UmVxdWVzdBIYCgZqb2JfaWQYASABKAlCCLpIBXIDsAEBIl8KCkpvYkhpc3RvcnkSIgoDam9iGAEgASgLMhUudHJhaW55YXJkLmpvYi52MS5Kb2ISLQoJZGVjaXNpb25zGAIgAygLMhoudHJhaW55YXJkLmpvYi52MS5EZWNpc2lvbiJcChVHZXRKb2JIaXN0b3J5UmVzcG9uc2USLQoHaGlzdG9yeRgBIAEoCzIcLnRyYWlueWFyZC5qb2IudjEuSm9iSGlzdG9yeRIUCgxhcmNoaXZlX2ZpbGUYAiABKAkypwkKCkpvYlNlcnZpY2USVAoJU3VibWl0Sm9iEiIudHJhaW55YXJkLmpvYi52MS5TdWJtaXRKb2JSZXF1ZXN0GiMudHJhaW55YXJkLmpvYi52MS5TdWJtaXRKb2JSZXNwb25zZRJLCgZHZXRKb2ISHy50cmFpbnlhcmQuam9iLnYxLkdldEpvYlJlcXVlc3QaIC50cmFpbnlhcmQuam9iLnYxLkdldEpvYlJlc3BvbnNlElEKCExpc3RKb2JzEiEudHJhaW55YXJkLmpvYi52MS5MaXN0Sm9ic1JlcXVlc3QaIi50cmFpbnlhcmQuam9iLnYxLkxpc3RKb2JzUmVzcG9uc2USVgoJV2F0Y2hKb2JzEiIudHJhaW55YXJkLmpvYi52MS5XYXRjaEpvYnNSZXF1ZXN0GiMudHJhaW55YXJkLmpvYi52MS5XYXRjaEpvYnNSZXNwb25zZTABElQKCUNhbmNlbEpvYhIiLnRyYWlueWFyZC5qb2IudjEuQ2FuY2VsSm9iUmVxdWVzdBojLnRyYWlueWFyZC5qb2IudjEuQ2FuY2VsSm9iUmVzcG9uc2USUQoIUGF1c2VKb2ISIS50cmFpbnlhcmQuam9iLnYxLlBhdXNlSm9iUmVxdWVzdBoiLnRyYWlueWFyZC5qb2IudjEuUGF1c2VKb2JSZXNwb25zZRJUCglSZXN1bWVKb2ISIi50cmFpbnlhcmQuam9iLnYxLlJlc3VtZUpvYlJlcXVlc3QaIy50cmFpbnlhcmQuam9iLnYxLlJlc3VtZUpvYlJlc3BvbnNlEmYKD1JlcHJpb3JpdGl6ZUpvYhIoLnRyYWlueWFyZC5qb2IudjEuUmVwcmlvcml0aXplSm9iUmVxdWVzdBopLnRyYWlueWFyZC5qb2IudjEuUmVwcmlvcml0aXplSm9iUmVzcG9uc2USVwoKRXhwbGFpbkpvYhIjLnRyYWlueWFyZC5qb2IudjEuRXhwbGFpbkpvYlJlcXVlc3QaJC50cmFpbnlhcmQuam9iLnYxLkV4cGxhaW5Kb2JSZXNwb25zZRJpChBFeHBsYWluUGxhY2VtZW50EikudHJhaW55YXJkLmpvYi52MS5FeHBsYWluUGxhY2VtZW50UmVxdWVzdBoqLnRyYWlueWFyZC5qb2IudjEuRXhwbGFpblBsYWNlbWVudFJlc3BvbnNlEmAKDUxpc3RTbmFwc2hvdHMSJi50cmFpbnlhcmQuam9iLnYxLkxpc3RTbmFwc2hvdHNSZXF1ZXN0GicudHJhaW55YXJkLmpvYi52MS5MaXN0U25hcHNob3RzUmVzcG9uc2USXAoLR2V0U25hcHNob3QSJC50cmFpbnlhcmQuam9iLnYxLkdldFNuYXBzaG90UmVxdWVzdBolLnRyYWlueWFyZC5qb2IudjEuR2V0U25hcHNob3RSZXNwb25zZTABEmAKDUdldEpvYkhpc3RvcnkSJi50cmFpbnlhcmQuam9iLnYxLkdldEpvYkhpc3RvcnlSZXF1ZXN0GicudHJhaW55YXJkLmpvYi52MS5HZXRKb2JIaXN0b3J5UmVzcG9uc2VC1AEKFGNvbS50cmFpbnlhcmQuam9iLnYxQg9Kb2JTZXJ2aWNlUHJvdG9QAVpJZ2l0aHViLmNvbS91bHRyYXRoaW5rLXBpbG90L3RyYWlueWFyZC9wcm90by9nZW4vZ28vdHJhaW55YXJkL2pvYi92MTtqb2J2MaICA1RKWKoCEFRyYWlueWFyZC5Kb2IuVjHKAhBUcmFpbnlhcmRcSm9iXFYx4gIcVHJhaW55YXJkXEpvYlxWMVxHUEJNZXRhZGF0YeoCElRyYWlueWFyZDo6Sm9iOjpWMWIGcHJvdG8z", [file_buf_validate_validate, file_google_protobuf_duration, file_google_protobuf_timestamp, file_trainyard_job_v1_job]);
 
 /**
  * SubmitJobRequest asks for a new job.
@@ -781,6 +781,48 @@ export const ExplainPlacementResponseSchema: GenMessage<ExplainPlacementResponse
   messageDesc(file_trainyard_job_v1_job_service, 20);
 
 /**
+ * DeviceScore is one device of a candidate.
+ *
+ * @generated from message trainyard.job.v1.ExplainPlacementResponse.DeviceScore
+ */
+export type ExplainPlacementResponse_DeviceScore = Message<"trainyard.job.v1.ExplainPlacementResponse.DeviceScore"> & {
+  /**
+   * Device.
+   *
+   * @generated from field: string device_id = 1;
+   */
+  deviceId: string;
+
+  /**
+   * True when it is the one that the host would give.
+   *
+   * @generated from field: bool chosen = 2;
+   */
+  chosen: boolean;
+
+  /**
+   * As the candidate's.
+   *
+   * @generated from field: uint32 score = 3;
+   */
+  score: number;
+
+  /**
+   * As the candidate's.
+   *
+   * @generated from field: double waste_after = 4;
+   */
+  wasteAfter: number;
+};
+
+/**
+ * Describes the message trainyard.job.v1.ExplainPlacementResponse.DeviceScore.
+ * Use `create(ExplainPlacementResponse_DeviceScoreSchema)` to create a new message.
+ */
+export const ExplainPlacementResponse_DeviceScoreSchema: GenMessage<ExplainPlacementResponse_DeviceScore> = /*@__PURE__*/
+  messageDesc(file_trainyard_job_v1_job_service, 20, 0);
+
+/**
  * Candidate is one host as the planner saw it.
  *
  * @generated from message trainyard.job.v1.ExplainPlacementResponse.Candidate
@@ -813,6 +855,63 @@ export type ExplainPlacementResponse_Candidate = Message<"trainyard.job.v1.Expla
    * @generated from field: string reason = 4;
    */
   reason: string;
+
+  /**
+   * The devices that it would have taken.
+   *
+   * @generated from field: repeated string device_ids = 5;
+   */
+  deviceIds: string[];
+
+  /**
+   * Where it stood among those that fitted, 1 is the best; 0 when it did not fit. Lower guard goes first, then higher score, then the
+   * first in the order of names.
+   *
+   * @generated from field: uint32 rank = 6;
+   */
+  rank: number;
+
+  /**
+   * How much its device kind is kept for those who ask for it by name, in steps; 0 means not at all.
+   *
+   * @generated from field: uint32 guard = 7;
+   */
+  guard: number;
+
+  /**
+   * What guard rests on: demand that has no other choice than this kind, for what is left of it; 1 uses it up.
+   *
+   * @generated from field: double pressure = 8;
+   */
+  pressure: number;
+
+  /**
+   * How little the placement would spoil, in steps: the less idle capacity becomes useless to the usual jobs, the higher.
+   *
+   * @generated from field: uint32 score = 9;
+   */
+  score: number;
+
+  /**
+   * Idle devices of the host that the usual jobs could not use, before and after.
+   *
+   * @generated from field: double waste_before = 10;
+   */
+  wasteBefore: number;
+
+  /**
+   * See waste_before.
+   *
+   * @generated from field: double waste_after = 11;
+   */
+  wasteAfter: number;
+
+  /**
+   * The host's devices compared, when one device is shared.
+   *
+   * @generated from field: repeated trainyard.job.v1.ExplainPlacementResponse.DeviceScore devices = 12;
+   */
+  devices: ExplainPlacementResponse_DeviceScore[];
 };
 
 /**
@@ -820,7 +919,7 @@ export type ExplainPlacementResponse_Candidate = Message<"trainyard.job.v1.Expla
  * Use `create(ExplainPlacementResponse_CandidateSchema)` to create a new message.
  */
 export const ExplainPlacementResponse_CandidateSchema: GenMessage<ExplainPlacementResponse_Candidate> = /*@__PURE__*/
-  messageDesc(file_trainyard_job_v1_job_service, 20, 0);
+  messageDesc(file_trainyard_job_v1_job_service, 20, 1);
 
 /**
  * ListSnapshotsRequest has no filter.
@@ -971,6 +1070,83 @@ export const GetSnapshotResponseSchema: GenMessage<GetSnapshotResponse> = /*@__P
   messageDesc(file_trainyard_job_v1_job_service, 24);
 
 /**
+ * GetJobHistoryRequest names a job.
+ *
+ * @generated from message trainyard.job.v1.GetJobHistoryRequest
+ */
+export type GetJobHistoryRequest = Message<"trainyard.job.v1.GetJobHistoryRequest"> & {
+  /**
+   * Id.
+   *
+   * @generated from field: string job_id = 1;
+   */
+  jobId: string;
+};
+
+/**
+ * Describes the message trainyard.job.v1.GetJobHistoryRequest.
+ * Use `create(GetJobHistoryRequestSchema)` to create a new message.
+ */
+export const GetJobHistoryRequestSchema: GenMessage<GetJobHistoryRequest> = /*@__PURE__*/
+  messageDesc(file_trainyard_job_v1_job_service, 25);
+
+/**
+ * JobHistory is a job and all that was decided on it: one line of the archive, as JSON.
+ *
+ * @generated from message trainyard.job.v1.JobHistory
+ */
+export type JobHistory = Message<"trainyard.job.v1.JobHistory"> & {
+  /**
+   * The job with its attempts.
+   *
+   * @generated from field: trainyard.job.v1.Job job = 1;
+   */
+  job?: Job | undefined;
+
+  /**
+   * Oldest first.
+   *
+   * @generated from field: repeated trainyard.job.v1.Decision decisions = 2;
+   */
+  decisions: Decision[];
+};
+
+/**
+ * Describes the message trainyard.job.v1.JobHistory.
+ * Use `create(JobHistorySchema)` to create a new message.
+ */
+export const JobHistorySchema: GenMessage<JobHistory> = /*@__PURE__*/
+  messageDesc(file_trainyard_job_v1_job_service, 26);
+
+/**
+ * GetJobHistoryResponse is the account.
+ *
+ * @generated from message trainyard.job.v1.GetJobHistoryResponse
+ */
+export type GetJobHistoryResponse = Message<"trainyard.job.v1.GetJobHistoryResponse"> & {
+  /**
+   * The history.
+   *
+   * @generated from field: trainyard.job.v1.JobHistory history = 1;
+   */
+  history?: JobHistory | undefined;
+
+  /**
+   * The file of the archive that it was read from; empty when the database still has it.
+   *
+   * @generated from field: string archive_file = 2;
+   */
+  archiveFile: string;
+};
+
+/**
+ * Describes the message trainyard.job.v1.GetJobHistoryResponse.
+ * Use `create(GetJobHistoryResponseSchema)` to create a new message.
+ */
+export const GetJobHistoryResponseSchema: GenMessage<GetJobHistoryResponse> = /*@__PURE__*/
+  messageDesc(file_trainyard_job_v1_job_service, 27);
+
+/**
  * JobService is the scheduler's service for people and SDKs.
  *
  * Every mutation takes a request_id (a UUID made by the caller). Repeating a call with the same id and payload returns the first
@@ -1104,6 +1280,17 @@ export const JobService: GenService<{
     methodKind: "server_streaming";
     input: typeof GetSnapshotRequestSchema;
     output: typeof GetSnapshotResponseSchema;
+  },
+  /**
+   * GetJobHistory returns a job with all that was decided on it, from the archive when it has left the database. NOT_FOUND when neither
+   * has it.
+   *
+   * @generated from rpc trainyard.job.v1.JobService.GetJobHistory
+   */
+  getJobHistory: {
+    methodKind: "unary";
+    input: typeof GetJobHistoryRequestSchema;
+    output: typeof GetJobHistoryResponseSchema;
   },
 }> = /*@__PURE__*/
   serviceDesc(file_trainyard_job_v1_job_service, 0);
