@@ -110,7 +110,11 @@ func reportMessage(r report.Report) *janitorv1.GetReportResponse {
 		ColdBytes: r.ColdBytes, ColdContentBytes: r.ColdContent, LastDrillTime: orUnset(r.LastDrillTime),
 	}
 	for _, c := range r.Classes {
-		out.Usage = append(out.Usage, &janitorv1.ClassUsage{Name: c.Name, Count: c.Objects, SizeBytes: c.Bytes})
+		u := &janitorv1.ClassUsage{Name: c.Name, Count: c.Objects, SizeBytes: c.Bytes}
+		if c.GrowthKnown {
+			u.GrowthBytesPerDay = &c.GrowthPerDay
+		}
+		out.Usage = append(out.Usage, u)
 	}
 	for _, a := range r.Alerts {
 		out.Alerts = append(out.Alerts, a.Text)

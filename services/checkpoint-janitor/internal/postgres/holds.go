@@ -47,19 +47,20 @@ func (s *Store) AddSamples(ctx context.Context, now time.Time, classes []usage.C
 	return wire(s.pool.SendBatch(ctx, batch).Close())
 }
 
-// Totals returns the samples of the whole bucket since the given time, oldest
-// first.
-func (s *Store) Totals(ctx context.Context, since time.Time) ([]usage.Point, error) {
-	rows, err := s.pool.Query(ctx, `
-		SELECT sample_time, size_bytes FROM usage_samples WHERE class = $1 AND sample_time >= $2 ORDER BY sample_time`, usage.Total, since)
+// History returns the samples since the given time.
+func (s *Store) History(ctx context.Context, since time.Time) (usage.History, error) {
+	rows, err := s.pool.Query(ctx, `SELECT class, sample_time, size_bytes FROM usage_samples WHERE sample_time >= $1 ORDER BY sample_time`, since)
 	if err != nil {
 		return nil, wire(err)
 	}
-	points, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (usage.Point, error) {
-		var p usage.Point
-		err := row.Scan(&p.Time, &p.Bytes)
-		p.Time = p.Time.UTC()
-		return p, err
+	out := usage.History{}
+	var (
+		class string
+		p     usage.Point
+	)
+	_, err = pgx.ForEachRow(rows, []any{&class, &p.Time, &p.Bytes}, func() error {
+		out[class] = append(out[class], usage.Point{Time: p.Time.UTC(), Bytes: p.Bytes})
+		return nil
 	})
-	return points, wire(err)
+	return out, wire(err)
 }

@@ -257,9 +257,10 @@ func TestSamplesAndPrune(t *testing.T) {
 	if err := store.Prune(ctx, now); err != nil {
 		t.Fatal(err)
 	}
-	points, err := store.Totals(ctx, time.Time{})
-	if err != nil || len(points) != 2 || points[0].Bytes != 3 || points[1].Bytes != 2 {
-		t.Fatalf("got %v %v", points, err)
+	history, err := store.History(ctx, time.Time{})
+	points := history[usage.Total]
+	if err != nil || len(points) != 2 || points[0].Bytes != 3 || points[1].Bytes != 2 || len(history["top ranked"]) != 2 {
+		t.Fatalf("got %v %v", history, err)
 	}
 	var keeps, drops, inventories int
 	err = errors.Join(

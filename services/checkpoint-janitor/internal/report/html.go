@@ -15,7 +15,7 @@ import (
 var page string
 
 var pageTemplate = template.Must(template.New("report").Funcs(template.FuncMap{
-	"bytes": retention.Bytes,
+	"bytes": retention.Bytes, "growth": growth,
 	"stamp": func(t time.Time) string { return t.UTC().Format("2006-01-02 15:04 UTC") },
 	"last":  last,
 	"width": func(part, whole int64) float64 {

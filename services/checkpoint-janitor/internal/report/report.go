@@ -84,8 +84,8 @@ type Facts struct {
 	Plan      retention.Plan
 	Stock     inventory.Stock
 	Watermark retention.Watermark
-	// History are the totals of the last days, oldest first.
-	History []usage.Point
+	// History has the samples of the last days.
+	History usage.History
 	// LastSweep is the end of the newest finished sweep; zero when there is none.
 	LastSweep time.Time
 	// SweepDue is when the next sweep should have ended; zero when none is
@@ -99,7 +99,7 @@ type Facts struct {
 func Make(f Facts, now time.Time) Report {
 	r := Report{
 		Time: now, TotalBytes: f.Stock.BucketBytes, TotalObjects: f.Stock.Bucket.Listed, CapacityBytes: f.Stock.Usage.CapacityBytes, UsedBytes: f.Stock.Usage.UsedBytes,
-		LastSweepTime: f.LastSweep, Tightened: f.Plan.Tightened, Classes: usage.Classes(f.Plan), History: f.History,
+		LastSweepTime: f.LastSweep, Tightened: f.Plan.Tightened, Classes: usage.Classes(f.Plan), History: f.History[usage.Total],
 		Uncatalogued: usage.Class{Name: "uncatalogued", Objects: int64(f.Stock.Uncatalogued.Objects), Bytes: f.Stock.Uncatalogued.Bytes},
 		Foreign:      usage.Class{Name: "foreign", Objects: int64(f.Stock.Foreign.Objects), Bytes: f.Stock.Foreign.Bytes},
 		ColdBytes:    f.Stock.ColdBytes, ColdContent: f.Stock.ColdContent,
@@ -112,7 +112,10 @@ func Make(f Facts, now time.Time) Report {
 	for _, t := range f.Plan.ByReason() {
 		r.Rules = append(r.Rules, Rule{t.Verdict.String(), string(t.Code), t.Objects, t.Bytes, t.FreedBytes})
 	}
-	r.GrowthPerDay, r.GrowthKnown = usage.Growth(f.History)
+	r.GrowthPerDay, r.GrowthKnown = usage.Growth(r.History)
+	for i, c := range r.Classes {
+		r.Classes[i].GrowthPerDay, r.Classes[i].GrowthKnown = usage.Growth(f.History.Of(c.Name))
+	}
 	if full, ok := usage.Forecast(now, r.UsedBytes, r.CapacityBytes, f.Watermark.AlertAt, r.GrowthPerDay); ok {
 		r.FullTime = full
 	}
@@ -133,7 +136,7 @@ func (r *Report) alert(f Facts, now time.Time) {
 		add(AlertForecast, "at this growth the store is %.0f %% full on %s", limit, r.FullTime.Format(time.DateOnly))
 	}
 	// A day of history at least: a new store grows from nothing at any rate.
-	if n := len(f.History); r.GrowthKnown && r.GrowthPerDay > GrowthGoal && f.History[n-1].Time.Sub(f.History[0].Time) >= 24*time.Hour {
+	if n := len(r.History); r.GrowthKnown && r.GrowthPerDay > GrowthGoal && r.History[n-1].Time.Sub(r.History[0].Time) >= 24*time.Hour {
 		add(AlertGrowth, "the store grows by %s a day, the goal is %s", retention.Bytes(int64(r.GrowthPerDay)), retention.Bytes(GrowthGoal))
 	}
 	if n := f.Stock.Bucket.Missing; n > 0 {
@@ -196,15 +199,17 @@ func (r Report) ColdSaved() float64 {
 }
 
 // Growth in words, with its sign.
-func (r Report) Growth() string {
-	if !r.GrowthKnown {
+func (r Report) Growth() string { return growth(r.GrowthPerDay, r.GrowthKnown) }
+
+func growth(perDay float64, known bool) string {
+	if !known {
 		return "not known yet"
 	}
 	sign := "+"
-	if r.GrowthPerDay < 0 {
+	if perDay < 0 {
 		sign = "-"
 	}
-	return sign + retention.Bytes(int64(math.Abs(r.GrowthPerDay))) + " a day"
+	return sign + retention.Bytes(int64(math.Abs(perDay))) + " a day"
 }
 
 // Full in words.
@@ -242,9 +247,9 @@ func (r Report) Text() string {
 	if r.ColdBytes > 0 {
 		line("cold tier\t%s for %s of contents, %.0f %% saved", retention.Bytes(r.ColdBytes), retention.Bytes(r.ColdContent), r.ColdSaved())
 	}
-	line("\nCLASS\tCHECKPOINTS\tBYTES")
+	line("\nCLASS\tCHECKPOINTS\tBYTES\tGROWTH")
 	for _, c := range r.Classes {
-		line("%s\t%d\t%s", c.Name, c.Objects, retention.Bytes(c.Bytes))
+		line("%s\t%d\t%s\t%s", c.Name, c.Objects, retention.Bytes(c.Bytes), growth(c.GrowthPerDay, c.GrowthKnown))
 	}
 	for _, c := range []usage.Class{r.Uncatalogued, r.Orphans, r.Foreign} {
 		if c.Objects > 0 {

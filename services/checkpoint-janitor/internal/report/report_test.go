@@ -27,7 +27,7 @@ func facts(t *testing.T) Facts {
 		t.Fatal(err)
 	}
 	return Facts{Plan: plan, Stock: stock, Watermark: retention.DefaultWatermark(),
-		History: []usage.Point{{Time: now.AddDate(0, 0, -1), Bytes: 699.9e9}, {Time: now, Bytes: 700e9}}}
+		History: usage.History{usage.Total: {{Time: now.AddDate(0, 0, -1), Bytes: 699.9e9}, {Time: now, Bytes: 700e9}}, "tombstoned": {{Time: now, Bytes: 4e6}}}}
 }
 
 func TestAlerts(t *testing.T) {
@@ -39,11 +39,11 @@ func TestAlerts(t *testing.T) {
 		"quiet":       {func(*Facts) {}, nil},
 		"80 % full":   {func(f *Facts) { f.Stock.BucketBytes, f.Stock.Usage.UsedBytes = 800e9, 800e9 }, []string{AlertDisk}},
 		"79.9 % full": {func(f *Facts) { f.Stock.BucketBytes, f.Stock.Usage.UsedBytes = 799e9, 799e9 }, nil},
-		"full soon":   {func(f *Facts) { f.History[0].Bytes = 670e9 }, []string{AlertForecast, AlertGrowth}},
-		"growth":      {func(f *Facts) { f.History[0].Bytes = 699.4e9 }, []string{AlertGrowth}},
+		"full soon":   {func(f *Facts) { f.History[usage.Total][0].Bytes = 670e9 }, []string{AlertForecast, AlertGrowth}},
+		"growth":      {func(f *Facts) { f.History[usage.Total][0].Bytes = 699.4e9 }, []string{AlertGrowth}},
 		"growth of a new store": {func(f *Facts) {
 			f.Stock.Usage.CapacityBytes = 0
-			f.History[0] = usage.Point{Time: now.Add(-2 * time.Hour)}
+			f.History[usage.Total][0] = usage.Point{Time: now.Add(-2 * time.Hour)}
 		}, nil},
 		"missing":    {func(f *Facts) { f.Stock.Bucket.Missing = 1 }, []string{AlertMissing}},
 		"mismatched": {func(f *Facts) { f.Stock.Mismatched = []string{"d"} }, []string{AlertMismatched}},
@@ -75,7 +75,7 @@ func TestForms(t *testing.T) {
 	f.Stock.BucketBytes, f.Stock.Usage.UsedBytes = 850e9, 850e9
 	r := Make(f, now)
 	text := r.Text()
-	for _, want := range []string{"85 % used", "tombstoned", "uncatalogued objects", "ALERT the store is 85 % full", "+95.4 MiB a day"} {
+	for _, want := range []string{"85 % used", "tombstoned", "uncatalogued objects", "ALERT the store is 85 % full", "+95.4 MiB a day", "+3.8 MiB a day"} {
 		if !strings.Contains(text, want) {
 			t.Errorf("missing %q in\n%s", want, text)
 		}
@@ -84,7 +84,7 @@ func TestForms(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, want := range []string{"<polyline points=\"0.0,", `style="width:85.0%"`, "the store is 85 % full", "95.4 MiB a day"} {
+	for _, want := range []string{"<polyline points=\"0.0,", `style="width:85.0%"`, "the store is 85 % full", "95.4 MiB a day", "3.8 MiB a day"} {
 		if !strings.Contains(html, want) {
 			t.Errorf("missing %q in the page", want)
 		}

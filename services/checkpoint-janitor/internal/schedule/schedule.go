@@ -30,7 +30,7 @@ import (
 type Store interface {
 	OpenSweep(ctx context.Context, w sweep.Sweep) error
 	LastEnd(ctx context.Context) (time.Time, error)
-	Totals(ctx context.Context, since time.Time) ([]usage.Point, error)
+	History(ctx context.Context, since time.Time) (usage.History, error)
 	Prune(ctx context.Context, now time.Time) error
 	LastDrill(ctx context.Context) (drill.Record, bool, error)
 	FindDrill(ctx context.Context, id string) (drill.Record, bool, error)
@@ -252,7 +252,7 @@ func (l *Loop) Report(ctx context.Context, now time.Time) (report.Report, error)
 	if err := l.Planner.Sample(ctx, plan, stock); err != nil {
 		return report.Report{}, err
 	}
-	history, err := l.Store.Totals(ctx, now.Add(-growthWindow))
+	history, err := l.Store.History(ctx, now.Add(-growthWindow))
 	if err != nil {
 		return report.Report{}, err
 	}

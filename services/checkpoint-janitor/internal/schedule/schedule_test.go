@@ -44,7 +44,7 @@ func (j *janitor) OpenSweep(_ context.Context, w sweep.Sweep) error {
 	return j.fail
 }
 func (j *janitor) LastEnd(context.Context) (time.Time, error) { return j.ends, nil }
-func (j *janitor) Totals(context.Context, time.Time) ([]usage.Point, error) {
+func (j *janitor) History(context.Context, time.Time) (usage.History, error) {
 	return nil, nil
 }
 func (j *janitor) Prune(context.Context, time.Time) error { return j.fail }

@@ -21,12 +21,34 @@ type Class struct {
 	Name    string `json:"name"`
 	Objects int64  `json:"objects"`
 	Bytes   int64  `json:"bytes"`
+	// GrowthPerDay is in bytes, [Growth] of the class; GrowthKnown is false while there is
+	// too little history to say.
+	GrowthPerDay float64 `json:"growth_bytes_per_day"`
+	GrowthKnown  bool    `json:"growth_known"`
 }
 
-// Point is the size of the bucket at an instant.
+// Point is the size of the bucket, or of a class, at an instant.
 type Point struct {
 	Time  time.Time `json:"time"`
 	Bytes int64     `json:"bytes"`
+}
+
+// History has the samples of each class, oldest first, and those of the whole bucket under
+// [Total]. A class without checkpoints has no sample.
+type History map[string][]Point
+
+// Of returns a class at every instant at which the bucket was sampled, with zeros where the
+// class had nothing: it would otherwise seem never to have been smaller.
+func (h History) Of(class string) []Point {
+	at := make(map[time.Time]int64, len(h[class]))
+	for _, p := range h[class] {
+		at[p.Time] = p.Bytes
+	}
+	out := make([]Point, len(h[Total]))
+	for i, p := range h[Total] {
+		out[i] = Point{p.Time, at[p.Time]}
+	}
+	return out
 }
 
 // Classes sums a plan by class, largest first.

@@ -88,7 +88,22 @@ func TestClasses(t *testing.T) {
 	}
 	plan := retention.Plan{Decisions: []retention.Decision{live(retention.Keep, retention.CodeYoung), live(retention.Keep, retention.CodePin), live(retention.Keep, retention.CodePin)}}
 	got := Classes(plan)
-	if len(got) != 2 || got[0] != (Class{"held by people", 2, 20}) || got[1] != (Class{"other", 1, 10}) {
+	if len(got) != 2 || got[0] != (Class{Name: "held by people", Objects: 2, Bytes: 20}) || got[1] != (Class{Name: "other", Objects: 1, Bytes: 10}) {
 		t.Errorf("got %+v", got)
+	}
+}
+
+func TestAClassThatWasEmptyGrewFromNothing(t *testing.T) {
+	t.Parallel()
+	day := func(n int) time.Time { return start.AddDate(0, 0, n) }
+	h := History{Total: {{day(0), 5}, {day(1), 5}, {day(2), 5}}, "pinned": {{day(1), 10}, {day(2), 20}}}
+	if got := h.Of("pinned"); len(got) != 3 || got[0].Bytes != 0 || got[2].Bytes != 20 {
+		t.Errorf("got %v", got)
+	}
+	if perDay, ok := Growth(h.Of("pinned")); !ok || perDay != 10 {
+		t.Errorf("%v a day, known %v", perDay, ok)
+	}
+	if perDay, ok := Growth(h.Of("unheard of")); !ok || perDay != 0 {
+		t.Errorf("%v a day, known %v", perDay, ok)
 	}
 }

@@ -1046,9 +1046,11 @@ type ClassUsage struct {
 	// Checkpoints.
 	Count int64 `protobuf:"varint,2,opt,name=count,proto3" json:"count,omitempty"`
 	// Bytes.
-	SizeBytes     int64 `protobuf:"varint,3,opt,name=size_bytes,json=sizeBytes,proto3" json:"size_bytes,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	SizeBytes int64 `protobuf:"varint,3,opt,name=size_bytes,json=sizeBytes,proto3" json:"size_bytes,omitempty"`
+	// Mean growth per day over the last 7 days, in bytes; may be negative; unset means that there is too little history to say.
+	GrowthBytesPerDay *float64 `protobuf:"fixed64,4,opt,name=growth_bytes_per_day,json=growthBytesPerDay,proto3,oneof" json:"growth_bytes_per_day,omitempty"`
+	unknownFields     protoimpl.UnknownFields
+	sizeCache         protoimpl.SizeCache
 }
 
 func (x *ClassUsage) Reset() {
@@ -1098,6 +1100,13 @@ func (x *ClassUsage) GetCount() int64 {
 func (x *ClassUsage) GetSizeBytes() int64 {
 	if x != nil {
 		return x.SizeBytes
+	}
+	return 0
+}
+
+func (x *ClassUsage) GetGrowthBytesPerDay() float64 {
+	if x != nil && x.GrowthBytesPerDay != nil {
+		return *x.GrowthBytesPerDay
 	}
 	return 0
 }
@@ -1750,13 +1759,15 @@ const file_trainyard_janitor_v1_janitor_service_proto_rawDesc = "" +
 	"\x12FORMAT_UNSPECIFIED\x10\x00\x12\x0f\n" +
 	"\vFORMAT_TEXT\x10\x01\x12\x0f\n" +
 	"\vFORMAT_HTML\x10\x02\x12\x0f\n" +
-	"\vFORMAT_JSON\x10\x03\"U\n" +
+	"\vFORMAT_JSON\x10\x03\"\xa4\x01\n" +
 	"\n" +
 	"ClassUsage\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
 	"\x05count\x18\x02 \x01(\x03R\x05count\x12\x1d\n" +
 	"\n" +
-	"size_bytes\x18\x03 \x01(\x03R\tsizeBytes\"\xc3\x04\n" +
+	"size_bytes\x18\x03 \x01(\x03R\tsizeBytes\x124\n" +
+	"\x14growth_bytes_per_day\x18\x04 \x01(\x01H\x00R\x11growthBytesPerDay\x88\x01\x01B\x17\n" +
+	"\x15_growth_bytes_per_day\"\xc3\x04\n" +
 	"\x11GetReportResponse\x126\n" +
 	"\x05usage\x18\x01 \x03(\v2 .trainyard.janitor.v1.ClassUsageR\x05usage\x12\x1f\n" +
 	"\vtotal_bytes\x18\x02 \x01(\x03R\n" +
@@ -1921,6 +1932,7 @@ func file_trainyard_janitor_v1_janitor_service_proto_init() {
 	if File_trainyard_janitor_v1_janitor_service_proto != nil {
 		return
 	}
+	file_trainyard_janitor_v1_janitor_service_proto_msgTypes[12].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{

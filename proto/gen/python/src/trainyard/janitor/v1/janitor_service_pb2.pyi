@@ -163,14 +163,16 @@ class GetReportRequest(_message.Message):
     def __init__(self, format: _Optional[_Union[GetReportRequest.Format, str]] = ...) -> None: ...
 
 class ClassUsage(_message.Message):
-    __slots__ = ("name", "count", "size_bytes")
+    __slots__ = ("name", "count", "size_bytes", "growth_bytes_per_day")
     NAME_FIELD_NUMBER: _ClassVar[int]
     COUNT_FIELD_NUMBER: _ClassVar[int]
     SIZE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    GROWTH_BYTES_PER_DAY_FIELD_NUMBER: _ClassVar[int]
     name: str
     count: int
     size_bytes: int
-    def __init__(self, name: _Optional[str] = ..., count: _Optional[int] = ..., size_bytes: _Optional[int] = ...) -> None: ...
+    growth_bytes_per_day: float
+    def __init__(self, name: _Optional[str] = ..., count: _Optional[int] = ..., size_bytes: _Optional[int] = ..., growth_bytes_per_day: _Optional[float] = ...) -> None: ...
 
 class GetReportResponse(_message.Message):
     __slots__ = ("usage", "total_bytes", "capacity_bytes", "growth_bytes_per_day", "full_time", "alerts", "rendered", "report_time", "last_sweep_time", "cold_bytes", "cold_content_bytes", "last_drill_time")
