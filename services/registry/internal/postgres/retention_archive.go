@@ -167,24 +167,46 @@ func readCopy(ctx context.Context, q querier, sha256 string) (c ColdCopy, state 
 	return c, state, err
 }
 
-// baseFor finds what the difference can be taken to: the file of the same name and size in the
-// run's nearest checkpoint, by step, that has a proven copy with room left in its chain; else in
-// another run of the experiment, else anywhere: models of one kind may share a trunk. A content
-// that others are the difference to stands alone: no chain may bite its own tail.
+// baseWanted is, among the checkpoints near, a proven copy of a file of the same name and size with room left in its chain.
+// A content that others are the difference to stands alone: no chain may bite its own tail.
+const baseWanted = ` SELECT k.sha256 FROM near JOIN checkpoints o USING (checkpoint_id) JOIN checkpoint_files f USING (checkpoint_id)
+	JOIN blobs b USING (blob_id) JOIN cold_copies k ON k.sha256 = b.sha256
+	WHERE o.checkpoint_id <> $2 AND o.state = 'LIVE' AND NOT o.corrupt AND f.name = $3 AND k.size_bytes = $4
+	AND k.state = 'PRESENT' AND k.depth < $5 AND k.sha256 <> $7 AND NOT EXISTS (SELECT 1 FROM cold_copies d WHERE d.base_sha256 = $7)
+	ORDER BY o.run_id <> $1, abs(o.step - $6), k.depth, k.sha256 LIMIT 1`
+
+// nearIn is the archived checkpoints of some runs that are nearest by step.
+func nearIn(runs string, each int) string {
+	return fmt.Sprintf(`WITH near AS MATERIALIZED (SELECT c.checkpoint_id FROM (%s) r CROSS JOIN LATERAL (
+		(SELECT checkpoint_id FROM checkpoints WHERE run_id = r.run_id AND archive_time IS NOT NULL AND step <= $6 ORDER BY step DESC LIMIT %[2]d)
+		UNION ALL (SELECT checkpoint_id FROM checkpoints WHERE run_id = r.run_id AND archive_time IS NOT NULL AND step > $6 ORDER BY step LIMIT %[2]d)) c)`, runs, each)
+}
+
+// baseScopes are where a base is looked for, nearest first: the run itself, the newest runs of its experiment, the newest
+// copies of that size anywhere, as models of one kind may share a trunk. Each is bounded: one question over all of them
+// weighed every copy in the store for every file that was archived.
+var baseScopes = []string{
+	nearIn(`SELECT $1::text AS run_id`, 20) + baseWanted,
+	nearIn(`SELECT n.run_id FROM runs n WHERE n.experiment_id = (SELECT experiment_id FROM runs WHERE run_id = $1)
+		AND n.run_id <> $1 ORDER BY n.start_time DESC, n.run_id LIMIT 50`, 2) + baseWanted,
+	`WITH near AS MATERIALIZED (SELECT DISTINCT nf.checkpoint_id FROM (SELECT c.sha256 FROM cold_copies c
+		WHERE c.size_bytes = $4 AND c.state = 'PRESENT' ORDER BY c.update_time DESC LIMIT 50) c JOIN blobs nb USING (sha256) JOIN checkpoint_files nf USING (blob_id))` + baseWanted,
+}
+
+// baseFor finds what the difference can be taken to, as a chain down to what stands alone.
 func (t *Tx) baseFor(ctx context.Context, c catalog.Checkpoint, f catalog.File) ([]ColdCopy, error) {
-	var base string
-	err := t.tx.QueryRow(ctx, `SELECT k.sha256 FROM cold_copies k JOIN blobs b ON b.sha256 = k.sha256
-		JOIN checkpoint_files f USING (blob_id) JOIN checkpoints o USING (checkpoint_id) JOIN runs r USING (run_id)
-		WHERE o.checkpoint_id <> $2 AND o.state = 'LIVE' AND NOT o.corrupt AND f.name = $3 AND k.size_bytes = $4
-		AND k.state = 'PRESENT' AND k.depth < $5 AND k.sha256 <> $7 AND NOT EXISTS (SELECT 1 FROM cold_copies d WHERE d.base_sha256 = $7)
-		ORDER BY o.run_id <> $1, r.experiment_id <> (SELECT experiment_id FROM runs WHERE run_id = $1), abs(o.step - $6), k.depth, k.sha256 LIMIT 1`, c.RunID, c.ID, f.Name, f.Size, catalog.MaxColdDepth, c.Step, f.SHA256).Scan(&base)
-	if errors.Is(err, pgx.ErrNoRows) {
-		return nil, nil
+	for _, scope := range baseScopes {
+		var base string
+		err := t.tx.QueryRow(ctx, scope, c.RunID, c.ID, f.Name, f.Size, catalog.MaxColdDepth, c.Step, f.SHA256).Scan(&base)
+		if errors.Is(err, pgx.ErrNoRows) {
+			continue
+		}
+		if err != nil {
+			return nil, fmt.Errorf("look for a base: %w", err)
+		}
+		return readChain(ctx, t.tx, base)
 	}
-	if err != nil {
-		return nil, fmt.Errorf("look for a base: %w", err)
-	}
-	return readChain(ctx, t.tx, base)
+	return nil, nil
 }
 
 // readChain returns a proven copy, then its base, and so on to one that stands alone or is hot as
