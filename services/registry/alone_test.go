@@ -23,11 +23,15 @@ type alone struct {
 	url string
 }
 
+// nobodysDSN is a database in which nobody has made the registry's schema.
+func nobodysDSN(t *testing.T) string {
+	return pgtest.DSN(t, "unrelated", fstest.MapFS{"00001_nothing.sql": {Data: []byte("-- +goose Up\nSELECT 1;\n")}})
+}
+
 func startAlone(t *testing.T) *alone {
 	t.Helper()
 	t.Parallel()
-	// A database in which nobody has made the registry's schema.
-	dsn := pgtest.DSN(t, "unrelated", fstest.MapFS{"00001_nothing.sql": {Data: []byte("-- +goose Up\nSELECT 1;\n")}})
+	dsn := nobodysDSN(t)
 	free, err := net.Listen("tcp", "127.0.0.1:0")
 	must(t, err)
 	address := free.Addr().String()

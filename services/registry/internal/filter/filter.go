@@ -97,7 +97,8 @@ var Models = Grammar{Entities: []Entity{Tag}, Text: []string{"name"}, Numeric: [
 
 // LoggedModels is the grammar of logged-models/search.
 var LoggedModels = Grammar{Entities: []Entity{Metric, Param, Tag}, Text: []string{"name", "model_id", "model_type", "status", "source_run_id"},
-	Numeric: []string{"creation_timestamp", "creation_time", "last_updated_timestamp", "last_updated_time"}}
+	Numeric: []string{"creation_timestamp", "creation_time", "last_updated_timestamp", "last_updated_time"},
+	Lists:   []string{"name", "model_id", "model_type", "status", "source_run_id"}}
 
 // Versions is the grammar of model-versions/search.
 var Versions = Grammar{Entities: []Entity{Tag}, Text: []string{"name", "run_id", "source_path"},

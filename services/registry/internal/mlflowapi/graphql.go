@@ -66,7 +66,7 @@ func (s *Server) serveGraphQL(w http.ResponseWriter, r *http.Request) error {
 	if err := decoder.Decode(&shown); err != nil {
 		return err
 	}
-	s.answer(w, http.StatusOK, map[string]any{"data": map[string]any{op.field: graph("", shown)}})
+	s.answer(w, http.StatusOK, map[string]any{"data": map[string]any{op.field: graph("answer", shown)}})
 	return nil
 }
 
@@ -130,14 +130,41 @@ func (s *Server) graphRuns(ctx context.Context, runs []catalog.Run) ([]graphRunD
 	return out, nil
 }
 
+// asked are fields that the interface asks for and REST leaves out when they are empty: lists,
+// and single values. GraphQL answers with every field that was asked for; pages break without.
+var asked = map[string]struct{ lists, values []string }{
+	"answer":         {values: []string{"apiError"}},
+	"apiError":       {values: []string{"helpUrl"}},
+	"experiment":     {[]string{"tags"}, []string{"effectiveTraceArchivalRetention", "creationTime", "lastUpdateTime"}},
+	"info":           {values: []string{"endTime", "userId"}},
+	"data":           {lists: []string{"metrics", "params", "tags"}},
+	"inputs":         {lists: []string{"datasetInputs", "modelInputs"}},
+	"outputs":        {lists: []string{"modelOutputs"}},
+	"dataset_inputs": {lists: []string{"tags"}},
+	"dataset":        {values: []string{"profile", "schema", "source", "sourceType"}},
+}
+
+// metricValue is the one number that stays a number; a param may be called NaN, too.
+const metricValue = "metric value"
+
 // graph turns a REST answer into a GraphQL one: camel case, 64-bit numbers as strings, and
 // null where a number is none.
 func graph(name string, v any) any {
 	switch x := v.(type) {
 	case map[string]any:
 		out := make(map[string]any, len(x))
+		for _, field := range asked[name].lists {
+			out[field] = []any{}
+		}
+		for _, field := range asked[name].values {
+			out[field] = nil
+		}
 		for k, field := range x {
-			out[camel(k)] = graph(k, field)
+			inner := k
+			if name == "metrics" && k == "value" {
+				inner = metricValue
+			}
+			out[camel(k)] = graph(inner, field)
 		}
 		return out
 	case []any:
@@ -146,12 +173,12 @@ func graph(name string, v any) any {
 		}
 		return x
 	case json.Number:
-		if name != "value" {
+		if name != metricValue {
 			return x.String()
 		}
 		return x
 	case string:
-		if name == "value" && (x == "NaN" || x == "Infinity" || x == "-Infinity") {
+		if name == metricValue && (x == "NaN" || x == "Infinity" || x == "-Infinity") {
 			return nil
 		}
 	}

@@ -146,11 +146,7 @@ func (s *Server) runAnswer(ctx context.Context, id string) (any, error) {
 	if err != nil {
 		return nil, runError(err, id)
 	}
-	inputs, err := s.Store.RunInputs(ctx, []string{id})
-	if err != nil {
-		return nil, err
-	}
-	outputs, err := s.Store.RunOutputs(ctx, []string{id})
+	inputs, outputs, err := s.Store.RunLinks(ctx, []string{id})
 	if err != nil {
 		return nil, err
 	}
@@ -229,11 +225,7 @@ func (s *Server) shownRuns(ctx context.Context, runs []catalog.Run) ([]runDTO, e
 	for i, r := range runs {
 		ids[i] = r.ID
 	}
-	inputs, err := s.Store.RunInputs(ctx, ids)
-	if err != nil {
-		return nil, err
-	}
-	outputs, err := s.Store.RunOutputs(ctx, ids)
+	inputs, outputs, err := s.Store.RunLinks(ctx, ids)
 	if err != nil {
 		return nil, err
 	}

@@ -115,13 +115,27 @@ func TestTheInterfacesQuestions(t *testing.T) {
 	for body, want := range map[string]string{
 		`{"operationName":"GetRun","variables":{"data":{"runId":"` + run + `"}},"query":"query GetRun"}`:                                   `"metrics":[{"key":"m","step":"2","timestamp":"1700000000000","value":null}]`,
 		`{"operationName":"GetRun","variables":{"data":{"runId":"nope"}}}`:                                                                 `"apiError":{"code":"RESOURCE_DOES_NOT_EXIST"`,
-		`{"operationName":"MlflowGetExperimentQuery","variables":{"input":{"experimentId":"0"}}}`:                                          `"mlflowGetExperiment":{"experiment":{"artifactLocation":"mlflow-artifacts:/0"`,
+		`{"operationName":"MlflowGetExperimentQuery","variables":{"input":{"experimentId":"0"}}}`:                                          `"mlflowGetExperiment":{"apiError":null,"experiment":{"artifactLocation":"mlflow-artifacts:/0"`,
 		`{"operationName":"SearchRuns","variables":{"data":{"experimentIds":["0"],"maxResults":5}}}`:                                       `"runUuid":"` + run + `"`,
-		`{"operationName":"GetMetricHistoryBulkInterval","variables":{"data":{"runIds":["` + run + `"],"metricKey":"m","maxResults":10}}}`: `"mlflowGetMetricHistoryBulkInterval":{"metrics":[{"key":"m","runId":"` + run + `"`,
+		`{"operationName":"GetMetricHistoryBulkInterval","variables":{"data":{"runIds":["` + run + `"],"metricKey":"m","maxResults":10}}}`: `"mlflowGetMetricHistoryBulkInterval":{"apiError":null,"metrics":[{"key":"m","runId":"` + run + `"`,
 		`{"operationName":"Other","query":"{ __schema { types { name } } }"}`:                                                              `"errors":[{"message":`,
 	} {
 		if got := s.ok("POST", "/graphql", body); !strings.Contains(got.body, want) {
 			t.Errorf("%s: %s", body, got.body)
+		}
+	}
+	// Every field that was asked for is there, empty ones too: the page of an experiment without
+	// tags broke on their absence.
+	got := s.ok("POST", "/graphql", `{"operationName":"MlflowGetExperimentQuery","variables":{"input":{"experimentId":"0"}}}`)
+	for _, want := range []string{`"tags":[]`, `"apiError":null`} {
+		if !strings.Contains(got.body, want) {
+			t.Errorf("no %s in %s", want, got.body)
+		}
+	}
+	got = s.ok("POST", "/graphql", `{"operationName":"GetRun","variables":{"data":{"runId":"`+s.run()+`"}}}`)
+	for _, want := range []string{`"params":[]`, `"datasetInputs":[]`, `"modelInputs":[]`, `"modelOutputs":[]`, `"endTime":null`, `"modelVersions":[]`} {
+		if !strings.Contains(got.body, want) {
+			t.Errorf("no %s in %s", want, got.body)
 		}
 	}
 	if got := s.call("POST", "/graphql", `[]`); got.status != http.StatusBadRequest {

@@ -29,10 +29,17 @@ func TestTheInterfacesOwnRoutes(t *testing.T) {
 			} `json:"info"`
 		} `json:"model"`
 	}
-	if err := json.Unmarshal([]byte(s.ok("POST", "logged-models", `{"experiment_id":"0","name":"m"}`).body), &made); err != nil {
+	if err := json.Unmarshal([]byte(s.ok("POST", "logged-models", `{"experiment_id":"0","name":"m","source_run_id":"`+run+`"}`).body), &made); err != nil {
 		t.Fatal(err)
 	}
 	id := made.Model.Info.ID
+	// The page of a run asks for the models of a list of runs.
+	for filter, want := range map[string]int{"source_run_id IN ('" + run + "')": 1, "source_run_id IN ('" + s.run() + "')": 0, "model_id IN ('" + id + "', 'm-x')": 1} {
+		got := s.ok("POST", ajax+"logged-models/search", `{"experiment_ids":["0"],"filter":"`+filter+`"}`)
+		if n := strings.Count(got.body, `"model_id"`); n != want {
+			t.Errorf("%s: %s", filter, got.body)
+		}
+	}
 	if got := s.call("PUT", "/api/2.0/mlflow-artifacts/artifacts/0/models/"+id+"/artifacts/MLmodel", "flavors: {}"); got.status != 200 {
 		t.Fatalf("%d %s", got.status, got.body)
 	}

@@ -184,24 +184,6 @@ func (t *Tx) LogOutputs(ctx context.Context, runID string, g Guard, outputs []Ou
 	return nil
 }
 
-// RunOutputs returns the models that runs made, by run.
-func (s *Store) RunOutputs(ctx context.Context, runIDs []string) (map[string][]Output, error) {
-	rows, err := s.pool.Query(ctx, `SELECT run_id, model_id, step FROM run_outputs WHERE run_id = ANY($1) ORDER BY run_id, step, model_id`, runIDs)
-	if err != nil {
-		return nil, err
-	}
-	out := map[string][]Output{}
-	var (
-		id string
-		o  Output
-	)
-	_, err = pgx.ForEachRow(rows, []any{&id, &o.ModelID, &o.Step}, func() error {
-		out[id] = append(out[id], o)
-		return nil
-	})
-	return out, err
-}
-
 // GetLoggedModel returns an active logged model.
 func (s *Store) GetLoggedModel(ctx context.Context, id string) (LoggedModel, error) {
 	all, err := s.readLoggedModels(ctx, ` WHERE m.model_id = $1 AND m.lifecycle = 'ACTIVE'`, id)

@@ -16,6 +16,7 @@ import (
 type querier interface {
 	Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error)
 	QueryRow(ctx context.Context, sql string, args ...any) pgx.Row
+	SendBatch(ctx context.Context, b *pgx.Batch) pgx.BatchResults
 }
 
 // ensureExperiment returns the id of the named experiment, made if it does not exist. A
@@ -119,29 +120,28 @@ func readRunsBy(ctx context.Context, q querier, where string, args ...any) ([]ca
 		runs[i].Params, runs[i].Tags = map[string]string{}, map[string]string{}
 		at[ids[i]] = &runs[i]
 	}
-	if err := eachPair(ctx, q, `SELECT run_id, key, value FROM run_params WHERE run_id = ANY($1)`, ids,
-		func(id, k, v string) { at[id].Params[k] = v }); err != nil {
-		return nil, fmt.Errorf("read params: %w", err)
+	var batch pgx.Batch // one round trip for what belongs to the runs
+	pairs := func(sql string, into func(*catalog.Run) map[string]string) {
+		batch.Queue(sql, ids).Query(func(rows pgx.Rows) error {
+			return scanPairs(rows, func(id, k, v string) { into(at[id])[k] = v })
+		})
 	}
-	if err := eachPair(ctx, q, `SELECT run_id, key, value FROM run_tags WHERE run_id = ANY($1)`, ids,
-		func(id, k, v string) { at[id].Tags[k] = v }); err != nil {
-		return nil, fmt.Errorf("read tags: %w", err)
-	}
-	rows, err = q.Query(ctx, `SELECT s.run_id, s.key, l.step, l.time, l.value FROM metric_series s
-		JOIN metric_latest l USING (series_id) WHERE s.run_id = ANY($1) ORDER BY s.run_id, s.key`, ids)
-	if err != nil {
-		return nil, err
-	}
-	var (
-		id string
-		m  catalog.LatestMetric
-	)
-	_, err = pgx.ForEachRow(rows, []any{&id, &m.Key, &m.Step, &m.Time, &m.Value}, func() error {
-		at[id].Latest = append(at[id].Latest, m)
-		return nil
+	pairs(`SELECT run_id, key, value FROM run_params WHERE run_id = ANY($1)`, func(r *catalog.Run) map[string]string { return r.Params })
+	pairs(`SELECT run_id, key, value FROM run_tags WHERE run_id = ANY($1)`, func(r *catalog.Run) map[string]string { return r.Tags })
+	batch.Queue(`SELECT s.run_id, s.key, l.step, l.time, l.value FROM metric_series s
+		JOIN metric_latest l USING (series_id) WHERE s.run_id = ANY($1) ORDER BY s.run_id, s.key`, ids).Query(func(rows pgx.Rows) error {
+		var (
+			id string
+			m  catalog.LatestMetric
+		)
+		_, err := pgx.ForEachRow(rows, []any{&id, &m.Key, &m.Step, &m.Time, &m.Value}, func() error {
+			at[id].Latest = append(at[id].Latest, m)
+			return nil
+		})
+		return err
 	})
-	if err != nil {
-		return nil, fmt.Errorf("read latest metrics: %w", err)
+	if err := q.SendBatch(ctx, &batch).Close(); err != nil {
+		return nil, fmt.Errorf("read params, tags and latest metrics: %w", err)
 	}
 	return runs, nil
 }
@@ -151,8 +151,12 @@ func eachPair(ctx context.Context, q querier, sql string, ids []string, fn func(
 	if err != nil {
 		return err
 	}
+	return scanPairs(rows, fn)
+}
+
+func scanPairs(rows pgx.Rows, fn func(id, key, value string)) error {
 	var id, k, v string
-	_, err = pgx.ForEachRow(rows, []any{&id, &k, &v}, func() error {
+	_, err := pgx.ForEachRow(rows, []any{&id, &k, &v}, func() error {
 		fn(id, k, v)
 		return nil
 	})
@@ -182,14 +186,23 @@ func (s *Store) ListAttempts(ctx context.Context, runID string) ([]catalog.Attem
 // MetricHistory returns the visible points of one series in order. A run that does not
 // exist is an error; a key that was never logged is an empty series.
 func (s *Store) MetricHistory(ctx context.Context, runID, key string) ([]series.Point, error) {
-	var id *int64
-	err := s.pool.QueryRow(ctx, `SELECT s.series_id FROM runs r LEFT JOIN metric_series s ON s.run_id = r.run_id AND s.key = $2
-		WHERE r.run_id = $1`, runID, key).Scan(&id)
-	if err != nil {
-		return nil, found(err, "runs/"+runID)
-	}
-	if id == nil {
-		return nil, nil
-	}
-	return visiblePoints(ctx, s.pool, runID, *id, Everything, 0)
+	var points []series.Point
+	err := s.readSeries(ctx, runID, key, func(tx pgx.Tx, id int64) (err error) {
+		points, err = visiblePoints(ctx, tx, runID, id, Everything, 0)
+		return err
+	})
+	return points, err
+}
+
+// readSeries calls fn with a series in one snapshot, and not at all for a key that was never logged.
+func (s *Store) readSeries(ctx context.Context, runID, key string, fn func(tx pgx.Tx, id int64) error) error {
+	return pgx.BeginTxFunc(ctx, s.pool, pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly}, func(tx pgx.Tx) error {
+		var id *int64
+		err := tx.QueryRow(ctx, `SELECT s.series_id FROM runs r LEFT JOIN metric_series s ON s.run_id = r.run_id AND s.key = $2
+			WHERE r.run_id = $1`, runID, key).Scan(&id)
+		if err != nil || id == nil {
+			return found(err, "runs/"+runID)
+		}
+		return fn(tx, *id)
+	})
 }

@@ -261,22 +261,48 @@ func (t *Tx) LogInputs(ctx context.Context, runID string, g Guard, inputs []Inpu
 	})
 }
 
-// RunInputs returns the datasets of runs, by run.
-func (s *Store) RunInputs(ctx context.Context, runIDs []string) (map[string][]json.RawMessage, error) {
-	return readInputs(ctx, s.pool, runIDs)
+// RunLinks returns the datasets that runs read and the models that they made, by run.
+func (s *Store) RunLinks(ctx context.Context, runIDs []string) (inputs map[string][]json.RawMessage, outputs map[string][]Output, err error) {
+	outputs = map[string][]Output{}
+	var batch pgx.Batch
+	batch.Queue(selectInputs, runIDs).Query(func(rows pgx.Rows) (err error) {
+		inputs, err = scanInputs(rows)
+		return err
+	})
+	batch.Queue(`SELECT run_id, model_id, step FROM run_outputs WHERE run_id = ANY($1) ORDER BY run_id, step, model_id`, runIDs).Query(func(rows pgx.Rows) error {
+		var (
+			id string
+			o  Output
+		)
+		_, err := pgx.ForEachRow(rows, []any{&id, &o.ModelID, &o.Step}, func() error {
+			outputs[id] = append(outputs[id], o)
+			return nil
+		})
+		return err
+	})
+	if err := s.pool.SendBatch(ctx, &batch).Close(); err != nil {
+		return nil, nil, fmt.Errorf("read inputs and outputs: %w", err)
+	}
+	return inputs, outputs, nil
 }
 
+const selectInputs = `SELECT run_id, input FROM run_inputs WHERE run_id = ANY($1) ORDER BY run_id, name, digest`
+
 func readInputs(ctx context.Context, q querier, runIDs []string) (map[string][]json.RawMessage, error) {
-	rows, err := q.Query(ctx, `SELECT run_id, input FROM run_inputs WHERE run_id = ANY($1) ORDER BY run_id, name, digest`, runIDs)
+	rows, err := q.Query(ctx, selectInputs, runIDs)
 	if err != nil {
 		return nil, err
 	}
+	return scanInputs(rows)
+}
+
+func scanInputs(rows pgx.Rows) (map[string][]json.RawMessage, error) {
 	out := map[string][]json.RawMessage{}
 	var (
 		id  string
 		raw json.RawMessage
 	)
-	_, err = pgx.ForEachRow(rows, []any{&id, &raw}, func() error {
+	_, err := pgx.ForEachRow(rows, []any{&id, &raw}, func() error {
 		out[id] = append(out[id], append(json.RawMessage(nil), raw...))
 		return nil
 	})
