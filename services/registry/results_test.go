@@ -171,8 +171,11 @@ func TestResultsSeriesView(t *testing.T) {
 	m := startWith(t, func(c *Config) { c.DSN = durableDSN(t) })
 	w := m.writer(uuid.NewString(), 1, 1)
 	w.open("", "")
-	const total, size = 1_000_000, 10_000
-	for first := 0; first < total; first += size {
+	const size = 10_000
+	total := 0
+	write := func(size int) {
+		first := total
+		total += size
 		b := &trainv1.MetricBatch{}
 		for i := range size {
 			n := first + i
@@ -180,17 +183,26 @@ func TestResultsSeriesView(t *testing.T) {
 		}
 		w.accept(&registryv1.IngestRequest{Batch: &registryv1.IngestRequest_Metrics{Metrics: b}})
 	}
+	for total < 1_000_000 {
+		write(size)
+	}
 	time.Sleep(2 * time.Second) // the last rolls
+	_, err := m.runs.GetRun(m.ctx, &registryv1.GetRunRequest{RunId: w.job})
+	must(t, err) // a connection is there
 	view := func(points int32) time.Duration {
 		began := time.Now()
 		got, err := m.runs.GetMetricHistory(m.ctx, &registryv1.GetMetricHistoryRequest{RunId: w.job, Key: "loss", MaxPoints: points})
 		must(t, err)
-		if got.GetTotalPoints() != total || len(got.GetMetrics()) > int(points) {
+		if got.GetTotalPoints() != int64(total) || len(got.GetMetrics()) > int(points) {
 			t.Fatalf("%d of %d points", len(got.GetMetrics()), got.GetTotalPoints())
 		}
 		return time.Since(began)
 	}
-	first := view(1000)
+	first := []time.Duration{view(1000)}
+	for range 10 {
+		write(100)
+		first = append(first, view(1000))
+	}
 	var thin, fat []time.Duration
 	for range 30 {
 		thin = append(thin, view(1000))
@@ -202,7 +214,7 @@ func TestResultsSeriesView(t *testing.T) {
 		Intro: "GetMetricHistory over gRPC with max_points 1,000; extremes and NaN are kept. The peer is the same call answered from all points.",
 		Rows: []benchtable.Row{
 			{What: "1,000-point view", Asked: "<= 20 ms", Ours: benchtable.Durations(thin...), Peer: benchtable.Durations(fat...), PeerName: "from the points"},
-			{What: "the first view after the last write", Asked: "<= 20 ms", Ours: benchtable.Durations(first)},
+			{What: "the first view after a write", Asked: "<= 20 ms", Ours: benchtable.Durations(first...)},
 		}}.Write(t)
 }
 
