@@ -216,12 +216,12 @@ func kill(t *testing.T, plan killing) killed {
 	for _, w := range writers {
 		out.resent += w.resent
 		sent := int64(w.next-2) * int64(plan.points)
-		out.acked += sent
+		out.acked += w.accepted
 		var rows, steps int64
 		var right bool
 		must(t, pool.QueryRow(t.Context(), `SELECT count(*), count(DISTINCT p.step), COALESCE(bool_and(p.step = p.value AND p.step >= 0 AND p.step < $2), true)
 			FROM metric_series s JOIN metric_points p USING (series_id) WHERE s.run_id = $1`, w.job, sent).Scan(&rows, &steps, &right))
-		out.lost += sent - steps
+		out.lost += w.accepted - steps
 		out.doubled += rows - steps
 		if !right {
 			t.Errorf("job %s has points that nobody sent", w.job)
@@ -245,8 +245,10 @@ type stubborn struct {
 	stop   <-chan struct{}
 	acked  *atomic.Int64
 	resent int64
-	// lossy expects a database that forgets: then a refusal is no surprise.
+	// lossy expects a database that forgets: then a refusal is no surprise, and no loss.
 	lossy bool
+	// accepted is the number of points in batches that were not refused.
+	accepted int64
 	// next is the first sequence without an answer, sent the last that was sent.
 	next, sent uint64
 }
@@ -314,8 +316,9 @@ func (w *stubborn) drain(stream grpc.BidiStreamingClient[registryv1.IngestReques
 		if got.GetSequence() != w.next || got.GetResult() != registryv1.IngestResponse_RESULT_ACCEPTED && !w.lossy {
 			return fmt.Errorf("job %s: answer %v for %d, expected %d: %s: %w", w.job, got.GetResult(), got.GetSequence(), w.next, got.GetMessage(), errRefused)
 		}
-		if w.next > 1 {
+		if w.next > 1 && got.GetResult() == registryv1.IngestResponse_RESULT_ACCEPTED {
 			w.acked.Add(int64(w.points))
+			w.accepted += int64(w.points)
 		}
 		w.next++
 		time.Sleep(2 * time.Millisecond) // a writer waits for its trainer now and then

@@ -81,11 +81,12 @@ func keep(points []Point) []Point {
 	return out
 }
 
-const packedPoint = 28
+// PackedPoint is the length of a packed point.
+const PackedPoint = 28
 
 // Pack encodes points for storage.
 func Pack(points []Point) []byte {
-	b := make([]byte, 0, len(points)*packedPoint)
+	b := make([]byte, 0, len(points)*PackedPoint)
 	for _, p := range points {
 		b = binary.BigEndian.AppendUint64(b, uint64(p.Step))
 		b = binary.BigEndian.AppendUint64(b, uint64(p.Time.UnixMicro()))
@@ -100,10 +101,10 @@ var ErrPacked = errors.New("packed points are damaged")
 
 // Unpack appends what Pack encoded to points.
 func Unpack(points []Point, b []byte) ([]Point, error) {
-	if len(b)%packedPoint != 0 {
+	if len(b)%PackedPoint != 0 {
 		return nil, ErrPacked
 	}
-	for ; len(b) > 0; b = b[packedPoint:] {
+	for ; len(b) > 0; b = b[PackedPoint:] {
 		points = append(points, Point{
 			Step:    int64(binary.BigEndian.Uint64(b)),
 			Time:    time.UnixMicro(int64(binary.BigEndian.Uint64(b[8:]))).UTC(),
