@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -14,20 +15,29 @@ import (
 
 // shelf is an archive in memory.
 type shelf struct {
-	kept   map[string]cycle.History
-	refuse error
+	kept map[string]cycle.History
+	mu   sync.Mutex
+	no   error
 	// before and after are called around the moment at which a portion is safe.
 	before, after func() error
 }
 
 func (s *shelf) Keep(_ context.Context, histories []cycle.History) error {
-	if err := errors.Join(s.refuse, s.before()); err != nil {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err := errors.Join(s.no, s.before()); err != nil {
 		return err
 	}
 	for _, h := range histories {
 		s.kept[h.Job.ID] = h
 	}
 	return s.after()
+}
+
+func (s *shelf) refuse(err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.no = err
 }
 
 // gate is a store whose Drop may be cut off before or after its effect.
@@ -113,7 +123,8 @@ func TestAnArchiveThatRefusesKeepsHistoryInTheStore(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		nothing := func() error { return nil }
 		b := testBench(t)
-		s := &shelf{kept: map[string]cycle.History{}, before: nothing, after: nothing, refuse: errors.New("the disk is full")}
+		s := &shelf{kept: map[string]cycle.History{}, before: nothing, after: nothing}
+		s.refuse(errors.New("the disk is full"))
 		b.history, b.archive = time.Minute, s
 		b.start()
 		defer func() { b.stop() }()
@@ -123,8 +134,7 @@ func TestAnArchiveThatRefusesKeepsHistoryInTheStore(t *testing.T) {
 		}
 		time.Sleep(61 * time.Minute)
 		b.is(id, job.Cancelled)
-		synctest.Wait()
-		s.refuse = nil
+		s.refuse(nil)
 		time.Sleep(time.Hour)
 		if _, err := b.engine.Get(t.Context(), id); !errors.Is(err, cycle.ErrNotFound) || s.kept[id].Job.ID != id {
 			t.Errorf("after the disk has room again: %v, archived %d", err, len(s.kept))
