@@ -146,6 +146,29 @@ func TestTheFirstThatWaitsForQuotaIsNotStarved(t *testing.T) {
 	t.Fatalf("the large job starves; %d small ones have run", next)
 }
 
+// What is a tenant's own it may always use: a job of whatever class that waits to
+// borrow it keeps nobody from it.
+func TestABorrowerThatWaitsTakesNothingFromOwners(t *testing.T) {
+	t.Parallel()
+	r := newRig(placement.Rules{MinRuntime: time.Hour}, []placement.Node{gpus("h", 4, nil)},
+		placement.Tenant{Name: "borrower", Quota: true, Cohort: "c", Nominal: devices(1), Borrow: devices(100)},
+		placement.Tenant{Name: "owner", Quota: true, Cohort: "c", Nominal: devices(3)})
+	for i := range 40 {
+		r.wait(placement.Request{Job: fmt.Sprintf("o%d", i), Tenant: "owner", Priority: job.Batch, Demand: whole(1)})
+	}
+	r.round(0)
+	r.wait(placement.Request{Job: "large", Tenant: "borrower", Priority: job.Production, Demand: whole(3)})
+	for i := range 20 {
+		id := fmt.Sprintf("o%d", i)
+		delete(r.running, id)
+		r.core.Forget(id)
+		r.round(0)
+		if len(r.running) != 3 {
+			t.Fatalf("the owner runs %d jobs on its 3 devices", len(r.running))
+		}
+	}
+}
+
 // Every part of the fleet has its own head: a job that waits for hosts of one label
 // does not let a job for others starve behind small ones.
 func TestEveryPartOfTheFleetKeepsRoomForItsHead(t *testing.T) {

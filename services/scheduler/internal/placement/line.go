@@ -171,6 +171,7 @@ type band struct {
 // reclaimed is what the outcome of a reclaim rests on.
 type reclaimed struct {
 	first   *entry
+	verdict verdict
 	changes int
 	mine    Amount
 	cohort  Amount

@@ -385,9 +385,9 @@ func (c *Core) reclaim(e *entry, want Amount, v verdict) bool {
 	if v == beyond {
 		return false
 	}
-	rests := reclaimed{e, a.changes + c.roomTurns, a.claims.amount, Amount{}}
+	rests := reclaimed{first: e, verdict: v, changes: a.changes + c.roomTurns, mine: a.claims.amount}
 	if a.cohort != nil {
-		rests.cohort = a.cohort.claims.amount
+		rests.cohort = a.cohort.held(v == lent)
 	}
 	if e.line.tried == rests {
 		return e.line.enough
@@ -401,7 +401,7 @@ func (c *Core) reclaim(e *entry, want Amount, v verdict) bool {
 	var all []candidate
 	used, lentOut := a.used.plus(a.claims.amount), Amount{}
 	if a.cohort != nil {
-		lentOut = a.cohort.used.plus(a.cohort.claims.amount)
+		lentOut = a.cohort.used.plus(rests.cohort)
 	}
 	weigh := func(from *account, foreign bool) {
 		for _, id := range from.names() {

@@ -74,8 +74,19 @@ type cohort struct {
 // and be taken back again.
 type claims struct {
 	amount Amount
+	// firm is the part that holds against those too who ask for what is their own:
+	// all but that of a borrower for whom nobody stops.
+	firm Amount
 	// head says that one claims without anybody stopping for it.
 	head bool
+}
+
+// held is what claims keep from a job, which asks for its tenant's own or would borrow.
+func (h *cohort) held(own bool) Amount {
+	if own {
+		return h.claims.firm
+	}
+	return h.claims.amount
 }
 
 // claimant is one entry in a claim's book.
@@ -83,6 +94,7 @@ type claimant struct {
 	e    *entry
 	book *claims
 	want Amount
+	firm Amount
 }
 
 // claim keeps quota for a job for the rest of a round. Of those for whom nobody
@@ -101,9 +113,13 @@ func (c *Core) claim(e *entry, want Amount, v verdict, certain bool) {
 	if !certain && first.head {
 		return
 	}
+	firm := Amount{}
+	if certain || a.used.plus(want).within(a.Nominal) {
+		firm = want
+	}
 	book := func(x *claims) {
-		x.amount, x.head = x.amount.plus(want), x.head || !certain
-		c.claimed = append(c.claimed, claimant{e, x, want})
+		x.amount, x.firm, x.head = x.amount.plus(want), x.firm.plus(firm), x.head || !certain
+		c.claimed = append(c.claimed, claimant{e, x, want, firm})
 	}
 	book(&a.claims)
 	if shared {
@@ -124,20 +140,21 @@ func (c *Core) unclaim() {
 func (c *Core) judge(e *entry, want Amount) (v verdict, behind bool) {
 	for _, x := range c.claimed {
 		if x.e == e {
-			x.book.amount = x.book.amount.minus(x.want)
-			defer func() { x.book.amount = x.book.amount.plus(x.want) }()
+			x.book.amount, x.book.firm = x.book.amount.minus(x.want), x.book.firm.minus(x.firm)
+			defer func() { x.book.amount, x.book.firm = x.book.amount.plus(x.want), x.book.firm.plus(x.firm) }()
 		}
 	}
 	if v = e.acct.admits(want); v == allowed || v == beyond {
 		return v, false
 	}
-	mine, cohorts := e.acct.claims.amount, Amount{}
-	e.acct.claims.amount = Amount{}
+	mine := e.acct.claims
+	e.acct.claims = claims{}
 	if h := e.acct.cohort; h != nil {
-		cohorts, h.claims.amount = h.claims.amount, Amount{}
-		defer func() { h.claims.amount = cohorts }()
+		cohorts := h.claims
+		h.claims = claims{}
+		defer func() { h.claims = cohorts }()
 	}
-	defer func() { e.acct.claims.amount = mine }()
+	defer func() { e.acct.claims = mine }()
 	return v, e.acct.admits(want) == allowed
 }
 
@@ -174,7 +191,7 @@ func (a *account) admits(d Amount) verdict {
 	if !d.within(a.Nominal.plus(a.Borrow)) || a.cohort == nil && !d.within(a.Nominal) || a.cohort != nil && !d.within(a.cohort.nominal) {
 		return beyond
 	}
-	fits := a.cohort == nil || a.cohort.used.plus(a.cohort.claims.amount).plus(d).within(a.cohort.nominal)
+	fits := a.cohort == nil || a.cohort.used.plus(a.cohort.held(after.within(a.Nominal))).plus(d).within(a.cohort.nominal)
 	switch {
 	case after.within(a.Nominal) && fits:
 		return allowed
