@@ -53,7 +53,7 @@ func TestBackoffCostsNoPlaceInLine(t *testing.T) {
 
 // Nobody starves: a job of any size that the fleet could hold starts, though smaller
 // ones of its own and of other tenants never stop coming, with quotas and without.
-func TestNobodyStarves(t *testing.T) {
+func TestNobodyStarvesUnderQuotas(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
 		hosts := rapid.IntRange(1, 3).Draw(t, "hosts")
