@@ -105,7 +105,11 @@ func newBench(t *testing.T, extra ...string) *bench {
 
 func (b *bench) start() {
 	b.t.Helper()
-	b.cmd = exec.Command(strings.TrimPrefix(b.args[slices.IndexFunc(b.args, func(a string) bool { return strings.HasPrefix(a, "--trainer-binary=") })], "--trainer-binary="), b.args...)
+	self, err := os.Executable()
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	b.cmd = exec.Command(self, b.args...)
 	output, err := os.OpenFile(filepath.Join(b.state, "agent.log"), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
 	if err != nil {
 		b.t.Fatal(err)

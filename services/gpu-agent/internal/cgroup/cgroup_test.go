@@ -6,6 +6,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -97,5 +98,49 @@ func TestLimit(t *testing.T) {
 	own, err := os.ReadFile("/proc/thread-self/cgroup")
 	if err != nil || strings.Contains(string(own), c.prefix) {
 		t.Errorf("the caller stayed in the group: %s %v", own, err)
+	}
+}
+
+// A process that is forked into a group of version 2 begins there, whatever
+// controllers that hierarchy has; the caller stays where it was.
+func TestForkVersion2(t *testing.T) {
+	t.Parallel()
+	mounts, err := os.ReadFile("/proc/self/mounts")
+	if err != nil {
+		t.Fatal(err)
+	}
+	mount := ""
+	for _, line := range strings.Split(string(mounts), "\n") {
+		if fields := strings.Fields(line); len(fields) > 2 && fields[2] == "cgroup2" {
+			mount = fields[1]
+		}
+	}
+	if mount == "" {
+		t.Skip("SKIPPED: this host has no hierarchy of version 2")
+	}
+	g := &Group{Dir: filepath.Join(mount, "trainyard-test-"+filepath.Base(t.TempDir())), V2: true}
+	if err := os.Mkdir(g.Dir, 0o755); err != nil {
+		t.Skipf("SKIPPED: this host lets us make no group of version 2: %v", err)
+	}
+	cmd := exec.Command("sleep", "1000")
+	if err := g.Fork(func(attr *syscall.SysProcAttr) error {
+		cmd.SysProcAttr = attr
+		return cmd.Start()
+	}); err != nil {
+		t.Fatal(errors.Join(err, g.Remove()))
+	}
+	members, err := os.ReadFile(filepath.Join(g.Dir, "cgroup.procs"))
+	if err != nil || strings.TrimSpace(string(members)) != strconv.Itoa(cmd.Process.Pid) {
+		t.Errorf("members %q, child %d, %v", members, cmd.Process.Pid, err)
+	}
+	if err := g.Remove(); !errors.Is(err, unix.EBUSY) {
+		t.Errorf("a group in use was removed: %v", err)
+	}
+	if err := cmd.Process.Kill(); err != nil {
+		t.Error(err)
+	}
+	_ = cmd.Wait() // it was killed
+	if err := g.Remove(); err != nil {
+		t.Error(err)
 	}
 }
