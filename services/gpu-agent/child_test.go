@@ -28,16 +28,10 @@ import (
 	gpuagent "github.com/ultrathink-pilot/trainyard/services/gpu-agent"
 )
 
-// TestMain lets the test's own program be the agent, its supervisors and the
-// trainers: real processes, no second build.
+// TestMain lets the test's own program be the agent and the trainers: real processes,
+// no second build. Its supervisors never come here.
 func TestMain(m *testing.M) {
 	switch {
-	case len(os.Args) == 3 && os.Args[1] == gpuagent.SuperviseCommand:
-		if err := gpuagent.Supervise(os.Args[2]); err != nil {
-			fmt.Fprintln(os.Stderr, err)
-			os.Exit(1)
-		}
-		os.Exit(0)
 	case os.Getenv("TRAINYARD_SOCKET") != "":
 		if err := train(); err != nil {
 			fmt.Fprintln(os.Stderr, err)

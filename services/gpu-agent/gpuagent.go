@@ -39,13 +39,6 @@ import (
 	"github.com/ultrathink-pilot/trainyard/services/gpu-agent/internal/watchdog"
 )
 
-// SuperviseCommand is the first argument with which the agent executes itself
-// to watch over one trainer.
-const SuperviseCommand = "supervise"
-
-// Supervise is the whole program of such a process.
-func Supervise(dir string) error { return launch.Supervise(dir) }
-
 // Run serves until ctx ends. Trainers go on running for the next agent.
 func Run(ctx context.Context, cfg Config, version string) error {
 	tel, err := telemetry.Start(ctx, telemetry.Config{
@@ -169,7 +162,7 @@ func (a *agent) build() error {
 		SpoolBytes: int64(a.cfg.SpoolSize), StagingBytes: int64(a.cfg.StagingSize), WorkBytes: int64(a.cfg.WorkSize),
 		SettleTime: a.cfg.SettleTime, KeepEnded: a.cfg.KeepEnded, MPSPipe: a.cfg.MPSPipe, TrackingURL: proxy.url(),
 	}, host.Deps{
-		Journal: exits, Launcher: processes{&launch.Launcher{Supervisor: []string{program, SuperviseCommand}}},
+		Journal: exits, Launcher: processes{&launch.Launcher{Program: program}},
 		Registry: registry, Tier: tier, Bin: bin, Attribution: dog, Groups: groups, Counters: counters, Log: a.tel.Log,
 		Restorer: &restore.Restorer{Registry: registry, Tier: tier, Log: a.tel.Log, Patience: 10 * time.Second, Corrupt: counters.CheckpointCorrupt},
 	})

@@ -1,11 +1,10 @@
 // Command gpu-agent runs one host of the fleet; see --help for its settings.
 // Called as "gpu-agent supervise DIR", by itself only, it watches over one
-// trainer.
+// trainer and never reaches main.
 package main
 
 import (
 	"context"
-	"fmt"
 	"os"
 	"runtime/debug"
 
@@ -15,13 +14,6 @@ import (
 )
 
 func main() {
-	if len(os.Args) == 3 && os.Args[1] == gpuagent.SuperviseCommand {
-		if err := gpuagent.Supervise(os.Args[2]); err != nil {
-			fmt.Fprintln(os.Stderr, "gpu-agent supervise:", err)
-			os.Exit(1)
-		}
-		return
-	}
 	lifecycle.Main(func(ctx context.Context) error {
 		var cfg gpuagent.Config
 		if err := config.Load("agent", &cfg, os.Args[1:]); err != nil {

@@ -17,6 +17,8 @@ import (
 	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/ultrathink-pilot/trainyard/services/gpu-agent/internal/procfs"
 )
 
 // Controller makes groups below one directory of a mounted hierarchy.
@@ -128,6 +130,8 @@ const leaf = "agent"
 
 func (c *Controller) delegate() error {
 	control := filepath.Join(c.dir, "cgroup.subtree_control")
+	// Device memory too, where the kernel has it; nobody depends on it.
+	defer func() { _ = write(control, "+dmem") }()
 	if enabled, err := os.ReadFile(control); err == nil && strings.Contains(string(enabled), "memory") {
 		return nil
 	}
@@ -143,11 +147,15 @@ func (c *Controller) delegate() error {
 	return write(control, "+memory")
 }
 
-// Create makes a group whose processes together may use memory bytes, swap included.
+// Create makes a group whose processes together may use memory bytes, swap included;
+// 0 leaves the memory unbounded.
 func (c *Controller) Create(name string, memory int64) (*Group, error) {
 	g := &Group{Dir: filepath.Join(c.dir, c.prefix+name), V2: c.v2}
 	if err := os.Mkdir(g.Dir, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
 		return nil, err
+	}
+	if memory == 0 {
+		return g, nil
 	}
 	limit := strconv.FormatInt(memory, 10)
 	hard, swap, swapLimit := "memory.max", "memory.swap.max", "0"
@@ -199,20 +207,7 @@ func (g *Group) Kills() int {
 	if !g.V2 {
 		file = "memory.oom_control"
 	}
-	raw, err := os.ReadFile(filepath.Join(g.Dir, file))
-	if err != nil {
-		return 0
-	}
-	for _, line := range strings.Split(string(raw), "\n") {
-		if rest, ok := strings.CutPrefix(line, "oom_kill "); ok {
-			n, err := strconv.Atoi(rest)
-			if err != nil {
-				return 0
-			}
-			return n
-		}
-	}
-	return 0
+	return procfs.Counter(filepath.Join(g.Dir, file), "oom_kill")
 }
 
 // Limit returns the group's bound in bytes; 0 means unknown.
@@ -245,7 +240,9 @@ func (g *Group) Fork(start func(*syscall.SysProcAttr) error) error {
 	}
 	// Version 1 knows threads: this one goes in, forks, and comes back. What it
 	// allocates meanwhile is charged by its process, which is not in the group.
-	thread := strconv.Itoa(unix.Gettid())
+	// "0" is the writing thread: given its number, the kernel would first wait until
+	// every processor has passed a quiet point, about 10 ms.
+	const thread = "0"
 	home, err := homeOf("/proc")
 	if err != nil {
 		return err

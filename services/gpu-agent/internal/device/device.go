@@ -108,7 +108,7 @@ type Health struct {
 
 // fatalXIDs are driver errors after which a device is not trusted before a
 // person or a reset looked at it. 13, 31, 43 and 45 are the application's own
-// faults, 63 a repair that worked, 92 and 119 have milder forms: not here.
+// faults, 63 a repair that worked: not here.
 var fatalXIDs = map[uint64]string{
 	46:  "the GPU stopped processing",
 	48:  "double-bit ECC error",

@@ -21,6 +21,7 @@ import (
 	"github.com/ultrathink-pilot/trainyard/libs/telemetry"
 	"github.com/ultrathink-pilot/trainyard/services/gpu-agent/internal/disk"
 	"github.com/ultrathink-pilot/trainyard/services/gpu-agent/internal/journal"
+	"github.com/ultrathink-pilot/trainyard/services/gpu-agent/internal/launch"
 	"github.com/ultrathink-pilot/trainyard/services/gpu-agent/internal/lease"
 	"github.com/ultrathink-pilot/trainyard/services/gpu-agent/internal/reconcile"
 	"github.com/ultrathink-pilot/trainyard/services/gpu-agent/internal/spool"
@@ -80,10 +81,10 @@ func (h *Host) newAttempt(l journal.Lease) (*Attempt, error) {
 		traceParent: l.LeaseTraceParent,
 		cancel:      func() {},
 	}
-	if err := disk.OS().MkdirAll(a.dir); err != nil {
+	err := h.makeDirs(a.dir)
+	if err != nil {
 		return nil, err
 	}
-	var err error
 	if a.stage, err = staging.Open(filepath.Join(a.dir, "staging"), h.StagingBytes, h.deps.Bin); err != nil {
 		return nil, err
 	}
@@ -102,6 +103,18 @@ func (h *Host) newAttempt(l journal.Lease) (*Attempt, error) {
 		return nil, errors.Join(err, a.spool.Close(), a.stage.Close())
 	}
 	return a, nil
+}
+
+// makeDirs makes an attempt's directories and then makes their names durable, all at
+// once: one by one, as they are needed, each would cost a lease a commit of the file
+// system's log.
+func (h *Host) makeDirs(dir string) error {
+	for _, name := range []string{"staging", "spool", "uploads", launch.WorkDir} {
+		if err := os.MkdirAll(filepath.Join(dir, name), 0o700); err != nil {
+			return err
+		}
+	}
+	return errors.Join(disk.OS().SyncDir(dir), disk.OS().SyncDir(h.attemptsDir()))
 }
 
 func (a *Attempt) close() {
@@ -340,14 +353,23 @@ func (a *Attempt) note(detail string) {
 	a.detail = detail
 }
 
-func (a *Attempt) evict(oom lease.OOM) {
+// evict kills the attempt for an out-of-memory of its own; false when that was done.
+func (a *Attempt) evict(oom lease.OOM) bool {
 	a.mu.Lock()
+	again := a.stop != nil && a.stop.Reason == lease.StopOverUse
 	if a.oom == nil {
 		a.oom = &oom
 	}
 	a.mu.Unlock()
+	if again {
+		return false
+	}
 	now := time.Now()
 	a.beginStop(lease.StopOverUse, now, now)
+	if err := a.kill(lease.StopOverUse); err != nil {
+		a.host.deps.Log.Error("an eviction will be tried again", append(a.fields(), zap.Error(err))...)
+	}
+	return true
 }
 
 func (a *Attempt) terminate() error {

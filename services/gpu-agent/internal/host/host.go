@@ -409,11 +409,12 @@ func (h *Host) ObserveMemory(key lease.Key, bytes int64) {
 	}
 }
 
-// Evict ends an attempt for its use of memory. The verdict is durable before
-// the process is gone.
+// Evict ends an attempt for its use of memory, at once: what it took was promised to
+// others. The evidence is journaled meanwhile; an agent that dies in those milliseconds
+// leaves a trainer killed by nobody, which counts as a crash.
 func (h *Host) Evict(key lease.Key, oom lease.OOM) {
 	a := h.Attempt(key)
-	if a == nil {
+	if a == nil || !a.evict(oom) {
 		return
 	}
 	h.deps.Log.Warn("evicting an attempt for its memory use", zap.Stringer("attempt", key), zap.String("device", oom.Device), zap.String("evidence", oom.Message))
@@ -425,7 +426,6 @@ func (h *Host) Evict(key lease.Key, oom lease.OOM) {
 	if err != nil {
 		h.deps.Log.Error("an eviction was not journaled", zap.Stringer("attempt", key), zap.Error(err))
 	}
-	a.evict(oom)
 	h.poke()
 }
 

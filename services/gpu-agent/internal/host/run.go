@@ -174,23 +174,61 @@ func (a *Attempt) start(ctx context.Context, tokens secrets) (Process, error) {
 	}, tokens.lease)
 }
 
-// group makes the control group that holds the trainer to its host memory; nil
-// when the lease bounds none, or the host cannot.
+// group makes the control group that holds the trainer to its host memory, and to its
+// GPUs' where the kernel can; nil when the lease bounds none, or the host cannot.
 func (a *Attempt) group() *cgroup.Group {
-	limit := a.hostLimit()
-	if a.host.deps.Groups == nil || limit == 0 {
+	limit, gpus := a.hostLimit(), a.deviceLimits()
+	if a.host.deps.Groups == nil || limit == 0 && len(gpus) == 0 {
 		return nil
 	}
-	// The kernel counts more than the watchdog: page tables, socket buffers, the
-	// newest file pages. What was reserved must all be usable.
-	g, err := a.host.deps.Groups.Create(a.Key.Directory(), limit+limit/16+8<<20)
+	if limit > 0 {
+		// The kernel counts more than the watchdog: page tables, socket buffers, the
+		// newest file pages. What was reserved must all be usable.
+		limit += limit/16 + 8<<20
+	}
+	g, err := a.host.deps.Groups.Create(a.Key.Directory(), limit)
+	if err == nil {
+		var bounded bool
+		if bounded, err = g.LimitDevices(gpus); bounded {
+			a.mu.Lock()
+			a.lease.Isolation = string(device.Cgroup)
+			a.mu.Unlock()
+		} else if err != nil || limit == 0 { // nothing that the group would hold
+			err = errors.Join(err, g.Remove())
+			g = nil
+		}
+	}
 	if err != nil {
 		a.host.deps.Log.Warn("no control group: the attempt's memory is only watched", append(a.fields(), zap.Error(err))...)
 		a.mu.Lock()
-		a.lease.Isolation = string(device.Watched)
+		if a.lease.Isolation == string(device.Cgroup) {
+			a.lease.Isolation = string(device.Watched)
+		}
 		a.mu.Unlock()
 	}
 	return g
+}
+
+// deviceLimits is what the attempt may use of each of its GPUs, by bus id; none when
+// something harder holds one of them already.
+func (a *Attempt) deviceLimits() map[string]int64 {
+	a.host.mu.Lock()
+	defer a.host.mu.Unlock()
+	limits := map[string]int64{}
+	for _, c := range a.lease.Claims {
+		for _, d := range a.host.devices {
+			if d.ID != c.Device {
+				continue
+			}
+			if d.HostMemory || d.Isolation != device.Watched {
+				return nil
+			}
+			if limits[d.PCIBusID] = c.Bytes + d.OverheadBytes; c.Bytes == 0 {
+				limits[d.PCIBusID] = d.MemoryBytes
+			}
+		}
+	}
+	return limits
 }
 
 // hostLimit is what the attempt may use of the host's memory; 0 means no bound.

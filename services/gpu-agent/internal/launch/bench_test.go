@@ -17,7 +17,7 @@ func BenchmarkStart(b *testing.B) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	l := launch.Launcher{Supervisor: []string{self, "supervise"}}
+	l := launch.Launcher{Program: self}
 	root := b.TempDir()
 	var all []time.Duration
 	for i := range b.N {

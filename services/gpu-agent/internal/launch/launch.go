@@ -2,7 +2,7 @@
 // agent, and ends them with everything they started.
 //
 // Each trainer has a supervisor: this same binary, executed again (see
-// Supervise). A lock on a file of the attempt's directory is held from before
+// SuperviseCommand). A lock on a file of the attempt's directory is held from before
 // the supervisor is forked until its end, handed over as an open description:
 // whoever finds it free knows for certain that nothing of the attempt runs.
 package launch
@@ -29,9 +29,9 @@ import (
 
 // Launcher starts supervisors.
 type Launcher struct {
-	// Supervisor is the program and first arguments; the attempt's directory is
-	// appended. It must end in Supervise.
-	Supervisor []string
+	// Program links this package: it is executed with SuperviseCommand and the
+	// attempt's directory.
+	Program string
 }
 
 // Process is a supervised trainer.
@@ -86,7 +86,7 @@ func (l *Launcher) Start(ctx context.Context, dir string, spec Spec, token []byt
 	if err != nil {
 		return nil, errors.Join(err, lock.Close(), tokenR.Close(), tokenW.Close())
 	}
-	cmd := exec.Command(l.Supervisor[0], append(append([]string(nil), l.Supervisor[1:]...), dir)...)
+	cmd := exec.Command(l.Program, SuperviseCommand, dir)
 	cmd.Env = []string{"PATH=/usr/local/bin:/usr/bin:/bin", "GOMAXPROCS=1", "GOGC=50"}
 	for _, variable := range spec.Env {
 		// So that whoever looks for what belongs to an agent finds this process too.
@@ -226,6 +226,9 @@ func (p *Process) Terminate() error { return p.signal(unix.SIGTERM) }
 // Kill ends the trainer's whole process tree, for certain: if the supervisor
 // does not obey it is killed too, and its trainer dies with it.
 func (p *Process) Kill() error {
+	// The trainer itself needs no detour over its supervisor, which may wait for a
+	// processor; that one ends the rest of the tree.
+	_ = p.trainer.Signal(unix.SIGKILL)
 	p.killOnce.Do(func() {
 		go func() {
 			select {
@@ -246,27 +249,7 @@ func (p *Process) Kill() error {
 	return p.signal(unix.SIGUSR1)
 }
 
-// signal reaches the supervisor by identity, never a stranger with its number.
-func (p *Process) signal(sig unix.Signal) error {
-	fd, err := unix.PidfdOpen(p.supervisor.PID, 0)
-	if errors.Is(err, unix.ESRCH) {
-		return nil
-	}
-	if err != nil {
-		if !p.supervisor.Alive() {
-			return nil
-		}
-		return unix.Kill(p.supervisor.PID, sig)
-	}
-	defer func() { _ = unix.Close(fd) }()
-	if !p.supervisor.Alive() {
-		return nil
-	}
-	if err := unix.PidfdSendSignal(fd, sig, nil, 0); err != nil && !errors.Is(err, unix.ESRCH) {
-		return err
-	}
-	return nil
-}
+func (p *Process) signal(sig unix.Signal) error { return p.supervisor.Signal(sig) }
 
 // tryLock returns the attempt's lock, nil when a supervisor holds it.
 func tryLock(dir string) (*os.File, error) {

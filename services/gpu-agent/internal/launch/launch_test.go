@@ -24,16 +24,9 @@ import (
 	"github.com/ultrathink-pilot/trainyard/services/gpu-agent/internal/procfs"
 )
 
-// TestMain lets the test's own program be the supervisor, the trainer and the
-// agent that is killed.
+// TestMain lets the test's own program be the trainer and the agent that is killed;
+// the supervisor it is before.
 func TestMain(m *testing.M) {
-	if len(os.Args) > 2 && os.Args[1] == "supervise" {
-		if err := launch.Supervise(os.Args[2]); err != nil {
-			fmt.Fprintln(os.Stderr, err)
-			os.Exit(1)
-		}
-		os.Exit(0)
-	}
 	if len(os.Args) > 2 && os.Args[1] == "trainer" {
 		trainer(os.Args[2:])
 	}
@@ -98,7 +91,7 @@ func trainer(args []string) {
 
 // agent starts a trainer in each directory and then waits to be killed.
 func agent(args []string) {
-	l := launch.Launcher{Supervisor: []string{os.Args[0], "supervise"}}
+	l := launch.Launcher{Program: os.Args[0]}
 	for _, dir := range args[1:] {
 		if _, err := l.Start(context.Background(), dir, launch.Spec{
 			Argv: []string{os.Args[0], "trainer", "until", args[0], "5"}, LogBytes: 1 << 20,
@@ -126,12 +119,12 @@ func newBench(t *testing.T) *bench {
 	if err := os.Mkdir(dir, 0o700); err != nil {
 		t.Fatal(err)
 	}
-	return &bench{Launcher: launch.Launcher{Supervisor: []string{self, "supervise"}}, dir: dir}
+	return &bench{Launcher: launch.Launcher{Program: self}, dir: dir}
 }
 
 func (b *bench) start(t *testing.T, spec launch.Spec, args ...string) *launch.Process {
 	t.Helper()
-	spec.Argv = append([]string{b.Supervisor[0], "trainer"}, args...)
+	spec.Argv = append([]string{b.Program, "trainer"}, args...)
 	if spec.LogBytes == 0 {
 		spec.LogBytes = 1 << 20
 	}
@@ -238,7 +231,7 @@ func TestAdoptAfterAgentWasKilled(t *testing.T) {
 		}
 	}
 	signalFile := filepath.Join(root, "go")
-	cmd := exec.Command(b.Supervisor[0], "agent", signalFile, first, second)
+	cmd := exec.Command(b.Program, "agent", signalFile, first, second)
 	out, err := cmd.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)

@@ -18,7 +18,7 @@ import (
 	"github.com/ultrathink-pilot/trainyard/services/gpu-agent/internal/procfs"
 )
 
-// Supervise runs the trainer of one attempt directory and is the whole program
+// supervise runs the trainer of one attempt directory and is the whole program
 // of its process: the agent executes itself with this entry point. It outlives
 // the agent, so that there is always a parent who learns the exit status, writes
 // it durably and leaves no process behind. Adopting bare trainers after a
@@ -26,7 +26,7 @@ import (
 // lost, because only a parent can wait for it.
 //
 // SIGTERM is passed on to the trainer's process group, SIGUSR1 kills it.
-func Supervise(dir string) error {
+func supervise(dir string) error {
 	// Pdeathsig and no_new_privs belong to the thread that forks.
 	runtime.LockOSThread()
 	// Whatever the agent was given by its own parent ends here too.

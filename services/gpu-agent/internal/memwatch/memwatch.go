@@ -44,7 +44,7 @@ type Event struct {
 }
 
 // window is how many samples are kept: ten seconds at the watchdog's pace.
-const window = 50
+const window = 100
 
 // Watch keeps the latest samples; it is not safe for concurrent use.
 type Watch struct {

@@ -5,10 +5,13 @@ package procfs
 import (
 	"bufio"
 	"bytes"
+	"errors"
 	"fmt"
 	"os"
 	"strconv"
 	"strings"
+
+	"golang.org/x/sys/unix"
 )
 
 // Identity names a process for good: a pid alone is used again.
@@ -31,6 +34,29 @@ func Identify(pid int) (Identity, error) {
 func (id Identity) Alive() bool {
 	s, err := stat(id.PID)
 	return err == nil && s.start == id.Start && s.state != 'Z' && s.state != 'X'
+}
+
+// Signal reaches that very process, never a stranger with its number; one that is gone
+// is no error.
+func (id Identity) Signal(sig unix.Signal) error {
+	fd, err := unix.PidfdOpen(id.PID, 0)
+	if errors.Is(err, unix.ESRCH) {
+		return nil
+	}
+	if err != nil { // no pidfd on this kernel
+		if !id.Alive() {
+			return nil
+		}
+		return unix.Kill(id.PID, sig)
+	}
+	defer func() { _ = unix.Close(fd) }()
+	if !id.Alive() {
+		return nil
+	}
+	if err := unix.PidfdSendSignal(fd, sig, nil, 0); err != nil && !errors.Is(err, unix.ESRCH) {
+		return err
+	}
+	return nil
 }
 
 type status struct {
@@ -166,18 +192,20 @@ func Memory() (total, available int64, err error) {
 }
 
 // OOMKills returns how many processes the kernel has killed for memory since boot.
-func OOMKills() int {
-	raw, err := os.ReadFile("/proc/vmstat")
+func OOMKills() int { return Counter("/proc/vmstat", "oom_kill") }
+
+// Counter returns a value of a file whose lines are names and values, as the kernel
+// writes many; 0 when it is not there.
+func Counter(path, name string) int {
+	raw, err := os.ReadFile(path)
 	if err != nil {
 		return 0
 	}
 	for _, line := range strings.Split(string(raw), "\n") {
-		if rest, ok := strings.CutPrefix(line, "oom_kill "); ok {
-			n, err := strconv.Atoi(rest)
-			if err != nil {
-				return 0
+		if rest, ok := strings.CutPrefix(line, name+" "); ok {
+			if n, err := strconv.Atoi(rest); err == nil {
+				return n
 			}
-			return n
 		}
 	}
 	return 0

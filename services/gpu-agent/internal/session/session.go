@@ -62,7 +62,7 @@ const (
 	// notices a dead peer long before.
 	callLimit = 2 * time.Minute
 	// settle gathers local changes that come together into one report.
-	settle = 5 * time.Millisecond
+	settle = 2 * time.Millisecond
 	// renewShare is the part of a lease after which it is renewed at the latest.
 	renewShare = 3
 )

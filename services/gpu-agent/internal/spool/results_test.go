@@ -239,7 +239,7 @@ func TestResultsSpool(t *testing.T) {
 			{What: "acknowledged durable, one processor", Asked: ">= 300k points/s", Ours: benchtable.Of("points/s", ours...), Peer: benchtable.Of("points/s", naive...), PeerName: "a sync for each batch"},
 			{What: "ack p50, alone", Ours: at(alone, 0.5)},
 			{What: "ack p99, alone", Asked: "<= 20 ms", Ours: at(alone, 0.99)},
-			{What: "ack p99, beside checkpoints", Ours: at(eased, 0.99), Peer: at(heaped, 0.99), PeerName: "plain checkpoint writes", Note: fmt.Sprintf("checkpoints at %.0f MB/s (hashed), plain at %.0f", easedRate, heapedRate)},
+			{What: "ack p99, beside checkpoints", Asked: "<= 20 ms", Ours: at(eased, 0.99), Peer: at(heaped, 0.99), PeerName: "plain checkpoint writes", Note: fmt.Sprintf("checkpoints at %.0f MB/s (hashed), plain at %.0f", easedRate, heapedRate)},
 		},
 	}.Write(t)
 }

@@ -6,10 +6,12 @@ package watchdog
 import (
 	"context"
 	"errors"
+	"runtime"
 	"sync"
 	"time"
 
 	"go.uber.org/zap"
+	"golang.org/x/sys/unix"
 
 	"github.com/ultrathink-pilot/trainyard/services/gpu-agent/internal/device"
 	"github.com/ultrathink-pilot/trainyard/services/gpu-agent/internal/host"
@@ -30,7 +32,7 @@ type Host interface {
 
 // Pace of the two loops.
 const (
-	Interval       = 200 * time.Millisecond
+	Interval       = 100 * time.Millisecond
 	deviceInterval = time.Second
 	quotaInterval  = 5 * time.Second
 )
@@ -137,22 +139,35 @@ func (w *Watchdog) note(d device.Device, health device.Health, r device.Reading)
 
 // Run watches until ctx ends.
 func (w *Watchdog) Run(ctx context.Context, h Host) error {
-	memory := time.NewTicker(Interval)
-	defer memory.Stop()
-	devices := time.NewTicker(deviceInterval)
-	defer devices.Stop()
-	// A large tree takes its time: the memory must be looked at meanwhile.
-	var quota sync.WaitGroup
-	defer quota.Wait()
-	quota.Go(func() { w.watchQuotas(ctx, h) })
+	// A large tree takes its time, and so does a driver: the memory must be looked at
+	// meanwhile.
+	var others sync.WaitGroup
+	defer others.Wait()
+	others.Go(func() { w.watchQuotas(ctx, h) })
+	others.Go(func() { each(ctx, deviceInterval, func() { w.ReadDevices(h) }) })
+	// Trainers that keep every processor busy must not keep the one who watches them
+	// from looking. Without the right to it the thread stays as it is.
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	if before, err := unix.Getpriority(unix.PRIO_PROCESS, 0); err == nil && unix.Setpriority(unix.PRIO_PROCESS, 0, ahead) == nil {
+		defer func() { _ = unix.Setpriority(unix.PRIO_PROCESS, 0, 20-before) }() // the call answers 20 less the nice value
+	}
+	each(ctx, Interval, func() { w.sample(h) })
+	return nil
+}
+
+// ahead is the nice value of the thread that looks at the memory.
+const ahead = -10
+
+func each(ctx context.Context, interval time.Duration, do func()) {
+	ticker := time.NewTicker(interval)
+	defer ticker.Stop()
 	for {
 		select {
 		case <-ctx.Done():
-			return nil
-		case <-memory.C:
-			w.sample(h)
-		case <-devices.C:
-			w.ReadDevices(h)
+			return
+		case <-ticker.C:
+			do()
 		}
 	}
 }
