@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"go.uber.org/zap"
@@ -471,6 +472,8 @@ func pushError(err error) error {
 	switch {
 	case errors.Is(err, staging.ErrFull):
 		return rpcerr.New(codes.ResourceExhausted, errorv1.Reason_REASON_SPOOL_FULL, "%v", err).WithRetry(5 * time.Second)
+	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
+		return rpcerr.New(codes.ResourceExhausted, errorv1.Reason_REASON_SPOOL_FULL, "the host's disk has no room for the file").WithRetry(5 * time.Second).WithCause(err)
 	case errors.Is(err, staging.ErrSize), errors.Is(err, staging.ErrDigest):
 		return rpcerr.New(codes.InvalidArgument, errorv1.Reason_REASON_ARTIFACT_REJECTED, "%v", err)
 	}

@@ -86,7 +86,7 @@ type committed struct {
 // Open connects to the agent, presents the token and waits for the assignment.
 // The client reconnects by itself until Close; Gone tells when it has given up.
 func Open(ctx context.Context, o Options) (*Client, *run.Assignment, error) {
-	conn, err := rpcclient.Dial("unix://"+o.Socket, rpcclient.Options{Log: o.Log})
+	conn, err := rpcclient.Dial("unix://"+o.Socket, rpcclient.Options{Log: o.Log, WriteBuffer: 128 << 10})
 	if err != nil {
 		return nil, nil, err
 	}
