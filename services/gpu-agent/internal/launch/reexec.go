@@ -12,8 +12,6 @@ const SuperviseCommand = "supervise"
 // The supervisor begins here and not in main: what the agent's other packages prepare
 // before main (the rules of every message, for one) takes longer than the start of a
 // trainer, and each supervisor would carry it in its memory.
-//
-//nolint:gochecknoinits // there is no later place before those packages'
 func init() {
 	if len(os.Args) != 3 || os.Args[1] != SuperviseCommand {
 		return

@@ -76,7 +76,7 @@ func chunkOf(data mem.BufferSlice) ([]byte, bool) {
 	if sized < 0 || length > maxChunk || uint64(data.Len()-begin) != length {
 		return nil, false
 	}
-	chunk := chunks.Get().(*[maxChunk]byte)[:length] //nolint:forcetypeassert // the pool's only kind
+	chunk := chunks.Get().(*[maxChunk]byte)[:length]
 	n := copy(chunk, head[begin:])
 	for n < len(chunk) {
 		got, err := r.Read(chunk[n:])
