@@ -2,7 +2,10 @@ package postgres
 
 import (
 	"context"
+	"errors"
 	"fmt"
+
+	"github.com/jackc/pgx/v5"
 )
 
 // Tier is what the database can do for metric points.
@@ -25,17 +28,17 @@ const chunkWeek = "7 days"
 // already created in the database counts: creating one needs rights and a preloaded
 // library that a service must not ask for. It is safe to repeat.
 func (s *Store) PrepareTier(ctx context.Context) (Tier, error) {
-	var present bool
-	var license string
-	err := s.pool.QueryRow(ctx, `SELECT EXISTS (SELECT 1 FROM pg_extension WHERE extname = 'timescaledb'),
-		COALESCE(current_setting('timescaledb.license', true), '')`).Scan(&present, &license)
+	var schema, license string
+	err := s.pool.QueryRow(ctx, `SELECT quote_ident(n.nspname), COALESCE(current_setting('timescaledb.license', true), '')
+		FROM pg_extension e JOIN pg_namespace n ON n.oid = e.extnamespace WHERE e.extname = 'timescaledb'`).Scan(&schema, &license)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return TierPlain, nil
+	}
 	if err != nil {
 		return TierPlain, fmt.Errorf("detect storage tier: %w", err)
 	}
-	if !present {
-		return TierPlain, nil
-	}
-	if _, err := s.pool.Exec(ctx, `SELECT create_hypertable('metric_points', by_range('time', INTERVAL '`+chunkWeek+`'),
+	// Its functions are named with their schema: the search path has the registry's alone.
+	if _, err := s.pool.Exec(ctx, `SELECT `+schema+`.create_hypertable('metric_points', `+schema+`.by_range('time', INTERVAL '`+chunkWeek+`'),
 		if_not_exists => true, migrate_data => true)`); err != nil {
 		return TierPlain, fmt.Errorf("make metric_points a hypertable: %w", err)
 	}
@@ -46,7 +49,7 @@ func (s *Store) PrepareTier(ctx context.Context) (Tier, error) {
 		timescaledb.compress_segmentby = 'series_id', timescaledb.compress_orderby = 'step, time')`); err != nil {
 		return TierApache, fmt.Errorf("set compression: %w", err)
 	}
-	if _, err := s.pool.Exec(ctx, `SELECT add_compression_policy('metric_points', INTERVAL '30 days', if_not_exists => true)`); err != nil {
+	if _, err := s.pool.Exec(ctx, `SELECT `+schema+`.add_compression_policy('metric_points', INTERVAL '30 days', if_not_exists => true)`); err != nil {
 		return TierApache, fmt.Errorf("add compression policy: %w", err)
 	}
 	return TierTSL, nil

@@ -53,6 +53,14 @@ func (f *fixture) tier(want ...Tier) {
 	if len(all) != 5_001 || !math.IsNaN(all[10].Value) || !math.IsInf(all[11].Value, 1) || !math.IsInf(all[12].Value, -1) {
 		f.Fatalf("%d points; %+v", len(all), all[10:13])
 	}
+	if got, err := f.store.PrepareTier(f.ctx); err == nil && got == TierTSL { // what the policy does after a month
+		_, err := f.store.pool.Exec(f.ctx, `SELECT public.compress_chunk(c) FROM public.show_chunks('metric_points') c`)
+		f.must(err)
+		f.accept(metrics(key(run, 1, fence, 6), f.now, "m", 0, values...)) // and again, into what is compressed
+		if again, err := f.store.MetricHistory(f.ctx, run, "m"); err != nil || len(again) != len(all) {
+			f.Fatalf("%d points from compressed chunks, %d before; %v", len(again), len(all), err)
+		}
+	}
 	f.must(f.store.Roll(f.ctx, f.seriesID(run, "m")))
 	f.view(run, "m", Everything, 100)
 	c := f.checkpoint(run, fence, 4_000, 1)
