@@ -478,8 +478,11 @@ func (c *Core) settle() {
 			c.recharge(e)
 		}
 	}
-	for _, r := range c.rooms {
+	for _, r := range slices.Clone(c.rooms) {
 		r.dirty = true
+		if !c.matches(r) {
+			c.dropRoom(r)
+		}
 	}
 }
 

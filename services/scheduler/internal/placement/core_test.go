@@ -317,6 +317,36 @@ func TestVictimsAreFoundInTheOrderOfHosts(t *testing.T) {
 	}
 }
 
+// A host that comes back with fewer devices changes how a gang is split: the room of the old split is gone at once, not only when the
+// next plan finds out, which a core built from scratch could not know.
+func TestRoomOfAnOldSplitIsGone(t *testing.T) {
+	t.Parallel()
+	c := placement.NewCore(placement.Rules{MinRuntime: time.Minute, Restart: 30})
+	three, four := host("h0"), host("h1")
+	for k := range 4 {
+		four.Devices = append(four.Devices, gpu(fmt.Sprintf("g%d", k), 24*gib))
+	}
+	three.Devices = four.Devices[:3]
+	c.Host(three)
+	c.Host(four)
+	old := placement.Request{Job: "old", Priority: job.Batch, Demand: whole(1)}
+	share := job.Share{Device: "g0", Kind: "gpu", Bytes: 22 * gib, Held: 23 * gib, Whole: true}
+	c.Run(old, []placement.Part{{Node: "h1", Shares: []job.Share{share}}}, placement.Life{Fence: 1, Started: t0.Add(-time.Hour), Saved: t0})
+	c.Wait(placement.Request{Job: "gang", Priority: job.Production, Demand: job.Demand{Devices: []job.DeviceDemand{{Count: 5, Bytes: 2 * gib, Topology: job.PackedHosts}}}})
+	c.Wait(placement.Request{Job: "wide", Place: 1, Priority: job.Production, Demand: job.Demand{Devices: []job.DeviceDemand{{Count: 7, Topology: job.PackedHosts}}}})
+	c.Plan(t0)
+	c.Wait(old)
+	four.Devices = four.Devices[:3]
+	c.Host(four)
+	s := c.Snapshot(t0)
+	if len(s.Rooms) != 0 {
+		t.Errorf("rooms %+v", s.Rooms)
+	}
+	if got, want := c.Plan(t0), placement.Make(s); !reflect.DeepEqual(got.Place, want.Place) {
+		t.Errorf("the core's plan is not that of its snapshot:\n%s\n%s", brief(got), brief(want))
+	}
+}
+
 // Whatever happens, in whatever order: a core that was told of every change plans
 // exactly as if it were built from scratch, no device is promised beyond what it
 // has, a gang is placed completely and on as many different hosts as it has

@@ -93,7 +93,7 @@ func (f *Fleet) keep(i int, future *Node) {
 // can no longer be had, or whose guess has not come true.
 func (c *Core) checkRooms() {
 	for _, r := range slices.Clone(c.rooms) {
-		if !r.stopping && !r.at.After(c.now) && !c.cleared(r) || r.stopping && c.spared(r) || !c.matches(r) {
+		if !r.stopping && !r.at.After(c.now) && !c.cleared(r) || r.stopping && c.spared(r) {
 			c.dropRoom(r)
 		}
 	}
