@@ -46,6 +46,7 @@ type Core struct {
 	claimed []claimant
 	scratch Node
 	leavers []*Holder    // scratch
+	priced  []priced     // scratch
 	loose   map[int]bool // nodes whose future rests on a guess about an end
 }
 

@@ -32,6 +32,7 @@ type Fleet struct {
 	levels []level // scratch
 	buf    picks   // scratch
 	seen   []uint32
+	brinks []brink
 	stamp  uint32
 }
 
@@ -50,7 +51,7 @@ func NewFleet(nodes []Node, typical []Typical) *Fleet {
 	n := len(nodes)
 	f := &Fleet{
 		nodes: nodes, taste: usualTaste, wishes: make([][]wish, n), shapes: map[string]*ranking{}, future: map[int]*Node{}, before: make([]float64, n),
-		fresh: make([]bool, n), free: make([]int64, n), kindOf: make([]int32, n), at: make([]int32, n), seen: make([]uint32, n),
+		fresh: make([]bool, n), free: make([]int64, n), kindOf: make([]int32, n), at: make([]int32, n), seen: make([]uint32, n), brinks: make([]brink, n),
 	}
 	byName := map[string]int{}
 	var wishes [][]wish
@@ -110,7 +111,7 @@ func (f *Fleet) recount(i int) {
 }
 
 func (f *Fleet) changed(i int) {
-	f.fresh[i] = false
+	f.fresh[i], f.brinks[i].known = false, false
 	f.recount(i)
 	f.log = append(f.log, int32(i))
 	if len(f.log) > 2*len(f.nodes)+4096 {
@@ -119,7 +120,10 @@ func (f *Fleet) changed(i int) {
 }
 
 // touch has a node looked at again though it has not changed: time has passed.
-func (f *Fleet) touch(i int) { f.log = append(f.log, int32(i)) }
+func (f *Fleet) touch(i int) {
+	f.brinks[i].known = false
+	f.log = append(f.log, int32(i))
+}
 
 // compact drops the part of the log that everybody has read. Trees that lag far
 // behind are cheaper to build again than to repair.

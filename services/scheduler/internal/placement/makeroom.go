@@ -89,42 +89,44 @@ func (c *Core) endOf(h *Holder) time.Time {
 }
 
 // earliest is when a node first fits a need by the ends of its holders, if that
-// is before a limit; a zero limit is none.
+// is before a limit; a zero limit is none. Most hosts fall out before anything is
+// copied or sorted.
 func (c *Core) earliest(i int, want *need, stopping bool, limit time.Time) (time.Time, []string, bool) {
+	if !limit.IsZero() && !c.fleet.brinkOf(i).endsBefore(limit, c.now) {
+		return time.Time{}, nil, false
+	}
 	n := &c.fleet.nodes[i]
 	// Of what this very plan begins nothing is known but its limit.
-	counts := func(h *Holder) bool {
-		return h.claim == nil && (!stopping || h.Ending) && !(h.fresh && h.End.IsZero())
-	}
-	soon := limit.IsZero()
+	ends := c.leavers[:0]
 	for k := range n.Holders {
-		if h := &n.Holders[k]; counts(h) && (soon || c.endOf(h).Before(limit)) {
-			soon = true
-			break
+		h := &n.Holders[k]
+		if h.claim != nil || stopping && !h.Ending || h.fresh && h.End.IsZero() {
+			continue
+		}
+		if limit.IsZero() || c.endOf(h).Before(limit) {
+			ends = append(ends, h)
 		}
 	}
-	if !soon {
+	c.leavers = ends
+	if len(ends) == 0 && !limit.IsZero() {
 		return time.Time{}, nil, false
 	}
 	if _, why := fit(n, want, c.fleet.buf); why == fits {
 		return c.now, nil, limit.IsZero() || c.now.Before(limit)
 	}
 	future := c.future(i)
-	ends := c.leavers[:0]
-	for k := range n.Holders {
-		if h := &n.Holders[k]; counts(h) {
-			ends = append(ends, h)
-		}
+	for _, h := range ends {
+		future.release(h.Shares, h.CPUMillis, h.HostBytes)
 	}
-	c.leavers = ends
+	if _, why := fit(future, want, c.fleet.buf); why != fits {
+		return time.Time{}, nil, false
+	}
 	slices.SortStableFunc(ends, func(a, b *Holder) int { return c.endOf(a).Compare(c.endOf(b)) })
+	future = c.future(i)
 	for k, h := range ends {
-		at := c.endOf(h)
-		if !limit.IsZero() && !at.Before(limit) {
-			break
-		}
 		future.release(h.Shares, h.CPUMillis, h.HostBytes)
 		if _, why := fit(future, want, c.fleet.buf); why == fits {
+			at := c.endOf(h)
 			if at.Before(c.now) {
 				at = c.now
 			}
@@ -306,36 +308,50 @@ func (c *Core) stop(id string, forWhom *entry) {
 	}
 }
 
+// priced is an attempt that could be stopped, and what that costs.
+type priced struct {
+	h     *Holder
+	price cost
+}
+
 // victims are the cheapest attempts of a node whose end makes a need fit, if they
-// cost less than a limit. A part of a gang may find a node that needs none.
+// cost less than a limit. A part of a gang may find a node that needs none. Most
+// hosts fall out before anything is copied or sorted.
 func (c *Core) victims(i int, at rung, want *need, gang, limited bool, limit cost) ([]*Holder, cost, bool) {
-	n := &c.fleet.nodes[i]
-	all := c.leavers[:0]
-	for k := range n.Holders {
-		if h := &n.Holders[k]; c.below(h, at) {
-			all = append(all, h)
-		}
+	if limited && !gang && c.ending[i] == 0 && !c.fleet.brinkOf(i).least(c.now, c.rules.Restart).less(limit) {
+		return nil, cost{}, false
 	}
-	c.leavers = all
+	n := &c.fleet.nodes[i]
+	all := c.priced[:0]
+	stay, sum := 0, cost{} // of those on devices
+	for k := range n.Holders {
+		h := &n.Holders[k]
+		if h.Ending {
+			continue
+		}
+		on := min(len(h.Shares), 1)
+		if !c.below(h, at) {
+			stay += on
+			continue
+		}
+		// The last one taken is always in the way, so each alone is a lower bound.
+		price := c.costOf(h)
+		if limited && !price.less(limit) {
+			stay += on
+			continue
+		}
+		if on > 0 {
+			sum.class, sum.lost = max(sum.class, price.class), sum.lost+price.lost
+		}
+		all = append(all, priced{h, price})
+	}
+	c.priced = all
 	if len(all) == 0 && c.ending[i] == 0 && !gang {
 		return nil, cost{}, false
 	}
-	if limited && c.ending[i] == 0 && len(all) > 0 {
-		// Whoever it hits, it costs at least the cheapest of them.
-		least := c.costOf(all[0])
-		for _, h := range all[1:] {
-			if price := c.costOf(h); price.less(least) {
-				least = price
-			}
-		}
-		if !gang && !least.less(limit) {
-			return nil, cost{}, false
-		}
+	if want.wholeHost(n) && (stay > 0 || limited && !sum.less(limit)) {
+		return nil, cost{}, false // everybody would have to go
 	}
-	slices.SortStableFunc(all, func(a, b *Holder) int {
-		x, y := c.costOf(a), c.costOf(b)
-		return cmp.Or(cmp.Compare(x.class, y.class), cmp.Compare(x.lost, y.lost))
-	})
 	// Those who are leaving anyway count first.
 	future := c.future(i)
 	for k := range n.Holders {
@@ -343,38 +359,41 @@ func (c *Core) victims(i int, at rung, want *need, gang, limited bool, limit cos
 			future.release(h.Shares, h.CPUMillis, h.HostBytes)
 		}
 	}
-	taken := 0
-	_, why := fit(future, want, c.fleet.buf)
-	for why != fits {
-		if taken == len(all) {
-			return nil, cost{}, false
-		}
-		h := all[taken]
-		if price := c.costOf(h); limited && !price.less(limit) {
-			// The last one taken is always in the way, so this is a lower bound.
-			return nil, cost{}, false
+	if _, why := fit(future, want, c.fleet.buf); why == fits {
+		return nil, cost{}, !limited || cost{}.less(limit)
+	}
+	for _, x := range all {
+		future.release(x.h.Shares, x.h.CPUMillis, x.h.HostBytes)
+	}
+	if _, why := fit(future, want, c.fleet.buf); why != fits {
+		return nil, cost{}, false
+	}
+	slices.SortStableFunc(all, func(a, b priced) int {
+		return cmp.Or(cmp.Compare(a.price.class, b.price.class), cmp.Compare(a.price.lost, b.price.lost))
+	})
+	// Spare whoever turns out not to be in the way, the dearest first.
+	out := c.leavers[:0]
+	sum = cost{}
+	for k := len(all) - 1; k >= 0; k-- {
+		h := all[k].h
+		future.Hold(h.Shares, h.CPUMillis, h.HostBytes)
+		if _, why := fit(future, want, c.fleet.buf); why == fits {
+			continue
 		}
 		future.release(h.Shares, h.CPUMillis, h.HostBytes)
-		taken++
-		_, why = fit(future, want, c.fleet.buf)
-	}
-	// Spare whoever turns out not to be in the way, the dearest first.
-	var out []*Holder
-	var sum cost
-	for k := taken - 1; k >= 0; k-- {
-		h := all[k]
-		if k < taken-1 {
-			future.Hold(h.Shares, h.CPUMillis, h.HostBytes)
-			if _, why := fit(future, want, c.fleet.buf); why == fits {
-				continue
-			}
-			future.release(h.Shares, h.CPUMillis, h.HostBytes)
+		sum.class, sum.lost = max(sum.class, all[k].price.class), sum.lost+all[k].price.lost
+		if limited && !sum.less(limit) {
+			return nil, cost{}, false
 		}
-		price := c.costOf(h)
-		sum.class, sum.lost = max(sum.class, price.class), sum.lost+price.lost
 		out = append(out, h)
 	}
-	return out, sum, !limited || sum.less(limit)
+	c.leavers = out
+	return slices.Clone(out), sum, true
+}
+
+// wholeHost reports whether a need takes every device of a node whole.
+func (d *need) wholeHost(n *Node) bool {
+	return len(d.Devices) == 1 && d.Devices[0].Bytes == 0 && d.Devices[0].Count == len(n.Devices)
 }
 
 // reclaim stops attempts so that a tenant gets the quota that a job needs: of
