@@ -72,10 +72,15 @@ func (e *productEvents) Pop() any {
 var productRules = placement.Rules{MinRuntime: time.Minute, Restart: 30}
 
 // Product replays a job trace with the product's own policy.
-func Product(jobs []TraceJob, c Cluster) Completion { return shared(jobs, c, nil) }
+func Product(jobs []TraceJob, c Cluster) Completion {
+	p := replayed(jobs, c, nil)
+	out := completionOf(jobs, p.ends)
+	out.Starts = p.starts
+	return out
+}
 
-// shared is Product with a tenant for each job; nil is one for all.
-func shared(jobs []TraceJob, c Cluster, tenants []string) Completion {
+// replayed is a replay with a tenant for each job; nil is one for all.
+func replayed(jobs []TraceJob, c Cluster, tenants []string) *product {
 	p := &product{
 		jobs: jobs, core: placement.NewCore(productRules), runs: make([]productRun, len(jobs)), ends: make([]float64, len(jobs)), tenants: tenants,
 	}
@@ -97,9 +102,7 @@ func shared(jobs []TraceJob, c Cluster, tenants []string) Completion {
 		p.push(jobs[i].Submit, i, -1)
 	}
 	p.loop(c)
-	out := completionOf(jobs, p.ends)
-	out.Starts = p.starts
-	return out
+	return p
 }
 
 func mergeTypical(t []placement.Typical) []placement.Typical {

@@ -112,6 +112,41 @@ func TestResultsCompletion(t *testing.T) {
 	}.Write(t)
 }
 
+// TestResultsFairness spreads the Muri jobs over equal tenants.
+func TestResultsFairness(t *testing.T) {
+	overheads, err := sim.ReadOverheads(muri(t, "start_overhead_seconds.csv"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var rows []benchtable.Row
+	for _, trace := range []string{"trace1", "trace1_pr"} {
+		jobs, err := sim.ReadJobs(muri(t, trace+".csv"), overheads)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, n := range []int{2, 4, 8} {
+			f, err := sim.Share(jobs, sim.Cluster{Nodes: 8, PerNode: 8}, n)
+			if err != nil {
+				t.Fatal(err)
+			}
+			name := fmt.Sprintf("%s, %d tenants: ", trace, n)
+			note := fmt.Sprintf("%d jobs; %d do not fit one tenant's part and are left out", f.Jobs, f.Left)
+			rows = append(rows,
+				benchtable.Row{What: name + "worst ratio of a tenant's mean completion time", Asked: "<= 3.3", Ours: benchtable.Of("", f.Tenant), Note: note},
+				benchtable.Row{What: name + "worst ratio of a tenant's last end", Asked: "<= 3.3", Ours: benchtable.Of("", f.Last)},
+				benchtable.Row{What: name + "worst ratio of any job", Asked: "<= 3.3", Ours: benchtable.Of("", f.Job)},
+				benchtable.Row{What: name + "jobs that would have ended sooner alone", Ours: benchtable.Of("%", 100*f.Unfair)},
+			)
+		}
+	}
+	benchtable.Section{
+		Page: resultsPage, Title: "Fairness", Command: "make bench ONLY=services/scheduler RESULTS=TestResultsFairness",
+		Intro: "Equal tenants. A ratio is the completion time in the shared cluster over that with an equal part of the hosts alone, under the same policy (Themis).",
+		Rows:  rows,
+		Notes: []string{"Every tenant holds the goal; single jobs do not all. Which jobs these are has not been looked into."},
+	}.Write(t)
+}
+
 // TestResultsKueue runs Kueue's load test in virtual time.
 func TestResultsKueue(t *testing.T) {
 	var rows []benchtable.Row
