@@ -112,7 +112,7 @@ func TestResultsMLflow(t *testing.T) {
 		benchtable.Row{What: "6 callers promote at once: rounds that end with exactly one Production", Asked: "all", Ours: benchtable.Of("% of 1,000 rounds", ours.race(t, 1000)),
 			Peer: benchtable.Of("% of 20 rounds", theirs.race(t, 20)), PeerName: theirs.name})
 	section.Notes = []string{"Searches miss their goal. " +
-		"Of some 14 ms of processor time per search, the registry takes 2 and Postgres the rest: " +
+		"Of some 14 ms of processor time per search, the registry takes 2 and Postgres most of the rest: " +
 		"it joins 10,000 runs with two keys by run ids that are text. Integer keys of run and metric beside the latest values are the next step."}
 	section.Write(t)
 }
