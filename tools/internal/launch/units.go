@@ -108,7 +108,7 @@ func (l *launcher) registry() *unit {
 
 func (l *launcher) scheduler() *unit {
 	return l.service("scheduler", identity.RoleScheduler, func() ([]string, []string) {
-		return []string{"--listen=" + l.address["scheduler"], "--registry=" + l.address["registry"]}, []string{"TRAINYARD_SCHEDULER_DSN=" + l.dsn}
+		return []string{"--listen=" + l.address["scheduler"], "--registry=" + l.address["registry"], "--history-archive=" + filepath.Join(l.State, "history")}, []string{"TRAINYARD_SCHEDULER_DSN=" + l.dsn}
 	})
 }
 
