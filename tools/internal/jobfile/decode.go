@@ -194,6 +194,16 @@ func (d *decoder) number(into *float64, most float64) field {
 	}
 }
 
+// weight is a number for which zero and absent are two things.
+func (d *decoder) weight(into **float64, most float64) field {
+	return func(n *yaml.Node, path string) {
+		v := math.NaN()
+		if d.number(&v, most)(n, path); !math.IsNaN(v) {
+			*into = &v
+		}
+	}
+}
+
 // units of sizes. Both families are there because people write both.
 var units = map[string]float64{
 	"": 1, "b": 1,

@@ -139,6 +139,21 @@ func (d *decoder) native(n *yaml.Node, path string) *jobv1.NativeSpec {
 				"commission_bps": d.number(&s.Costs.CommissionBps, 1000), "slippage_bps": d.number(&s.Costs.SlippageBps, 1000),
 			})
 		},
+		"split": func(n *yaml.Node, path string) {
+			s.Split = &jobv1.WalkForward{}
+			d.object(n, path, fields{
+				"validation": d.number(&s.Split.ValidationFraction, 1), "test": d.number(&s.Split.TestFraction, 1),
+				"embargo": d.count(&s.Split.EmbargoBars, 10000), "folds": d.count(&s.Split.Folds, 100), "fold": d.count(&s.Split.Fold, 99),
+			})
+		},
+		"reward_parameters": func(n *yaml.Node, path string) {
+			p := &jobv1.RewardParameters{}
+			s.RewardParameters = p
+			d.object(n, path, fields{
+				"risk_aversion": d.weight(&p.RiskAversion, 100), "drawdown_penalty": d.weight(&p.DrawdownPenalty, 100),
+				"turnover_penalty_bps": d.weight(&p.TurnoverPenaltyBps, 1000), "decay": d.weight(&p.Decay, 1),
+			})
+		},
 		"learner":    func(n *yaml.Node, path string) { s.Learner = d.learner(n, path) },
 		"warm_start": func(n *yaml.Node, path string) { s.WarmStart = d.warmStart(n, path) },
 	})

@@ -35,6 +35,8 @@ native:
     warmup_epochs: 4
     final_rate_share: 0.2
   warm_start: {model: bear_specialist, version: 3, freeze: true}
+  split: {validation: 0.3, test: 0.2, embargo: 5, folds: 4, fold: 2}
+  reward_parameters: {decay: 0.02, drawdown_penalty: 0}
 resources:
   devices:
     - kind: cpu-lane
@@ -64,7 +66,9 @@ func TestParse(t *testing.T) {
 			Costs: &jobv1.TradingCosts{CommissionBps: 1.5, SlippageBps: 2},
 			Learner: &jobv1.LearnerSpec{LearningRate: 3e-4, EntropyCoefficient: 0.01, HiddenSizes: []uint32{64, 32},
 				Temporal: &jobv1.TemporalTrunk{Bars: 20, Channels: 32}, Schedule: jobv1.LearnerSpec_SCHEDULE_COSINE, WarmupEpochs: 4, FinalRateShare: 0.2},
-			WarmStart: &jobv1.WarmStart{FreezeTrunk: true},
+			WarmStart:        &jobv1.WarmStart{FreezeTrunk: true},
+			Split:            &jobv1.WalkForward{ValidationFraction: 0.3, TestFraction: 0.2, EmbargoBars: 5, Folds: 4, Fold: 2},
+			RewardParameters: &jobv1.RewardParameters{Decay: proto.Float64(0.02), DrawdownPenalty: proto.Float64(0)},
 		}},
 		Resources: &jobv1.Resources{
 			Devices:   []*jobv1.DeviceDemand{{Kind: "cpu-lane", MemoryBytes: 256 << 20, Labels: map[string]string{"zone": "a"}}},
@@ -177,12 +181,12 @@ func TestServiceFindingsSpeakOfTheFile(t *testing.T) {
 		t.Fatal(problems)
 	}
 	for field, want := range map[string]string{
-		"spec.resources.devices[0].memory_bytes": "line 28: resources.devices[0].memory: no",
-		"spec.resources.host_memory_bytes":       "line 31: resources.memory: no",
-		"resources.cpu_millis":                   "line 30: resources.cpu: no",
+		"spec.resources.devices[0].memory_bytes": "line 30: resources.devices[0].memory: no",
+		"spec.resources.host_memory_bytes":       "line 33: resources.memory: no",
+		"resources.cpu_millis":                   "line 32: resources.cpu: no",
 		"spec.display_name":                      "line 2: name: no",
-		"spec.time_limit":                        "line 33: limits.time: no",
-		"spec.retry_policy.max_crashes":          "line 34: retries.crashes: no",
+		"spec.time_limit":                        "line 35: limits.time: no",
+		"spec.retry_policy.max_crashes":          "line 36: retries.crashes: no",
 		"spec.native.learner.hidden_sizes[1]":    "line 19: native.learner.hidden[1]: no",
 		"spec.native.learner.discount":           "line 16: native.learner.discount: no",
 		"request_id":                             "request_id: no",

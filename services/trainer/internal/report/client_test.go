@@ -433,9 +433,22 @@ func TestAssignment(t *testing.T) {
 		t.Fatal(err)
 	}
 	n := a.Native
-	if n.Specialist != market.RegimeBear || n.Reward != reward.RiskAdjusted || n.Costs.CommissionBP != 1 || n.Learner.HiddenSizes[0] != 32 ||
+	if n.Specialist != market.RegimeBear || n.Reward != reward.Default(reward.RiskAdjusted) || n.Costs.CommissionBP != 1 || n.Learner.HiddenSizes[0] != 32 ||
 		a.RestoreDir != "/r" || a.DeviceIDs[0] != "cpu:0" || a.LearningRateScale != 0.5 || n.Seed != -4 {
 		t.Errorf("%+v %+v", a, n)
+	}
+	if n.Split != (market.SplitPlan{}) {
+		t.Errorf("a job that says nothing of its split has %+v", n.Split)
+	}
+	none := 0.0
+	o.Spec.GetNative().Split = &jobv1.WalkForward{ValidationFraction: 0.3, TestFraction: 0.1, EmbargoBars: 5, Folds: 3, Fold: 2}
+	o.Spec.GetNative().RewardParameters = &jobv1.RewardParameters{DrawdownPenalty: &none}
+	if a, err = assignment(o); err != nil {
+		t.Fatal(err)
+	}
+	if n = a.Native; n.Split != (market.SplitPlan{ValidationFraction: 0.3, TestFraction: 0.1, EmbargoBars: 5, Folds: 3, Fold: 2}) ||
+		n.Reward.DrawdownPenalty != 0 || n.Reward.TurnoverPenalty != reward.Default(reward.RiskAdjusted).TurnoverPenalty {
+		t.Errorf("%+v", n)
 	}
 	o.Spec.GetNative().Specialist, o.Spec.GetNative().Reward = 77, 78
 	if _, err := assignment(o); err == nil || fmt.Sprint(err) == "" {

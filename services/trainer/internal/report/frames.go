@@ -196,7 +196,7 @@ func native(n *jobv1.NativeSpec) (*run.Native, error) {
 		return nil, fmt.Errorf("%w: unknown %s", ErrProtocol, strings.Join(unknown, " and "))
 	}
 	out := &run.Native{
-		Specialist: regime, Symbol: n.GetSymbol(), Timeframe: n.GetTimeframe(), Reward: kind, Seed: n.GetSeed(),
+		Specialist: regime, Symbol: n.GetSymbol(), Timeframe: n.GetTimeframe(), Reward: weighed(kind, n.GetRewardParameters()), Seed: n.GetSeed(),
 		MaxEpochs: int(n.GetMaxEpochs()), Patience: int(n.GetPatience()), Costs: market.Costs{CommissionBP: 1, SlippageBP: 1},
 		Learner: run.Hyperparameters{
 			LearningRate: l.GetLearningRate(), Discount: l.GetDiscount(), GAELambda: l.GetGaeLambda(), ClipRange: l.GetClipRange(),
@@ -204,6 +204,8 @@ func native(n *jobv1.NativeSpec) (*run.Native, error) {
 			MaxGradientNorm: l.GetMaxGradientNorm(), Environments: int(l.GetEnvironments()), RolloutSteps: int(l.GetRolloutSteps()),
 			UpdateEpochs: int(l.GetUpdateEpochs()), Schedule: schedule, WarmupEpochs: int(l.GetWarmupEpochs()), FinalShare: l.GetFinalRateShare(),
 		},
+		Split: market.SplitPlan{ValidationFraction: n.GetSplit().GetValidationFraction(), TestFraction: n.GetSplit().GetTestFraction(),
+			EmbargoBars: int(n.GetSplit().GetEmbargoBars()), Folds: int(n.GetSplit().GetFolds()), Fold: int(n.GetSplit().GetFold())},
 		WarmStart: n.GetWarmStart().GetCheckpointId(), FreezeTrunk: n.GetWarmStart().GetFreezeTrunk(),
 	}
 	if k := l.GetTemporal(); k != nil {
@@ -216,6 +218,23 @@ func native(n *jobv1.NativeSpec) (*run.Native, error) {
 		out.Learner.HiddenSizes = append(out.Learner.HiddenSizes, int(h))
 	}
 	return out, nil
+}
+
+// weighed is the reward with the job's weights over the defaults.
+func weighed(kind reward.Kind, p *jobv1.RewardParameters) reward.Function {
+	f := reward.Default(kind)
+	if p == nil {
+		return f
+	}
+	for _, w := range []struct {
+		target *float64
+		given  *float64
+	}{{&f.RiskAversion, p.RiskAversion}, {&f.DrawdownPenalty, p.DrawdownPenalty}, {&f.TurnoverPenalty, p.TurnoverPenaltyBps}, {&f.Decay, p.Decay}} {
+		if w.given != nil {
+			*w.target = *w.given
+		}
+	}
+	return f
 }
 
 // finishTimeout bounds the wait for the acknowledgement of the last frame, when

@@ -13,11 +13,12 @@ type Native struct {
 	Specialist market.Regime
 	Symbol     string
 	Timeframe  string
-	Reward     reward.Kind
+	Reward     reward.Function
 	Seed       int64
 	MaxEpochs  int
 	Patience   int
 	Costs      market.Costs
+	Split      market.SplitPlan
 	Learner    Hyperparameters
 	// WarmStart is the checkpoint whose trunk the run starts from, "" for none;
 	// FreezeTrunk keeps that trunk as it is.

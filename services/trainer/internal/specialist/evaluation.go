@@ -14,6 +14,7 @@ import (
 	"github.com/ultrathink-pilot/trainyard/services/trainer/internal/checkpoint"
 	"github.com/ultrathink-pilot/trainyard/services/trainer/internal/market"
 	"github.com/ultrathink-pilot/trainyard/services/trainer/internal/onnx"
+	"github.com/ultrathink-pilot/trainyard/services/trainer/internal/reward"
 	"github.com/ultrathink-pilot/trainyard/services/trainer/internal/run"
 )
 
@@ -166,7 +167,7 @@ func (t *training) evaluate(state run.State) *Evaluation {
 	n, table := t.native, t.job.Table
 	e := &Evaluation{
 		Format: "trainyard-evaluation/1", Specialist: n.Specialist.String(), Symbol: n.Symbol, Timeframe: n.Timeframe,
-		Reward: n.Reward.String(), Seed: n.Seed, Kernel: t.learner.Kernel(), Epochs: state.Epoch, BestEpoch: state.BestEpoch,
+		Reward: n.Reward.Kind.String(), Seed: n.Seed, Kernel: t.learner.Kernel(), Epochs: state.Epoch, BestEpoch: state.BestEpoch,
 		BestStep: int64(state.BestEpoch) * int64(t.learner.Transitions()),
 		CostsBPS: n.Costs.CommissionBP + n.Costs.SlippageBP, Schema: table.SchemaVersion, DataDigest: table.Digest, Note: evaluationNote,
 	}
@@ -232,7 +233,7 @@ func (t *training) params() map[string]string {
 	span := func(r market.Range) string { return day(table.Dates[r.From]) + "/" + day(table.Dates[r.To-1]) }
 	out := map[string]string{
 		"runtime": "native", "specialist": n.Specialist.String(), "symbol": n.Symbol, "timeframe": n.Timeframe,
-		"reward": n.Reward.String(), "seed": strconv.FormatInt(n.Seed, 10), "max_epochs": strconv.Itoa(t.policy.MaxEpochs),
+		"reward": n.Reward.Kind.String(), "seed": strconv.FormatInt(n.Seed, 10), "max_epochs": strconv.Itoa(t.policy.MaxEpochs),
 		"patience": strconv.Itoa(t.policy.Patience), "commission_bps": float(n.Costs.CommissionBP),
 		"slippage_bps": float(n.Costs.SlippageBP), "learning_rate": float(t.policy.LearningRate),
 		"entropy_coefficient": float(t.policy.Entropy), "discount": float(c.Gamma), "gae_lambda": float(c.Lambda),
@@ -246,6 +247,18 @@ func (t *training) params() map[string]string {
 	}
 	if k := c.Temporal; k.On() {
 		out["temporal"] = fmt.Sprintf("%d bars, width %d, stride %d, %d channels", k.Bars, k.Width, k.Stride, k.Channels)
+	}
+	switch n.Reward.Kind {
+	case reward.Sharpe:
+		out["risk_aversion"] = float(n.Reward.RiskAversion)
+	case reward.DifferentialSharpe:
+		out["reward_decay"] = float(n.Reward.Decay)
+	case reward.RiskAdjusted:
+		out["drawdown_penalty"], out["turnover_penalty_bps"] = float(n.Reward.DrawdownPenalty), float(n.Reward.TurnoverPenalty)
+	case reward.TotalReturn:
+	}
+	if folds := n.Split.Folds; folds > 1 {
+		out["fold"] = fmt.Sprintf("%d of %d", n.Split.Fold, folds)
 	}
 	if n.WarmStart != "" {
 		out["warm_start"], out["freeze_trunk"] = n.WarmStart, strconv.FormatBool(n.FreezeTrunk)

@@ -158,7 +158,7 @@ func (t *training) meta(s *snapshot) (checkpoint.Content, error) {
 	}
 	text, err := json.MarshalIndent(Meta{
 		Format: "trainyard-specialist/1", Specialist: n.Specialist.String(), Symbol: n.Symbol, Timeframe: n.Timeframe,
-		Reward: n.Reward.String(), Seed: n.Seed, Epoch: s.epoch, Step: s.step, FeatureSchema: table.SchemaVersion,
+		Reward: n.Reward.Kind.String(), Seed: n.Seed, Epoch: s.epoch, Step: s.step, FeatureSchema: table.SchemaVersion,
 		FeatureNames: table.FeatureNames, DataDigest: table.Digest, ObservationWidth: market.ObservationWidth,
 		Hidden: t.learner.Hidden(), Temporal: temporal, Actions: []string{"short", "flat", "long"}, Kernel: t.learner.Kernel(),
 		Metrics: t.checkpointMetrics(s),

@@ -15,7 +15,6 @@ import (
 	"github.com/ultrathink-pilot/trainyard/services/trainer/internal/checkpoint"
 	"github.com/ultrathink-pilot/trainyard/services/trainer/internal/learner"
 	"github.com/ultrathink-pilot/trainyard/services/trainer/internal/market"
-	"github.com/ultrathink-pilot/trainyard/services/trainer/internal/reward"
 	"github.com/ultrathink-pilot/trainyard/services/trainer/internal/run"
 )
 
@@ -94,7 +93,7 @@ func (t *training) prepare() (run.Ending, bool) {
 	a, n := t.job.Assignment, t.native
 	cfg, problems := t.config()
 	world, more := market.NewWorld(t.job.Table, market.WorldOptions{
-		Specialist: n.Specialist, Split: market.DefaultSplit(), Costs: n.Costs, Reward: reward.Default(n.Reward)})
+		Specialist: n.Specialist, Split: split(n.Split), Costs: n.Costs, Reward: n.Reward})
 	if problems = append(problems, more...); len(problems) > 0 {
 		return run.BadConfiguration(problems), false
 	}
@@ -130,6 +129,17 @@ func (t *training) prepare() (run.Ending, bool) {
 		}
 	}
 	return run.Ending{}, true
+}
+
+// split merges the job's cut of the history over the default.
+func split(given market.SplitPlan) market.SplitPlan {
+	p := market.DefaultSplit()
+	or(&p.ValidationFraction, given.ValidationFraction)
+	or(&p.TestFraction, given.TestFraction)
+	or(&p.EmbargoBars, given.EmbargoBars)
+	or(&p.Folds, given.Folds)
+	p.Fold = given.Fold
+	return p
 }
 
 // config merges the job's hyperparameters over the defaults.

@@ -125,7 +125,7 @@ func (l *listener) value(t *testing.T, key string) float64 {
 
 func job(t *testing.T, table *market.Table, regime market.Regime) Job {
 	return Job{Table: table, Assignment: &run.Assignment{JobID: "job", Attempt: 1, WorkDir: t.TempDir(), Threads: 1,
-		Native: &run.Native{Specialist: regime, Symbol: "TEST", Timeframe: "1d", Reward: reward.RiskAdjusted, Seed: 11,
+		Native: &run.Native{Specialist: regime, Symbol: "TEST", Timeframe: "1d", Reward: reward.Default(reward.RiskAdjusted), Seed: 11,
 			Costs: market.Costs{CommissionBP: 1, SlippageBP: 1}}}}
 }
 
@@ -372,5 +372,36 @@ func TestARunThatHardlyTradesStillOffersItsBest(t *testing.T) {
 	}
 	if offered != 1 || len(manifests) != len(l.checkpoints) {
 		t.Errorf("%d of %d checkpoints carry the objective, %d manifests differ; want the best one offered as a checkpoint of its own", offered, len(l.checkpoints), len(manifests))
+	}
+}
+
+// Each fold trains on more of the past and validates on the window after it; the test part stays the same, and what was
+// not given stays the default.
+func TestFoldsWalkForward(t *testing.T) {
+	t.Parallel()
+	params := func(fold int) map[string]string {
+		j, l := quick(t), newListener()
+		j.Assignment.Native.MaxEpochs = 1
+		j.Assignment.Native.Split = market.SplitPlan{Folds: 2, Fold: fold}
+		if e := mustTrain(t, j, l); e.Outcome != run.Succeeded {
+			t.Fatalf("%+v", e)
+		}
+		return l.params
+	}
+	first, second := params(0), params(1)
+	start := func(p map[string]string, window string) string {
+		from, _, _ := strings.Cut(p[window], "/")
+		return from
+	}
+	end := func(p map[string]string, window string) string { _, to, _ := strings.Cut(p[window], "/"); return to }
+	if first["fold"] != "0 of 2" || second["fold"] != "1 of 2" || first["test_window"] != second["test_window"] ||
+		end(first, "train_window") >= start(first, "validation_window") || end(first, "validation_window") >= start(second, "validation_window") ||
+		end(second, "train_window") < end(first, "validation_window") || end(second, "validation_window") >= start(second, "test_window") {
+		t.Errorf("%v\n%v", first, second)
+	}
+	j, l := quick(t), newListener()
+	j.Assignment.Native.Split = market.SplitPlan{Fold: 3}
+	if e := mustTrain(t, j, l); e.Class != run.ClassBadConfiguration || !strings.Contains(e.Message, "fold") {
+		t.Errorf("%+v", e)
 	}
 }

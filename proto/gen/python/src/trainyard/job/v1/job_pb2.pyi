@@ -197,8 +197,34 @@ class WarmStart(_message.Message):
     freeze_trunk: bool
     def __init__(self, checkpoint_id: _Optional[str] = ..., freeze_trunk: bool = ...) -> None: ...
 
+class WalkForward(_message.Message):
+    __slots__ = ("validation_fraction", "test_fraction", "embargo_bars", "folds", "fold")
+    VALIDATION_FRACTION_FIELD_NUMBER: _ClassVar[int]
+    TEST_FRACTION_FIELD_NUMBER: _ClassVar[int]
+    EMBARGO_BARS_FIELD_NUMBER: _ClassVar[int]
+    FOLDS_FIELD_NUMBER: _ClassVar[int]
+    FOLD_FIELD_NUMBER: _ClassVar[int]
+    validation_fraction: float
+    test_fraction: float
+    embargo_bars: int
+    folds: int
+    fold: int
+    def __init__(self, validation_fraction: _Optional[float] = ..., test_fraction: _Optional[float] = ..., embargo_bars: _Optional[int] = ..., folds: _Optional[int] = ..., fold: _Optional[int] = ...) -> None: ...
+
+class RewardParameters(_message.Message):
+    __slots__ = ("risk_aversion", "drawdown_penalty", "turnover_penalty_bps", "decay")
+    RISK_AVERSION_FIELD_NUMBER: _ClassVar[int]
+    DRAWDOWN_PENALTY_FIELD_NUMBER: _ClassVar[int]
+    TURNOVER_PENALTY_BPS_FIELD_NUMBER: _ClassVar[int]
+    DECAY_FIELD_NUMBER: _ClassVar[int]
+    risk_aversion: float
+    drawdown_penalty: float
+    turnover_penalty_bps: float
+    decay: float
+    def __init__(self, risk_aversion: _Optional[float] = ..., drawdown_penalty: _Optional[float] = ..., turnover_penalty_bps: _Optional[float] = ..., decay: _Optional[float] = ...) -> None: ...
+
 class NativeSpec(_message.Message):
-    __slots__ = ("specialist", "symbol", "timeframe", "reward", "seed", "max_epochs", "patience", "costs", "learner", "warm_start")
+    __slots__ = ("specialist", "symbol", "timeframe", "reward", "seed", "max_epochs", "patience", "costs", "learner", "warm_start", "split", "reward_parameters")
     SPECIALIST_FIELD_NUMBER: _ClassVar[int]
     SYMBOL_FIELD_NUMBER: _ClassVar[int]
     TIMEFRAME_FIELD_NUMBER: _ClassVar[int]
@@ -209,6 +235,8 @@ class NativeSpec(_message.Message):
     COSTS_FIELD_NUMBER: _ClassVar[int]
     LEARNER_FIELD_NUMBER: _ClassVar[int]
     WARM_START_FIELD_NUMBER: _ClassVar[int]
+    SPLIT_FIELD_NUMBER: _ClassVar[int]
+    REWARD_PARAMETERS_FIELD_NUMBER: _ClassVar[int]
     specialist: Specialist
     symbol: str
     timeframe: str
@@ -219,7 +247,9 @@ class NativeSpec(_message.Message):
     costs: TradingCosts
     learner: LearnerSpec
     warm_start: WarmStart
-    def __init__(self, specialist: _Optional[_Union[Specialist, str]] = ..., symbol: _Optional[str] = ..., timeframe: _Optional[str] = ..., reward: _Optional[_Union[Reward, str]] = ..., seed: _Optional[int] = ..., max_epochs: _Optional[int] = ..., patience: _Optional[int] = ..., costs: _Optional[_Union[TradingCosts, _Mapping]] = ..., learner: _Optional[_Union[LearnerSpec, _Mapping]] = ..., warm_start: _Optional[_Union[WarmStart, _Mapping]] = ...) -> None: ...
+    split: WalkForward
+    reward_parameters: RewardParameters
+    def __init__(self, specialist: _Optional[_Union[Specialist, str]] = ..., symbol: _Optional[str] = ..., timeframe: _Optional[str] = ..., reward: _Optional[_Union[Reward, str]] = ..., seed: _Optional[int] = ..., max_epochs: _Optional[int] = ..., patience: _Optional[int] = ..., costs: _Optional[_Union[TradingCosts, _Mapping]] = ..., learner: _Optional[_Union[LearnerSpec, _Mapping]] = ..., warm_start: _Optional[_Union[WarmStart, _Mapping]] = ..., split: _Optional[_Union[WalkForward, _Mapping]] = ..., reward_parameters: _Optional[_Union[RewardParameters, _Mapping]] = ...) -> None: ...
 
 class CommandSpec(_message.Message):
     __slots__ = ("argv", "env", "working_directory")
