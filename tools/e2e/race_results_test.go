@@ -279,7 +279,14 @@ func (r *race) people(ctx context.Context, t *testing.T, model string, seed uint
 
 // takeUp registers and promotes any checkpoint there is, tombstoned, archived or live: the registry refuses or brings it back.
 func (r *race) takeUp(ctx context.Context, model string, g *rand.Rand) {
-	listed, err := r.Runs.ListCheckpoints(ctx, &registryv1.ListCheckpointsRequest{PageSize: 200})
+	q := &registryv1.ListCheckpointsRequest{PageSize: 200}
+	listed, err := r.Runs.ListCheckpoints(ctx, q)
+	for range g.IntN(6) { // older pages have what is in the cold tier
+		if q.PageToken = listed.GetNextPageToken(); err != nil || q.GetPageToken() == "" {
+			break
+		}
+		listed, err = r.Runs.ListCheckpoints(ctx, q)
+	}
 	if err != nil || len(listed.GetCheckpoints()) == 0 {
 		return
 	}
