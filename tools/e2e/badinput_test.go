@@ -36,6 +36,10 @@ func TestBadJobFilesAreRefusedWhole(t *testing.T) {
 			file: "name: x\nexperiment: e\nnative: {specialist: bull, symbol: SPX, timeframe: 1d}\nresources: {devices: [{memory: 9000GiB}]}\n",
 			want: []string{"resources.devices[0].memory", "9000 GiB is more than any device has", "largest"},
 		},
+		"a fold that is not there": {
+			file: "name: x\nexperiment: e\nnative: {specialist: bull, symbol: SPX, timeframe: 1d, split: {validation: 0.8, test: 0.5, folds: 3, fold: 3}}\n",
+			want: []string{"native.split", "fold counts from 0 and is below folds", "leave no bars to train on"},
+		},
 		"unknown symbol":    {file: "name: x\nexperiment: e\nnative: {specialist: bull, symbol: NOPE, timeframe: 1d}\n", want: []string{"NOPE", "SPX"}},
 		"unknown timeframe": {file: "name: x\nexperiment: e\nnative: {specialist: bull, symbol: SPX, timeframe: 7h}\n", want: []string{"7h", "1d"}},
 	} {

@@ -25,6 +25,8 @@ type Catalogue interface {
 	// List returns every checkpoint that has bytes, and how many the registry
 	// says there are.
 	List(ctx context.Context) (all []retention.Checkpoint, total int, err error)
+	// Holders reads the checkpoints that hold one of these contents, at least one.
+	Holders(ctx context.Context, digests []string) ([]retention.Checkpoint, error)
 	// Objects lists every object that the registry knows of, in both tiers.
 	Objects(ctx context.Context) ([]Object, error)
 	// Leaving lists the keys that the registry has released and nobody has removed.

@@ -78,14 +78,18 @@ func (p *Planner) Explain(ctx context.Context, id string, now time.Time) (d rete
 	return d, found, nil
 }
 
-// Held lists the contents of every checkpoint that is not being deleted.
-func (p *Planner) Held(ctx context.Context) (map[string]bool, error) {
-	stock, err := p.reader.Peek(ctx, time.Time{}, 0)
-	if err != nil {
-		return nil, err
-	}
+// Held says which of these contents a checkpoint has that is not being deleted. The registry is asked about
+// them alone: a sweep asks before each of its batches, and the whole catalogue takes seconds.
+func (p *Planner) Held(ctx context.Context, digests []string) (map[string]bool, error) {
 	held := map[string]bool{}
-	for _, c := range stock.Checkpoints {
+	if len(digests) == 0 {
+		return held, nil
+	}
+	holders, err := p.reader.Catalogue.Holders(ctx, digests)
+	if err != nil {
+		return nil, fmt.Errorf("ask the registry who holds what it released: %w", err)
+	}
+	for _, c := range holders {
 		if c.State == retention.StateDeleting || c.State == retention.StateDeleted {
 			continue
 		}

@@ -36,9 +36,26 @@ func New(rpc registryv1.RetentionServiceClient) *Client { return &Client{rpc} }
 
 // List reads the whole inventory and how many rows the registry says it has.
 func (c *Client) List(ctx context.Context) (all []retention.Checkpoint, total int, err error) {
+	return c.list(ctx, nil)
+}
+
+// Holders reads the checkpoints that hold one of these contents, at least one.
+func (c *Client) Holders(ctx context.Context, digests []string) ([]retention.Checkpoint, error) {
+	contents := make([][]byte, len(digests))
+	for i, d := range digests {
+		var err error
+		if contents[i], err = hex.DecodeString(d); err != nil {
+			return nil, fmt.Errorf("content %q: %w", d, err)
+		}
+	}
+	all, _, err := c.list(ctx, contents)
+	return all, err
+}
+
+func (c *Client) list(ctx context.Context, contents [][]byte) (all []retention.Checkpoint, total int, err error) {
 	token := ""
 	for {
-		r, err := c.rpc.ListInventory(ctx, &registryv1.ListInventoryRequest{PageSize: pageSize, PageToken: token})
+		r, err := c.rpc.ListInventory(ctx, &registryv1.ListInventoryRequest{PageSize: pageSize, PageToken: token, ContentsSha256: contents})
 		if err != nil {
 			return nil, 0, err
 		}

@@ -5,6 +5,7 @@
 package registryfake
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -159,6 +160,11 @@ func (r *Registry) ListInventory(_ context.Context, req *registryv1.ListInventor
 	for _, id := range slices.Sorted(maps.Keys(r.rows)) {
 		w := r.rows[id]
 		if w.checkpoint.GetState() == registryv1.Checkpoint_STATE_DELETED {
+			continue
+		}
+		if wanted := req.GetContentsSha256(); len(wanted) > 0 && !slices.ContainsFunc(w.checkpoint.GetFiles(), func(f *registryv1.CheckpointFile) bool {
+			return slices.ContainsFunc(wanted, func(sum []byte) bool { return bytes.Equal(sum, f.GetSha256()) })
+		}) {
 			continue
 		}
 		out.TotalCount++

@@ -150,9 +150,9 @@ type Planner interface {
 	Fresh(ctx context.Context, now time.Time) (retention.Plan, inventory.Stock, error)
 	// Stored returns a plan by its hash.
 	Stored(ctx context.Context, hash string) (retention.Plan, bool, error)
-	// Held lists the contents that the catalogue needs now: those of every
+	// Held says which of these contents the catalogue needs now: those of a
 	// checkpoint that is not being deleted.
-	Held(ctx context.Context) (map[string]bool, error)
+	Held(ctx context.Context, digests []string) (map[string]bool, error)
 	// Policy that is in force.
 	Policy() retention.Policy
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"fmt"
+	"maps"
 	"slices"
 	"time"
 
@@ -283,7 +284,13 @@ func (s *Sweeper) remove(ctx context.Context, w Sweep, batch []Work, ids []strin
 	if len(batch) == 0 {
 		return nil
 	}
-	held, err := s.planner.Held(ctx)
+	released := map[string]bool{}
+	for _, key := range keys {
+		if digest, named := inventory.DigestOf(key); named {
+			released[digest] = true
+		}
+	}
+	held, err := s.planner.Held(ctx, slices.Sorted(maps.Keys(released)))
 	if err != nil {
 		return err
 	}

@@ -253,7 +253,7 @@ func TestABaseStaysUntilItsDifferencesAreGone(t *testing.T) {
 	if r := tombstone(f, base.ID); r[0].Done || !strings.Contains(r[0].Reason, "base of the archived "+child.ID) {
 		t.Fatalf("the base was condemned: %+v", r)
 	}
-	items, _, err := f.store.Inventory(f.ctx, "", 10, f.now)
+	items, _, err := f.store.Inventory(f.ctx, nil, "", 10, f.now)
 	f.must(err)
 	for _, i := range items {
 		if i.Checkpoint.ID == child.ID && (len(i.Bases) != 1 || i.Bases[0] != base.ID || i.ExperimentUse.IsZero() || i.LastUse.IsZero()) {

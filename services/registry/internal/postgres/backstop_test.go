@@ -106,7 +106,7 @@ func TestRawSQLCannotLoseWhatIsUnderALegalHold(t *testing.T) {
 	for name, sql := range attacks(held.ID, held.Files[0]) {
 		f.attack(name, sql)
 	}
-	items, _, err := f.store.Inventory(f.ctx, "", 10, f.now)
+	items, _, err := f.store.Inventory(f.ctx, nil, "", 10, f.now)
 	f.must(err)
 	found := false
 	for _, i := range items {

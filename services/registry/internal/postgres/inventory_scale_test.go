@@ -33,7 +33,7 @@ func TestListingTheInventoryDoesNotWeighEachAgainstAll(t *testing.T) {
 	roots := map[catalog.RootKind]int{}
 	seen, after := 0, ""
 	for {
-		page, total, err := f.store.Inventory(ctx, after, 1000, time.Now())
+		page, total, err := f.store.Inventory(ctx, nil, after, 1000, time.Now())
 		f.must(err)
 		if len(page) == 0 {
 			break

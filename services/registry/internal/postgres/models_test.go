@@ -279,11 +279,18 @@ func TestSweepInTwoPhases(t *testing.T) {
 	c1 := f.checkpoint(run, fence, 1, 0.1, "w1", shared)
 	c2 := f.checkpoint(run, fence, 2, 0.2, "w2", shared)
 	c3 := f.checkpoint(run, fence, 3, 0.3, "w3")
-	items, total, err := f.store.Inventory(f.ctx, "", 10, f.now)
+	items, total, err := f.store.Inventory(f.ctx, nil, "", 10, f.now)
 	f.must(err)
 	if total != 3 || len(items[0].Roots) != 0 || items[0].ExclusiveBytes != 2 || !items[0].RunActive ||
 		len(items[1].Roots) != 1 || items[1].Roots[0].Kind != catalog.RootLiveRun {
 		f.Fatalf("inventory %d %+v", total, items)
+	}
+	for content, holders := range map[string][]string{shared: {c1.ID, c2.ID}, "w3": {c3.ID}, "nobody's": {}} {
+		items, total, err := f.store.Inventory(f.ctx, []string{digestOf(content)}, "", 10, f.now)
+		f.must(err)
+		if int(total) != len(holders) || len(items) != len(holders) || len(items) > 0 && items[0].Checkpoint.ID != holders[0] {
+			f.Errorf("%q is held by %d: %+v", content, total, items)
+		}
 	}
 	for i, r := range tombstone(f, c1.ID, c2.ID, c3.ID, newID()) {
 		if r.Done != (i == 0) {

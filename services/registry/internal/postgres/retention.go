@@ -28,15 +28,21 @@ type InventoryItem struct {
 // that were given up long ago.
 const inventoryWhere = `c.state <> 'DELETED' AND (c.state <> 'PENDING' OR c.create_time < $1)`
 
-// Inventory returns up to limit checkpoints that have bytes, by id above after, and the
-// size of the whole inventory.
-func (s *Store) Inventory(ctx context.Context, after string, limit int, now time.Time) ([]InventoryItem, int64, error) {
-	stale := now.Add(-catalog.PendingGrace)
+// Inventory returns up to limit checkpoints that have bytes, by id above after, and how many
+// there are without that limit. With contents, only those that hold one of them count.
+func (s *Store) Inventory(ctx context.Context, contents []string, after string, limit int, now time.Time) ([]InventoryItem, int64, error) {
+	where, args := inventoryWhere, []any{now.Add(-catalog.PendingGrace)}
+	if len(contents) > 0 {
+		where += ` AND c.checkpoint_id IN (SELECT f.checkpoint_id FROM checkpoint_files f JOIN blobs b USING (blob_id) WHERE b.sha256 = ANY($2))`
+		args = append(args, contents)
+	}
 	var total int64
-	if err := s.pool.QueryRow(ctx, `SELECT count(*) FROM checkpoints c WHERE `+inventoryWhere, stale).Scan(&total); err != nil {
+	if err := s.pool.QueryRow(ctx, `SELECT count(*) FROM checkpoints c WHERE `+where, args...).Scan(&total); err != nil {
 		return nil, 0, fmt.Errorf("count inventory: %w", err)
 	}
-	cs, err := readCheckpoints(ctx, s.pool, `WHERE `+inventoryWhere+` AND c.checkpoint_id > $2 ORDER BY c.checkpoint_id LIMIT $3`, stale, after, limit)
+	n := len(args)
+	page := fmt.Sprintf(`WHERE %s AND c.checkpoint_id > $%d ORDER BY c.checkpoint_id LIMIT $%d`, where, n+1, n+2)
+	cs, err := readCheckpoints(ctx, s.pool, page, append(args, after, limit)...)
 	if err != nil {
 		return nil, 0, err
 	}

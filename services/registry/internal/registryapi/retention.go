@@ -2,6 +2,7 @@ package registryapi
 
 import (
 	"context"
+	"encoding/hex"
 	"time"
 
 	"github.com/ultrathink-pilot/trainyard/libs/pagetoken"
@@ -23,7 +24,11 @@ type retentionServer struct {
 }
 
 func (s *retentionServer) ListInventory(ctx context.Context, r *registryv1.ListInventoryRequest) (*registryv1.ListInventoryResponse, error) {
-	hash := pagetoken.FilterHash("inventory")
+	contents := make([]string, len(r.GetContentsSha256()))
+	for i, sum := range r.GetContentsSha256() {
+		contents[i] = hex.EncodeToString(sum)
+	}
+	hash := pagetoken.FilterHash(append([]string{"inventory"}, contents...)...)
 	parts, err := pagetoken.Decode(hash, r.GetPageToken(), 1)
 	if err != nil {
 		return nil, rpcerr.PageTokenInvalid(err)
@@ -33,7 +38,7 @@ func (s *retentionServer) ListInventory(ctx context.Context, r *registryv1.ListI
 		after = parts[0]
 	}
 	limit := pageSize(r.GetPageSize(), inventoryPage, inventoryMost)
-	items, total, err := s.Store.Inventory(ctx, after, limit+1, time.Now())
+	items, total, err := s.Store.Inventory(ctx, contents, after, limit+1, time.Now())
 	if err != nil {
 		return nil, wire(err)
 	}

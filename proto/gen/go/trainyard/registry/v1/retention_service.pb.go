@@ -327,9 +327,11 @@ type ListInventoryRequest struct {
 	// Rows per page; 0 means 500, more than 5000 is taken as 5000.
 	PageSize int32 `protobuf:"varint,1,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
 	// Token of the previous answer.
-	PageToken     string `protobuf:"bytes,2,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	PageToken string `protobuf:"bytes,2,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	// SHA-256 of contents: only checkpoints that hold one of them are listed and counted. Empty means all checkpoints.
+	ContentsSha256 [][]byte `protobuf:"bytes,3,rep,name=contents_sha256,json=contentsSha256,proto3" json:"contents_sha256,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *ListInventoryRequest) Reset() {
@@ -374,6 +376,13 @@ func (x *ListInventoryRequest) GetPageToken() string {
 		return x.PageToken
 	}
 	return ""
+}
+
+func (x *ListInventoryRequest) GetContentsSha256() [][]byte {
+	if x != nil {
+		return x.ContentsSha256
+	}
+	return nil
 }
 
 // ListInventoryResponse has a page.
@@ -2492,11 +2501,12 @@ const file_trainyard_registry_v1_retention_service_proto_rawDesc = "" +
 	"run_active\x18\x04 \x01(\bR\trunActive\x12>\n" +
 	"\rlast_use_time\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\vlastUseTime\x12J\n" +
 	"\x13experiment_use_time\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\x11experimentUseTime\x12.\n" +
-	"\x13base_checkpoint_ids\x18\a \x03(\tR\x11baseCheckpointIds\"e\n" +
+	"\x13base_checkpoint_ids\x18\a \x03(\tR\x11baseCheckpointIds\"\x9f\x01\n" +
 	"\x14ListInventoryRequest\x12$\n" +
 	"\tpage_size\x18\x01 \x01(\x05B\a\xbaH\x04\x1a\x02(\x00R\bpageSize\x12'\n" +
 	"\n" +
-	"page_token\x18\x02 \x01(\tB\b\xbaH\x05r\x03\x18\x80\bR\tpageToken\"\x9c\x01\n" +
+	"page_token\x18\x02 \x01(\tB\b\xbaH\x05r\x03\x18\x80\bR\tpageToken\x128\n" +
+	"\x0fcontents_sha256\x18\x03 \x03(\fB\x0f\xbaH\f\x92\x01\t\x10\x90N\"\x04z\x02h R\x0econtentsSha256\"\x9c\x01\n" +
 	"\x15ListInventoryResponse\x12:\n" +
 	"\x05items\x18\x01 \x03(\v2$.trainyard.registry.v1.InventoryItemR\x05items\x12&\n" +
 	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\x12\x1f\n" +

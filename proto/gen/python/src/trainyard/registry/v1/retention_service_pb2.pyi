@@ -58,12 +58,14 @@ class InventoryItem(_message.Message):
     def __init__(self, checkpoint: _Optional[_Union[_checkpoint_pb2.Checkpoint, _Mapping]] = ..., roots: _Optional[_Iterable[_Union[Root, _Mapping]]] = ..., exclusive_bytes: _Optional[int] = ..., run_active: bool = ..., last_use_time: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., experiment_use_time: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., base_checkpoint_ids: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class ListInventoryRequest(_message.Message):
-    __slots__ = ("page_size", "page_token")
+    __slots__ = ("page_size", "page_token", "contents_sha256")
     PAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
     PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    CONTENTS_SHA256_FIELD_NUMBER: _ClassVar[int]
     page_size: int
     page_token: str
-    def __init__(self, page_size: _Optional[int] = ..., page_token: _Optional[str] = ...) -> None: ...
+    contents_sha256: _containers.RepeatedScalarFieldContainer[bytes]
+    def __init__(self, page_size: _Optional[int] = ..., page_token: _Optional[str] = ..., contents_sha256: _Optional[_Iterable[bytes]] = ...) -> None: ...
 
 class ListInventoryResponse(_message.Message):
     __slots__ = ("items", "next_page_token", "total_count")
