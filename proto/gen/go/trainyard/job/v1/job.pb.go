@@ -482,7 +482,7 @@ func (x Attempt_State) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Attempt_State.Descriptor instead.
 func (Attempt_State) EnumDescriptor() ([]byte, []int) {
-	return file_trainyard_job_v1_job_proto_rawDescGZIP(), []int{14, 0}
+	return file_trainyard_job_v1_job_proto_rawDescGZIP(), []int{12, 0}
 }
 
 // State of a job. Legal moves: QUEUED -> STARTING -> RUNNING -> SUCCEEDED | FAILED | CANCELLED; STARTING, RUNNING ->
@@ -560,7 +560,7 @@ func (x Job_State) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Job_State.Descriptor instead.
 func (Job_State) EnumDescriptor() ([]byte, []int) {
-	return file_trainyard_job_v1_job_proto_rawDescGZIP(), []int{16, 0}
+	return file_trainyard_job_v1_job_proto_rawDescGZIP(), []int{14, 0}
 }
 
 // DeviceDemand asks for devices of one kind, on one host unless topology allows several.
@@ -1084,162 +1084,6 @@ func (x *WarmStart) GetFreezeTrunk() bool {
 	return false
 }
 
-// WalkForward cuts the history into train, validation and test, oldest first. With several folds validation walks forward: fold i
-// trains on all bars before its own window. The test part is the last and chooses nothing.
-type WalkForward struct {
-	state protoimpl.MessageState `protogen:"open.v1"`
-	// Share of all bars to validate on, over all folds; 0 means 0.25.
-	ValidationFraction float64 `protobuf:"fixed64,1,opt,name=validation_fraction,json=validationFraction,proto3" json:"validation_fraction,omitempty"`
-	// Share of all bars that is held out; 0 means 0.25.
-	TestFraction float64 `protobuf:"fixed64,2,opt,name=test_fraction,json=testFraction,proto3" json:"test_fraction,omitempty"`
-	// Bars left out between two parts, so that no return reaches over a border; 0 means 21.
-	EmbargoBars uint32 `protobuf:"varint,3,opt,name=embargo_bars,json=embargoBars,proto3" json:"embargo_bars,omitempty"`
-	// Validation windows; 0 means 1.
-	Folds uint32 `protobuf:"varint,4,opt,name=folds,proto3" json:"folds,omitempty"`
-	// The window that this job validates on, from 0.
-	Fold          uint32 `protobuf:"varint,5,opt,name=fold,proto3" json:"fold,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *WalkForward) Reset() {
-	*x = WalkForward{}
-	mi := &file_trainyard_job_v1_job_proto_msgTypes[6]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *WalkForward) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*WalkForward) ProtoMessage() {}
-
-func (x *WalkForward) ProtoReflect() protoreflect.Message {
-	mi := &file_trainyard_job_v1_job_proto_msgTypes[6]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use WalkForward.ProtoReflect.Descriptor instead.
-func (*WalkForward) Descriptor() ([]byte, []int) {
-	return file_trainyard_job_v1_job_proto_rawDescGZIP(), []int{6}
-}
-
-func (x *WalkForward) GetValidationFraction() float64 {
-	if x != nil {
-		return x.ValidationFraction
-	}
-	return 0
-}
-
-func (x *WalkForward) GetTestFraction() float64 {
-	if x != nil {
-		return x.TestFraction
-	}
-	return 0
-}
-
-func (x *WalkForward) GetEmbargoBars() uint32 {
-	if x != nil {
-		return x.EmbargoBars
-	}
-	return 0
-}
-
-func (x *WalkForward) GetFolds() uint32 {
-	if x != nil {
-		return x.Folds
-	}
-	return 0
-}
-
-func (x *WalkForward) GetFold() uint32 {
-	if x != nil {
-		return x.Fold
-	}
-	return 0
-}
-
-// RewardParameters weigh the terms of a reward. Unset means the trainer's default; a reward takes no notice of what it does not use.
-type RewardParameters struct {
-	state protoimpl.MessageState `protogen:"open.v1"`
-	// Weight of the squared term of REWARD_SHARPE; 0.2 by default.
-	RiskAversion *float64 `protobuf:"fixed64,1,opt,name=risk_aversion,json=riskAversion,proto3,oneof" json:"risk_aversion,omitempty"`
-	// Points of return that a point of new drawdown costs under REWARD_RISK_ADJUSTED; 0.05 by default.
-	DrawdownPenalty *float64 `protobuf:"fixed64,2,opt,name=drawdown_penalty,json=drawdownPenalty,proto3,oneof" json:"drawdown_penalty,omitempty"`
-	// Basis points that a unit of turnover costs under REWARD_RISK_ADJUSTED, on top of the trading costs; 1 by default.
-	TurnoverPenaltyBps *float64 `protobuf:"fixed64,3,opt,name=turnover_penalty_bps,json=turnoverPenaltyBps,proto3,oneof" json:"turnover_penalty_bps,omitempty"`
-	// Weight of the newest return in the moments of REWARD_DIFFERENTIAL_SHARPE; 1/63 by default.
-	Decay         *float64 `protobuf:"fixed64,4,opt,name=decay,proto3,oneof" json:"decay,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *RewardParameters) Reset() {
-	*x = RewardParameters{}
-	mi := &file_trainyard_job_v1_job_proto_msgTypes[7]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *RewardParameters) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*RewardParameters) ProtoMessage() {}
-
-func (x *RewardParameters) ProtoReflect() protoreflect.Message {
-	mi := &file_trainyard_job_v1_job_proto_msgTypes[7]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use RewardParameters.ProtoReflect.Descriptor instead.
-func (*RewardParameters) Descriptor() ([]byte, []int) {
-	return file_trainyard_job_v1_job_proto_rawDescGZIP(), []int{7}
-}
-
-func (x *RewardParameters) GetRiskAversion() float64 {
-	if x != nil && x.RiskAversion != nil {
-		return *x.RiskAversion
-	}
-	return 0
-}
-
-func (x *RewardParameters) GetDrawdownPenalty() float64 {
-	if x != nil && x.DrawdownPenalty != nil {
-		return *x.DrawdownPenalty
-	}
-	return 0
-}
-
-func (x *RewardParameters) GetTurnoverPenaltyBps() float64 {
-	if x != nil && x.TurnoverPenaltyBps != nil {
-		return *x.TurnoverPenaltyBps
-	}
-	return 0
-}
-
-func (x *RewardParameters) GetDecay() float64 {
-	if x != nil && x.Decay != nil {
-		return *x.Decay
-	}
-	return 0
-}
-
 // NativeSpec runs the built-in learner.
 type NativeSpec struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1273,7 +1117,7 @@ type NativeSpec struct {
 
 func (x *NativeSpec) Reset() {
 	*x = NativeSpec{}
-	mi := &file_trainyard_job_v1_job_proto_msgTypes[8]
+	mi := &file_trainyard_job_v1_job_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1285,7 +1129,7 @@ func (x *NativeSpec) String() string {
 func (*NativeSpec) ProtoMessage() {}
 
 func (x *NativeSpec) ProtoReflect() protoreflect.Message {
-	mi := &file_trainyard_job_v1_job_proto_msgTypes[8]
+	mi := &file_trainyard_job_v1_job_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1298,7 +1142,7 @@ func (x *NativeSpec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NativeSpec.ProtoReflect.Descriptor instead.
 func (*NativeSpec) Descriptor() ([]byte, []int) {
-	return file_trainyard_job_v1_job_proto_rawDescGZIP(), []int{8}
+	return file_trainyard_job_v1_job_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *NativeSpec) GetSpecialist() Specialist {
@@ -1400,7 +1244,7 @@ type CommandSpec struct {
 
 func (x *CommandSpec) Reset() {
 	*x = CommandSpec{}
-	mi := &file_trainyard_job_v1_job_proto_msgTypes[9]
+	mi := &file_trainyard_job_v1_job_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1412,7 +1256,7 @@ func (x *CommandSpec) String() string {
 func (*CommandSpec) ProtoMessage() {}
 
 func (x *CommandSpec) ProtoReflect() protoreflect.Message {
-	mi := &file_trainyard_job_v1_job_proto_msgTypes[9]
+	mi := &file_trainyard_job_v1_job_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1425,7 +1269,7 @@ func (x *CommandSpec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CommandSpec.ProtoReflect.Descriptor instead.
 func (*CommandSpec) Descriptor() ([]byte, []int) {
-	return file_trainyard_job_v1_job_proto_rawDescGZIP(), []int{9}
+	return file_trainyard_job_v1_job_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *CommandSpec) GetArgv() []string {
@@ -1466,7 +1310,7 @@ type RetryPolicy struct {
 
 func (x *RetryPolicy) Reset() {
 	*x = RetryPolicy{}
-	mi := &file_trainyard_job_v1_job_proto_msgTypes[10]
+	mi := &file_trainyard_job_v1_job_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1478,7 +1322,7 @@ func (x *RetryPolicy) String() string {
 func (*RetryPolicy) ProtoMessage() {}
 
 func (x *RetryPolicy) ProtoReflect() protoreflect.Message {
-	mi := &file_trainyard_job_v1_job_proto_msgTypes[10]
+	mi := &file_trainyard_job_v1_job_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1491,7 +1335,7 @@ func (x *RetryPolicy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RetryPolicy.ProtoReflect.Descriptor instead.
 func (*RetryPolicy) Descriptor() ([]byte, []int) {
-	return file_trainyard_job_v1_job_proto_rawDescGZIP(), []int{10}
+	return file_trainyard_job_v1_job_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *RetryPolicy) GetMaxCrashes() uint32 {
@@ -1570,7 +1414,7 @@ type JobSpec struct {
 
 func (x *JobSpec) Reset() {
 	*x = JobSpec{}
-	mi := &file_trainyard_job_v1_job_proto_msgTypes[11]
+	mi := &file_trainyard_job_v1_job_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1582,7 +1426,7 @@ func (x *JobSpec) String() string {
 func (*JobSpec) ProtoMessage() {}
 
 func (x *JobSpec) ProtoReflect() protoreflect.Message {
-	mi := &file_trainyard_job_v1_job_proto_msgTypes[11]
+	mi := &file_trainyard_job_v1_job_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1595,7 +1439,7 @@ func (x *JobSpec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JobSpec.ProtoReflect.Descriptor instead.
 func (*JobSpec) Descriptor() ([]byte, []int) {
-	return file_trainyard_job_v1_job_proto_rawDescGZIP(), []int{11}
+	return file_trainyard_job_v1_job_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *JobSpec) GetDisplayName() string {
@@ -1784,7 +1628,7 @@ type Progress struct {
 
 func (x *Progress) Reset() {
 	*x = Progress{}
-	mi := &file_trainyard_job_v1_job_proto_msgTypes[12]
+	mi := &file_trainyard_job_v1_job_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1796,7 +1640,7 @@ func (x *Progress) String() string {
 func (*Progress) ProtoMessage() {}
 
 func (x *Progress) ProtoReflect() protoreflect.Message {
-	mi := &file_trainyard_job_v1_job_proto_msgTypes[12]
+	mi := &file_trainyard_job_v1_job_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1809,7 +1653,7 @@ func (x *Progress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Progress.ProtoReflect.Descriptor instead.
 func (*Progress) Descriptor() ([]byte, []int) {
-	return file_trainyard_job_v1_job_proto_rawDescGZIP(), []int{12}
+	return file_trainyard_job_v1_job_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Progress) GetEpoch() uint32 {
@@ -1910,7 +1754,7 @@ type Evidence struct {
 
 func (x *Evidence) Reset() {
 	*x = Evidence{}
-	mi := &file_trainyard_job_v1_job_proto_msgTypes[13]
+	mi := &file_trainyard_job_v1_job_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1922,7 +1766,7 @@ func (x *Evidence) String() string {
 func (*Evidence) ProtoMessage() {}
 
 func (x *Evidence) ProtoReflect() protoreflect.Message {
-	mi := &file_trainyard_job_v1_job_proto_msgTypes[13]
+	mi := &file_trainyard_job_v1_job_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1935,7 +1779,7 @@ func (x *Evidence) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Evidence.ProtoReflect.Descriptor instead.
 func (*Evidence) Descriptor() ([]byte, []int) {
-	return file_trainyard_job_v1_job_proto_rawDescGZIP(), []int{13}
+	return file_trainyard_job_v1_job_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Evidence) GetExitCode() int32 {
@@ -2019,7 +1863,7 @@ type Attempt struct {
 
 func (x *Attempt) Reset() {
 	*x = Attempt{}
-	mi := &file_trainyard_job_v1_job_proto_msgTypes[14]
+	mi := &file_trainyard_job_v1_job_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2031,7 +1875,7 @@ func (x *Attempt) String() string {
 func (*Attempt) ProtoMessage() {}
 
 func (x *Attempt) ProtoReflect() protoreflect.Message {
-	mi := &file_trainyard_job_v1_job_proto_msgTypes[14]
+	mi := &file_trainyard_job_v1_job_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2044,7 +1888,7 @@ func (x *Attempt) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Attempt.ProtoReflect.Descriptor instead.
 func (*Attempt) Descriptor() ([]byte, []int) {
-	return file_trainyard_job_v1_job_proto_rawDescGZIP(), []int{14}
+	return file_trainyard_job_v1_job_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Attempt) GetAttempt() uint32 {
@@ -2169,7 +2013,7 @@ type GangMember struct {
 
 func (x *GangMember) Reset() {
 	*x = GangMember{}
-	mi := &file_trainyard_job_v1_job_proto_msgTypes[15]
+	mi := &file_trainyard_job_v1_job_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2181,7 +2025,7 @@ func (x *GangMember) String() string {
 func (*GangMember) ProtoMessage() {}
 
 func (x *GangMember) ProtoReflect() protoreflect.Message {
-	mi := &file_trainyard_job_v1_job_proto_msgTypes[15]
+	mi := &file_trainyard_job_v1_job_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2194,7 +2038,7 @@ func (x *GangMember) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GangMember.ProtoReflect.Descriptor instead.
 func (*GangMember) Descriptor() ([]byte, []int) {
-	return file_trainyard_job_v1_job_proto_rawDescGZIP(), []int{15}
+	return file_trainyard_job_v1_job_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *GangMember) GetAgentName() string {
@@ -2282,7 +2126,7 @@ type Job struct {
 
 func (x *Job) Reset() {
 	*x = Job{}
-	mi := &file_trainyard_job_v1_job_proto_msgTypes[16]
+	mi := &file_trainyard_job_v1_job_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2294,7 +2138,7 @@ func (x *Job) String() string {
 func (*Job) ProtoMessage() {}
 
 func (x *Job) ProtoReflect() protoreflect.Message {
-	mi := &file_trainyard_job_v1_job_proto_msgTypes[16]
+	mi := &file_trainyard_job_v1_job_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2307,7 +2151,7 @@ func (x *Job) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Job.ProtoReflect.Descriptor instead.
 func (*Job) Descriptor() ([]byte, []int) {
-	return file_trainyard_job_v1_job_proto_rawDescGZIP(), []int{16}
+	return file_trainyard_job_v1_job_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Job) GetJobId() string {
@@ -2482,7 +2326,7 @@ var File_trainyard_job_v1_job_proto protoreflect.FileDescriptor
 
 const file_trainyard_job_v1_job_proto_rawDesc = "" +
 	"\n" +
-	"\x1atrainyard/job/v1/job.proto\x12\x10trainyard.job.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a!trainyard/job/v1/dependency.proto\"\xc1\x03\n" +
+	"\x1atrainyard/job/v1/job.proto\x12\x10trainyard.job.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a!trainyard/job/v1/dependency.proto\x1a\x1ftrainyard/job/v1/training.proto\"\xc1\x03\n" +
 	"\fDeviceDemand\x12\x1d\n" +
 	"\x05count\x18\x01 \x01(\rB\a\xbaH\x04*\x02\x18@R\x05count\x12\x1c\n" +
 	"\x04kind\x18\x02 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x01R\x04kind\x122\n" +
@@ -2536,24 +2380,7 @@ const file_trainyard_job_v1_job_proto_rawDesc = "" +
 	"\bchannels\x18\x04 \x01(\rB\b\xbaH\x05*\x03\x18\x80\bR\bchannels\"]\n" +
 	"\tWarmStart\x12-\n" +
 	"\rcheckpoint_id\x18\x01 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\fcheckpointId\x12!\n" +
-	"\ffreeze_trunk\x18\x02 \x01(\bR\vfreezeTrunk\"\xe2\x04\n" +
-	"\vWalkForward\x12J\n" +
-	"\x13validation_fraction\x18\x01 \x01(\x01B\x19\xbaH\x16\x12\x14@\x01\x11\x00\x00\x00\x00\x00\x00\xf0?)\x00\x00\x00\x00\x00\x00\x00\x00R\x12validationFraction\x12>\n" +
-	"\rtest_fraction\x18\x02 \x01(\x01B\x19\xbaH\x16\x12\x14@\x01\x11\x00\x00\x00\x00\x00\x00\xf0?)\x00\x00\x00\x00\x00\x00\x00\x00R\ftestFraction\x12+\n" +
-	"\fembargo_bars\x18\x03 \x01(\rB\b\xbaH\x05*\x03\x18\x90NR\vembargoBars\x12\x1d\n" +
-	"\x05folds\x18\x04 \x01(\rB\a\xbaH\x04*\x02\x18dR\x05folds\x12\x1b\n" +
-	"\x04fold\x18\x05 \x01(\rB\a\xbaH\x04*\x02\x18cR\x04fold:\xdd\x02\xbaH\xd9\x02\x1al\n" +
-	"\x11walk_forward.fold\x12%fold counts from 0 and is below folds\x1a0this.fold < (this.folds == 0u ? 1u : this.folds)\x1a\xe8\x01\n" +
-	"\x16walk_forward.fractions\x12Hvalidation_fraction and test_fraction together leave no bars to train on\x1a\x83\x01(this.validation_fraction == 0.0 ? 0.25 : this.validation_fraction) + (this.test_fraction == 0.0 ? 0.25 : this.test_fraction) < 1.0\"\xf4\x02\n" +
-	"\x10RewardParameters\x12C\n" +
-	"\rrisk_aversion\x18\x01 \x01(\x01B\x19\xbaH\x16\x12\x14@\x01\x19\x00\x00\x00\x00\x00\x00Y@)\x00\x00\x00\x00\x00\x00\x00\x00H\x00R\friskAversion\x88\x01\x01\x12I\n" +
-	"\x10drawdown_penalty\x18\x02 \x01(\x01B\x19\xbaH\x16\x12\x14@\x01\x19\x00\x00\x00\x00\x00\x00Y@)\x00\x00\x00\x00\x00\x00\x00\x00H\x01R\x0fdrawdownPenalty\x88\x01\x01\x12P\n" +
-	"\x14turnover_penalty_bps\x18\x03 \x01(\x01B\x19\xbaH\x16\x12\x14@\x01\x19\x00\x00\x00\x00\x00@\x8f@)\x00\x00\x00\x00\x00\x00\x00\x00H\x02R\x12turnoverPenaltyBps\x88\x01\x01\x124\n" +
-	"\x05decay\x18\x04 \x01(\x01B\x19\xbaH\x16\x12\x14@\x01\x11\x00\x00\x00\x00\x00\x00\xf0?!\x00\x00\x00\x00\x00\x00\x00\x00H\x03R\x05decay\x88\x01\x01B\x10\n" +
-	"\x0e_risk_aversionB\x13\n" +
-	"\x11_drawdown_penaltyB\x17\n" +
-	"\x15_turnover_penalty_bpsB\b\n" +
-	"\x06_decay\"\x9a\x05\n" +
+	"\ffreeze_trunk\x18\x02 \x01(\bR\vfreezeTrunk\"\x9a\x05\n" +
 	"\n" +
 	"NativeSpec\x12H\n" +
 	"\n" +
@@ -2774,7 +2601,7 @@ func file_trainyard_job_v1_job_proto_rawDescGZIP() []byte {
 }
 
 var file_trainyard_job_v1_job_proto_enumTypes = make([]protoimpl.EnumInfo, 8)
-var file_trainyard_job_v1_job_proto_msgTypes = make([]protoimpl.MessageInfo, 20)
+var file_trainyard_job_v1_job_proto_msgTypes = make([]protoimpl.MessageInfo, 18)
 var file_trainyard_job_v1_job_proto_goTypes = []any{
 	(PriorityClass)(0),            // 0: trainyard.job.v1.PriorityClass
 	(Specialist)(0),               // 1: trainyard.job.v1.Specialist
@@ -2790,27 +2617,27 @@ var file_trainyard_job_v1_job_proto_goTypes = []any{
 	(*LearnerSpec)(nil),           // 11: trainyard.job.v1.LearnerSpec
 	(*TemporalTrunk)(nil),         // 12: trainyard.job.v1.TemporalTrunk
 	(*WarmStart)(nil),             // 13: trainyard.job.v1.WarmStart
-	(*WalkForward)(nil),           // 14: trainyard.job.v1.WalkForward
-	(*RewardParameters)(nil),      // 15: trainyard.job.v1.RewardParameters
-	(*NativeSpec)(nil),            // 16: trainyard.job.v1.NativeSpec
-	(*CommandSpec)(nil),           // 17: trainyard.job.v1.CommandSpec
-	(*RetryPolicy)(nil),           // 18: trainyard.job.v1.RetryPolicy
-	(*JobSpec)(nil),               // 19: trainyard.job.v1.JobSpec
-	(*Progress)(nil),              // 20: trainyard.job.v1.Progress
-	(*Evidence)(nil),              // 21: trainyard.job.v1.Evidence
-	(*Attempt)(nil),               // 22: trainyard.job.v1.Attempt
-	(*GangMember)(nil),            // 23: trainyard.job.v1.GangMember
-	(*Job)(nil),                   // 24: trainyard.job.v1.Job
-	nil,                           // 25: trainyard.job.v1.DeviceDemand.LabelsEntry
-	nil,                           // 26: trainyard.job.v1.CommandSpec.EnvEntry
-	nil,                           // 27: trainyard.job.v1.JobSpec.LabelsEntry
+	(*NativeSpec)(nil),            // 14: trainyard.job.v1.NativeSpec
+	(*CommandSpec)(nil),           // 15: trainyard.job.v1.CommandSpec
+	(*RetryPolicy)(nil),           // 16: trainyard.job.v1.RetryPolicy
+	(*JobSpec)(nil),               // 17: trainyard.job.v1.JobSpec
+	(*Progress)(nil),              // 18: trainyard.job.v1.Progress
+	(*Evidence)(nil),              // 19: trainyard.job.v1.Evidence
+	(*Attempt)(nil),               // 20: trainyard.job.v1.Attempt
+	(*GangMember)(nil),            // 21: trainyard.job.v1.GangMember
+	(*Job)(nil),                   // 22: trainyard.job.v1.Job
+	nil,                           // 23: trainyard.job.v1.DeviceDemand.LabelsEntry
+	nil,                           // 24: trainyard.job.v1.CommandSpec.EnvEntry
+	nil,                           // 25: trainyard.job.v1.JobSpec.LabelsEntry
+	(*WalkForward)(nil),           // 26: trainyard.job.v1.WalkForward
+	(*RewardParameters)(nil),      // 27: trainyard.job.v1.RewardParameters
 	(*durationpb.Duration)(nil),   // 28: google.protobuf.Duration
 	(*Dependency)(nil),            // 29: trainyard.job.v1.Dependency
 	(*timestamppb.Timestamp)(nil), // 30: google.protobuf.Timestamp
 	(*DependencyState)(nil),       // 31: trainyard.job.v1.DependencyState
 }
 var file_trainyard_job_v1_job_proto_depIdxs = []int32{
-	25, // 0: trainyard.job.v1.DeviceDemand.labels:type_name -> trainyard.job.v1.DeviceDemand.LabelsEntry
+	23, // 0: trainyard.job.v1.DeviceDemand.labels:type_name -> trainyard.job.v1.DeviceDemand.LabelsEntry
 	4,  // 1: trainyard.job.v1.DeviceDemand.topology:type_name -> trainyard.job.v1.Topology
 	8,  // 2: trainyard.job.v1.Resources.devices:type_name -> trainyard.job.v1.DeviceDemand
 	12, // 3: trainyard.job.v1.LearnerSpec.temporal:type_name -> trainyard.job.v1.TemporalTrunk
@@ -2820,17 +2647,17 @@ var file_trainyard_job_v1_job_proto_depIdxs = []int32{
 	10, // 7: trainyard.job.v1.NativeSpec.costs:type_name -> trainyard.job.v1.TradingCosts
 	11, // 8: trainyard.job.v1.NativeSpec.learner:type_name -> trainyard.job.v1.LearnerSpec
 	13, // 9: trainyard.job.v1.NativeSpec.warm_start:type_name -> trainyard.job.v1.WarmStart
-	14, // 10: trainyard.job.v1.NativeSpec.split:type_name -> trainyard.job.v1.WalkForward
-	15, // 11: trainyard.job.v1.NativeSpec.reward_parameters:type_name -> trainyard.job.v1.RewardParameters
-	26, // 12: trainyard.job.v1.CommandSpec.env:type_name -> trainyard.job.v1.CommandSpec.EnvEntry
+	26, // 10: trainyard.job.v1.NativeSpec.split:type_name -> trainyard.job.v1.WalkForward
+	27, // 11: trainyard.job.v1.NativeSpec.reward_parameters:type_name -> trainyard.job.v1.RewardParameters
+	24, // 12: trainyard.job.v1.CommandSpec.env:type_name -> trainyard.job.v1.CommandSpec.EnvEntry
 	0,  // 13: trainyard.job.v1.JobSpec.priority_class:type_name -> trainyard.job.v1.PriorityClass
 	9,  // 14: trainyard.job.v1.JobSpec.resources:type_name -> trainyard.job.v1.Resources
-	16, // 15: trainyard.job.v1.JobSpec.native:type_name -> trainyard.job.v1.NativeSpec
-	17, // 16: trainyard.job.v1.JobSpec.command:type_name -> trainyard.job.v1.CommandSpec
+	14, // 15: trainyard.job.v1.JobSpec.native:type_name -> trainyard.job.v1.NativeSpec
+	15, // 16: trainyard.job.v1.JobSpec.command:type_name -> trainyard.job.v1.CommandSpec
 	28, // 17: trainyard.job.v1.JobSpec.time_limit:type_name -> google.protobuf.Duration
 	28, // 18: trainyard.job.v1.JobSpec.stall_limit:type_name -> google.protobuf.Duration
-	18, // 19: trainyard.job.v1.JobSpec.retry_policy:type_name -> trainyard.job.v1.RetryPolicy
-	27, // 20: trainyard.job.v1.JobSpec.labels:type_name -> trainyard.job.v1.JobSpec.LabelsEntry
+	16, // 19: trainyard.job.v1.JobSpec.retry_policy:type_name -> trainyard.job.v1.RetryPolicy
+	25, // 20: trainyard.job.v1.JobSpec.labels:type_name -> trainyard.job.v1.JobSpec.LabelsEntry
 	29, // 21: trainyard.job.v1.JobSpec.after:type_name -> trainyard.job.v1.Dependency
 	30, // 22: trainyard.job.v1.JobSpec.deadline:type_name -> google.protobuf.Timestamp
 	28, // 23: trainyard.job.v1.JobSpec.expected_duration:type_name -> google.protobuf.Duration
@@ -2838,15 +2665,15 @@ var file_trainyard_job_v1_job_proto_depIdxs = []int32{
 	30, // 25: trainyard.job.v1.Progress.report_time:type_name -> google.protobuf.Timestamp
 	6,  // 26: trainyard.job.v1.Attempt.state:type_name -> trainyard.job.v1.Attempt.State
 	3,  // 27: trainyard.job.v1.Attempt.failure_class:type_name -> trainyard.job.v1.FailureClass
-	21, // 28: trainyard.job.v1.Attempt.evidence:type_name -> trainyard.job.v1.Evidence
+	19, // 28: trainyard.job.v1.Attempt.evidence:type_name -> trainyard.job.v1.Evidence
 	30, // 29: trainyard.job.v1.Attempt.create_time:type_name -> google.protobuf.Timestamp
 	30, // 30: trainyard.job.v1.Attempt.start_time:type_name -> google.protobuf.Timestamp
 	30, // 31: trainyard.job.v1.Attempt.end_time:type_name -> google.protobuf.Timestamp
-	23, // 32: trainyard.job.v1.Attempt.members:type_name -> trainyard.job.v1.GangMember
-	19, // 33: trainyard.job.v1.Job.spec:type_name -> trainyard.job.v1.JobSpec
+	21, // 32: trainyard.job.v1.Attempt.members:type_name -> trainyard.job.v1.GangMember
+	17, // 33: trainyard.job.v1.Job.spec:type_name -> trainyard.job.v1.JobSpec
 	7,  // 34: trainyard.job.v1.Job.state:type_name -> trainyard.job.v1.Job.State
-	20, // 35: trainyard.job.v1.Job.progress:type_name -> trainyard.job.v1.Progress
-	22, // 36: trainyard.job.v1.Job.attempts:type_name -> trainyard.job.v1.Attempt
+	18, // 35: trainyard.job.v1.Job.progress:type_name -> trainyard.job.v1.Progress
+	20, // 36: trainyard.job.v1.Job.attempts:type_name -> trainyard.job.v1.Attempt
 	30, // 37: trainyard.job.v1.Job.create_time:type_name -> google.protobuf.Timestamp
 	30, // 38: trainyard.job.v1.Job.start_time:type_name -> google.protobuf.Timestamp
 	30, // 39: trainyard.job.v1.Job.end_time:type_name -> google.protobuf.Timestamp
@@ -2865,8 +2692,8 @@ func file_trainyard_job_v1_job_proto_init() {
 		return
 	}
 	file_trainyard_job_v1_dependency_proto_init()
-	file_trainyard_job_v1_job_proto_msgTypes[7].OneofWrappers = []any{}
-	file_trainyard_job_v1_job_proto_msgTypes[11].OneofWrappers = []any{
+	file_trainyard_job_v1_training_proto_init()
+	file_trainyard_job_v1_job_proto_msgTypes[9].OneofWrappers = []any{
 		(*JobSpec_Native)(nil),
 		(*JobSpec_Command)(nil),
 	}
@@ -2876,7 +2703,7 @@ func file_trainyard_job_v1_job_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_trainyard_job_v1_job_proto_rawDesc), len(file_trainyard_job_v1_job_proto_rawDesc)),
 			NumEnums:      8,
-			NumMessages:   20,
+			NumMessages:   18,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

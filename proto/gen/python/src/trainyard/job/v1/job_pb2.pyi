@@ -1,6 +1,7 @@
 from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from trainyard.job.v1 import dependency_pb2 as _dependency_pb2
+from trainyard.job.v1 import training_pb2 as _training_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.protobuf import descriptor as _descriptor
@@ -197,32 +198,6 @@ class WarmStart(_message.Message):
     freeze_trunk: bool
     def __init__(self, checkpoint_id: _Optional[str] = ..., freeze_trunk: bool = ...) -> None: ...
 
-class WalkForward(_message.Message):
-    __slots__ = ("validation_fraction", "test_fraction", "embargo_bars", "folds", "fold")
-    VALIDATION_FRACTION_FIELD_NUMBER: _ClassVar[int]
-    TEST_FRACTION_FIELD_NUMBER: _ClassVar[int]
-    EMBARGO_BARS_FIELD_NUMBER: _ClassVar[int]
-    FOLDS_FIELD_NUMBER: _ClassVar[int]
-    FOLD_FIELD_NUMBER: _ClassVar[int]
-    validation_fraction: float
-    test_fraction: float
-    embargo_bars: int
-    folds: int
-    fold: int
-    def __init__(self, validation_fraction: _Optional[float] = ..., test_fraction: _Optional[float] = ..., embargo_bars: _Optional[int] = ..., folds: _Optional[int] = ..., fold: _Optional[int] = ...) -> None: ...
-
-class RewardParameters(_message.Message):
-    __slots__ = ("risk_aversion", "drawdown_penalty", "turnover_penalty_bps", "decay")
-    RISK_AVERSION_FIELD_NUMBER: _ClassVar[int]
-    DRAWDOWN_PENALTY_FIELD_NUMBER: _ClassVar[int]
-    TURNOVER_PENALTY_BPS_FIELD_NUMBER: _ClassVar[int]
-    DECAY_FIELD_NUMBER: _ClassVar[int]
-    risk_aversion: float
-    drawdown_penalty: float
-    turnover_penalty_bps: float
-    decay: float
-    def __init__(self, risk_aversion: _Optional[float] = ..., drawdown_penalty: _Optional[float] = ..., turnover_penalty_bps: _Optional[float] = ..., decay: _Optional[float] = ...) -> None: ...
-
 class NativeSpec(_message.Message):
     __slots__ = ("specialist", "symbol", "timeframe", "reward", "seed", "max_epochs", "patience", "costs", "learner", "warm_start", "split", "reward_parameters")
     SPECIALIST_FIELD_NUMBER: _ClassVar[int]
@@ -247,9 +222,9 @@ class NativeSpec(_message.Message):
     costs: TradingCosts
     learner: LearnerSpec
     warm_start: WarmStart
-    split: WalkForward
-    reward_parameters: RewardParameters
-    def __init__(self, specialist: _Optional[_Union[Specialist, str]] = ..., symbol: _Optional[str] = ..., timeframe: _Optional[str] = ..., reward: _Optional[_Union[Reward, str]] = ..., seed: _Optional[int] = ..., max_epochs: _Optional[int] = ..., patience: _Optional[int] = ..., costs: _Optional[_Union[TradingCosts, _Mapping]] = ..., learner: _Optional[_Union[LearnerSpec, _Mapping]] = ..., warm_start: _Optional[_Union[WarmStart, _Mapping]] = ..., split: _Optional[_Union[WalkForward, _Mapping]] = ..., reward_parameters: _Optional[_Union[RewardParameters, _Mapping]] = ...) -> None: ...
+    split: _training_pb2.WalkForward
+    reward_parameters: _training_pb2.RewardParameters
+    def __init__(self, specialist: _Optional[_Union[Specialist, str]] = ..., symbol: _Optional[str] = ..., timeframe: _Optional[str] = ..., reward: _Optional[_Union[Reward, str]] = ..., seed: _Optional[int] = ..., max_epochs: _Optional[int] = ..., patience: _Optional[int] = ..., costs: _Optional[_Union[TradingCosts, _Mapping]] = ..., learner: _Optional[_Union[LearnerSpec, _Mapping]] = ..., warm_start: _Optional[_Union[WarmStart, _Mapping]] = ..., split: _Optional[_Union[_training_pb2.WalkForward, _Mapping]] = ..., reward_parameters: _Optional[_Union[_training_pb2.RewardParameters, _Mapping]] = ...) -> None: ...
 
 class CommandSpec(_message.Message):
     __slots__ = ("argv", "env", "working_directory")
