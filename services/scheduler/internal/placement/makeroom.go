@@ -217,6 +217,10 @@ func (c *Core) preempt(e *entry) bool {
 	}
 	shapes := c.shapesOf(e.rank)
 	from, again := e.rank.stuck[at]
+	if len(shapes) > 1 {
+		// Which hosts its parts choose follows the costs, and those follow time.
+		again = false
+	}
 	if again && from == len(c.fleet.log) {
 		return false
 	}
@@ -234,7 +238,7 @@ func (c *Core) preempt(e *entry) bool {
 				best, bestCost, bestVictims = i, price, victims
 			}
 		}
-		if again && len(shapes) == 1 {
+		if again {
 			c.fleet.since(from, look)
 		} else {
 			for i := range c.fleet.nodes {
