@@ -347,6 +347,34 @@ func TestRoomOfAnOldSplitIsGone(t *testing.T) {
 	}
 }
 
+// Whoever a room claimed may be stopped again once its job has entered it: who found nobody to take quota back from looks again.
+func TestAnEnteredRoomClaimsNobody(t *testing.T) {
+	t.Parallel()
+	c := placement.NewCore(placement.Rules{MinRuntime: time.Minute, Restart: 30})
+	c.SetTenants([]placement.Tenant{{Name: "x", Quota: true, Nominal: placement.Amount{Millis: 1000, CPUMillis: 1 << 40, HostBytes: 1 << 60}}, {Name: "z"}})
+	c.Host(host("h0", gpu("g0", 24*gib), gpu("g1", 24*gib)))
+	run := func(id, tenant string, fence uint64, end time.Duration, device string) {
+		share := job.Share{Device: device, Kind: "gpu", Bytes: 22 * gib, Held: 23 * gib, Whole: true}
+		c.Run(placement.Request{Job: id, Tenant: tenant, Priority: job.Batch, Demand: whole(1)},
+			[]placement.Part{{Node: "h0", Shares: []job.Share{share}}}, placement.Life{Fence: fence, Started: t0.Add(-time.Hour), Saved: t0, End: t0.Add(end)})
+	}
+	run("own", "x", 1, 10*time.Minute, "g0")
+	run("other", "z", 2, 20*time.Minute, "g1")
+	c.Wait(placement.Request{Job: "head", Tenant: "z", Priority: job.Batch, Demand: whole(1)})
+	c.Plan(t0) // its room claims the first to end; then another ends sooner
+	c.Wait(placement.Request{Job: "wants", Tenant: "x", Place: 1, Priority: job.Production, Demand: whole(1)})
+	c.Forget("other")
+	if p := c.Plan(t0); len(p.Place) != 1 || len(p.Preempt) != 0 {
+		t.Fatalf("first %s", brief(p))
+	}
+	run("head", "z", 3, time.Hour, "g1")
+	s := c.Snapshot(t0)
+	got, want := c.Plan(t0).Preempt, placement.Make(s).Preempt
+	if len(got) != 1 || got[0].Job != "own" || !reflect.DeepEqual(got, want) {
+		t.Errorf("stopped %+v, a core built from scratch %+v", got, want)
+	}
+}
+
 // Whatever happens, in whatever order: a core that was told of every change plans
 // exactly as if it were built from scratch, no device is promised beyond what it
 // has, a gang is placed completely and on as many different hosts as it has

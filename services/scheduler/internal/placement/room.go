@@ -273,6 +273,7 @@ func (c *Core) enter(e *entry) bool {
 	}
 	if len(spots) == len(r.parts) && len(spots) > 0 {
 		e.room = nil
+		c.roomTurns++ // whom it claimed may be stopped for others again
 		c.place(e, spots, "the room on "+r.parts[0].node+" was kept for it")
 		return true
 	}
