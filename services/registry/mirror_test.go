@@ -323,7 +323,7 @@ func mirrorCampaign(t *testing.T, python string, writers, kills int) (did mirror
 		state, err := store.MirrorState(t.Context())
 		must(t, err)
 		if state.Pending == 0 {
-			did.dead = int64(state.Dead)
+			did.dead = state.Dead
 			if state.Dead > 0 {
 				letters, err := store.DeadLetters(t.Context(), 0, 10)
 				t.Errorf("dead letters: %+v %v", letters, err)

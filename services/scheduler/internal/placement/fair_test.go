@@ -18,16 +18,14 @@ func TestBackoffInvertsNoPriority(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
 		s := busy().Draw(t, "busy fleet")
-		never, gone := s, s
-		never.Queue, gone.Queue = nil, nil
 		s.Typical = []placement.Typical{{Demand: whole(1), Weight: 1}}
-		never.Typical, gone.Typical = s.Typical, s.Typical
+		gone := s
+		gone.Queue = nil
 		s.Queue = append([]placement.Request(nil), s.Queue...)
 		for i := range s.Queue {
 			r := &s.Queue[i]
 			r.Priority, r.Place = job.Priority(rapid.IntRange(1, 4).Draw(t, "class")), int64(rapid.IntRange(0, 9).Draw(t, "place"))
 			clean := *r
-			never.Queue = append(never.Queue, clean)
 			switch rapid.IntRange(0, 2).Draw(t, "backoff") {
 			case 0:
 				r.NotBefore = t0.Add(-time.Duration(rapid.IntRange(0, 600).Draw(t, "over since")) * time.Second)
