@@ -58,7 +58,7 @@ var coreMutants = []mutant{
 	{"equal classes stop each other", "placement/makeroom.go", "return h.Priority < at.class ||", "return h.Priority <= at.class ||", "placement", "."},
 	{"who has only begun is stopped", "placement/makeroom.go", "c.now.Sub(h.Started) >= c.rules.MinRuntime", "true", "placement", "."},
 	{"the dearest victim is taken", "placement/makeroom.go", "return a.lost < b.lost", "return a.lost > b.lost", "placement", "."},
-	{"victims that are not in the way stop too", "placement/makeroom.go", "why == fits {\n\t\t\t\tcontinue\n", "why == fits && false {\n\t\t\t\tcontinue\n", "placement", "."},
+	{"victims that are not in the way stop too", "placement/makeroom.go", "why == fits {\n\t\t\tcontinue\n", "why == fits && false {\n\t\t\tcontinue\n", "placement", "."},
 	{"changes are looked at as they came", "placement/makeroom.go", "\tslices.Sort(nodes)\n\tfor _, n := range nodes {", "\tfor _, n := range nodes {", "placement", "."},
 	{"a ranking misses a change", "placement/fleet.go", "\tf.log = append(f.log, int32(i))\n\tif len", "\tif len", "placement", "."},
 }
