@@ -28,7 +28,7 @@ func TestListingTheInventoryDoesNotWeighEachAgainstAll(t *testing.T) {
 		_, err := f.store.pool.Exec(f.ctx, sql)
 		f.must(err)
 	}
-	ctx, cancel := context.WithTimeout(f.ctx, 20*time.Second)
+	ctx, cancel := context.WithTimeout(f.ctx, time.Minute)
 	defer cancel()
 	roots := map[catalog.RootKind]int{}
 	seen, after := 0, ""
@@ -80,7 +80,7 @@ func TestLookingForABaseDoesNotWeighEveryCopy(t *testing.T) {
 	if asking.Files[0].Size != 7 {
 		t.Fatalf("the file has %d bytes", asking.Files[0].Size)
 	}
-	ctx, cancel := context.WithTimeout(f.ctx, 20*time.Second)
+	ctx, cancel := context.WithTimeout(f.ctx, time.Minute)
 	defer cancel()
 	f.must(f.store.Do(ctx, f.now, func(tx *Tx) error {
 		for range 1000 {
