@@ -185,9 +185,21 @@ func TestAChainOfDependentsIsCancelledAtOnce(t *testing.T) {
 	})
 }
 
+// slow takes a while to make anything durable.
+type slow struct{ cycle.Store }
+
+func (s slow) Commit(ctx context.Context, term uint64, c cycle.Changes) error {
+	time.Sleep(time.Second)
+	return s.Store.Commit(ctx, term, c)
+}
+
+// Those who come while a batch is on its way to the disk are held to what is in it.
 func TestAQuotaHoldsAgainstManyAtOnce(t *testing.T) {
 	t.Parallel()
 	inBubble(t, func(t *testing.T, b *bench) {
+		b.stop()
+		b.over = slow{b.store}
+		b.start()
 		_, err := b.engine.SetQuota(t.Context(), b.request(), "desk", &cycle.Quota{Tenant: "desk", MaxJobs: 5}, func(cycle.TenantView) ([]byte, error) { return nil, nil })
 		if err != nil {
 			t.Fatal(err)
@@ -197,8 +209,9 @@ func TestAQuotaHoldsAgainstManyAtOnce(t *testing.T) {
 		var wg sync.WaitGroup
 		var mu sync.Mutex
 		accepted, refused := 0, 0
-		for range 40 {
+		for i := range 40 {
 			wg.Go(func() {
+				time.Sleep(time.Duration(i) * 100 * time.Millisecond)
 				_, err := b.engine.Submit(t.Context(), b.request(), cycle.NewJob{ID: uuid.Must(uuid.NewV7()).String(), Spec: spec, Priority: job.Batch})
 				var over *cycle.QuotaError
 				mu.Lock()
