@@ -101,7 +101,7 @@ func (a *app) holdCommand() *cobra.Command {
 
 func (a *app) janitorCommand() *cobra.Command {
 	cmd := &cobra.Command{Use: "janitor", Short: "Look after the checkpoint store: findings, drills, directories of old files"}
-	cmd.AddCommand(a.findingsCommand(), a.drillCommand(), a.restoreCommand(), a.pinCommand(), a.holdCommand(),
+	cmd.AddCommand(a.findingsCommand(), a.drillCommand(),
 		a.offlineCommand("adopt", "adopt [flags] DIR", "Bring a directory of old checkpoint files under a policy; a dry run without --apply"),
 		a.offlineCommand("plan", "plan --inventory FILE --now TIME [flags]", "Decide about an inventory file, without any service"),
 		a.offlineCommand("pack", "pack -o FILE FILE", "Pack one checkpoint file without loss"),
