@@ -58,6 +58,7 @@ func TestResultsUpdate(t *testing.T) {
 	s := benchtable.Section{
 		Page: "trainer.md", Title: "One optimiser step beside PyTorch", Command: "services/trainer/bench/setup && make bench ONLY=services/trainer RESULTS=TestResultsUpdate",
 		Intro: "MLP 64-128-128-(3+1): forward, PPO loss, backward, gradient clipping, AdamW, on one thread. Thousands of samples per processor second; both sides in turn.",
+		Notes: []string{"The 3x were set against PyTorch 1.13 with OpenBLAS (121 to 156 k/s). Version 2.15 brings MKL and oneDNN and is twice as fast where it has the core to itself; beside other work it loses far more than our small working set (3.5x were measured at a load of 24). A step is 134 kFLOP a sample: 682 k/s are 91 GFLOP/s, PyTorch does 47, and a Zen 4 core has about 118 (two 256-bit FMA a cycle at 3.7 GHz), so three times PyTorch is more than the core has. At most a quarter is left to be had: packing, and the tails of small matrices."},
 	}
 	for _, batch := range batches {
 		for _, name := range kernel.Names() {
