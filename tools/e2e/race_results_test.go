@@ -281,7 +281,7 @@ func (r *race) people(ctx context.Context, t *testing.T, model string, seed uint
 func (r *race) takeUp(ctx context.Context, model string, g *rand.Rand) {
 	q := &registryv1.ListCheckpointsRequest{PageSize: 200}
 	listed, err := r.Runs.ListCheckpoints(ctx, q)
-	for range g.IntN(6) { // older pages have what is in the cold tier
+	for range g.IntN(20) { // older pages have what is in the cold tier
 		if q.PageToken = listed.GetNextPageToken(); err != nil || q.GetPageToken() == "" {
 			break
 		}
