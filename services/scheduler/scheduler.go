@@ -128,8 +128,9 @@ func New(ctx context.Context, c Config, d Deps) (*Scheduler, error) {
 		Tracer: d.Telemetry.Tracer("github.com/ultrathink-pilot/trainyard/services/scheduler"),
 		Terms:  lease.Terms{Duration: c.Lease, LockDelay: c.LockDelay}, Seed: uint64(time.Now().UnixNano()),
 		Compose: jobapi.Composer(defaults), Promotions: promotions, HistoryAge: c.History, LeadTTL: c.LeadTTL,
-		Rules: placement.Rules{MinRuntime: c.MinRuntime, Restart: restartSeconds},
+		Rules: placement.DefaultRules(),
 	}
+	o.Rules.MinRuntime = c.MinRuntime
 	if old != nil {
 		o.Archive = old
 	}
@@ -169,10 +170,6 @@ func New(ctx context.Context, c Config, d Deps) (*Scheduler, error) {
 	})
 	return s, nil
 }
-
-// restartSeconds is what a preemption costs beside the work lost, in seconds of every
-// device: it takes about that long until a trainer is where it was.
-const restartSeconds = 30
 
 // archiveOf opens the archive of old jobs, where one is configured.
 func archiveOf(c Config) (*jobapi.Archive, error) {

@@ -105,7 +105,7 @@ func New(o Options) *Engine {
 		o.Policy = job.DefaultPolicy()
 	}
 	if o.Rules == (placement.Rules{}) {
-		o.Rules = placement.Rules{MinRuntime: time.Minute, Restart: 30}
+		o.Rules = placement.DefaultRules()
 	}
 	if o.LeadTTL == 0 {
 		o.LeadTTL = 5 * time.Second

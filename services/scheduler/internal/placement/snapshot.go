@@ -208,6 +208,10 @@ type Rules struct {
 	Restart float64
 }
 
+// DefaultRules spare an attempt for its first minute, and price a restart at about
+// what it takes until a trainer is where it was.
+func DefaultRules() Rules { return Rules{MinRuntime: time.Minute, Restart: 30} }
+
 // Room is space that is kept for a job that waits. It outlives a round, so that
 // what was promised to a job is not promised anew every time.
 type Room struct {

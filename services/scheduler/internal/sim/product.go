@@ -69,7 +69,7 @@ func (e *productEvents) Pop() any {
 }
 
 // productRules are the service's own defaults.
-var productRules = placement.Rules{MinRuntime: time.Minute, Restart: 30}
+var productRules = placement.DefaultRules()
 
 // Product replays a job trace with the product's own policy.
 func Product(jobs []TraceJob, c Cluster) Completion {
