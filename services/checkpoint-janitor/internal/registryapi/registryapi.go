@@ -6,6 +6,7 @@ import (
 	"context"
 	"encoding/hex"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/google/uuid"
@@ -26,6 +27,10 @@ const (
 // pageSize keeps a page below the 4 MiB of a message.
 const pageSize = 1000
 
+// contentsAtOnce is how many contents one request asks about: a batch of checkpoints with many shards has more
+// than the contract takes at once.
+const contentsAtOnce = 5000
+
 // Client calls one registry.
 type Client struct {
 	rpc registryv1.RetentionServiceClient
@@ -39,7 +44,7 @@ func (c *Client) List(ctx context.Context) (all []retention.Checkpoint, total in
 	return c.list(ctx, nil)
 }
 
-// Holders reads the checkpoints that hold one of these contents, at least one.
+// Holders reads the checkpoints that hold at least one of these contents; one may be listed twice.
 func (c *Client) Holders(ctx context.Context, digests []string) ([]retention.Checkpoint, error) {
 	contents := make([][]byte, len(digests))
 	for i, d := range digests {
@@ -48,8 +53,15 @@ func (c *Client) Holders(ctx context.Context, digests []string) ([]retention.Che
 			return nil, fmt.Errorf("content %q: %w", d, err)
 		}
 	}
-	all, _, err := c.list(ctx, contents)
-	return all, err
+	var all []retention.Checkpoint
+	for some := range slices.Chunk(contents, contentsAtOnce) {
+		holders, _, err := c.list(ctx, some)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, holders...)
+	}
+	return all, nil
 }
 
 func (c *Client) list(ctx context.Context, contents [][]byte) (all []retention.Checkpoint, total int, err error) {
