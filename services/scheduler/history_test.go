@@ -8,13 +8,27 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"github.com/ultrathink-pilot/trainyard/libs/objectstore/s3test"
 	jobv1 "github.com/ultrathink-pilot/trainyard/proto/gen/go/trainyard/job/v1"
+	"github.com/ultrathink-pilot/trainyard/services/scheduler"
 )
 
 // A job that has left the database keeps its story: its attempts, and what was
 // decided on it.
 func TestTheHistoryOfAJobOutlivesTheDatabase(t *testing.T) {
 	t.Parallel()
+	t.Run("directory", func(t *testing.T) {
+		t.Parallel()
+		outlives(t, t.TempDir(), scheduler.S3{})
+	})
+	t.Run("bucket", func(t *testing.T) {
+		t.Parallel()
+		s3 := s3test.Config(t)
+		outlives(t, "s3://"+s3.Bucket+"/jobs", scheduler.S3{Endpoint: s3.Endpoint, AccessKey: s3.AccessKey, SecretKey: s3.SecretKey, CA: s3.CA, Insecure: s3.Insecure})
+	})
+}
+
+func outlives(t *testing.T, archive string, s3 scheduler.S3) {
 	m := newMesh(t)
 	people := m.people()
 	host := m.agent("h1")
@@ -35,7 +49,7 @@ func TestTheHistoryOfAJobOutlivesTheDatabase(t *testing.T) {
 	}
 
 	m.stop()
-	m.history, m.archive = time.Nanosecond, t.TempDir()
+	m.history, m.archive, m.s3 = time.Nanosecond, archive, s3
 	m.start()
 	people = m.people()
 	for {

@@ -7,11 +7,13 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"strings"
 	"time"
 
 	"github.com/ultrathink-pilot/trainyard/libs/config"
 	"github.com/ultrathink-pilot/trainyard/libs/identity"
 	"github.com/ultrathink-pilot/trainyard/libs/lifecycle"
+	"github.com/ultrathink-pilot/trainyard/libs/objectstore"
 	"github.com/ultrathink-pilot/trainyard/libs/pg"
 	"github.com/ultrathink-pilot/trainyard/libs/rpcclient"
 	"github.com/ultrathink-pilot/trainyard/libs/rpcserver"
@@ -47,14 +49,25 @@ type Config struct {
 
 	LeadTTL        time.Duration `conf:"lead-ttl" default:"5s" usage:"how long another scheduler on the same database waits for a silent leader"`
 	History        time.Duration `conf:"history" default:"4320h" usage:"how long ended jobs and their decisions stay in the database"`
-	HistoryArchive string        `conf:"history-archive" usage:"directory that ended jobs go to when they leave the database, shared by all replicas; empty lets them go"`
-	HistoryLimit   config.Bytes  `conf:"history-archive-limit" default:"10GiB" usage:"bound of that directory's files, the oldest go first; 0 means none"`
+	HistoryArchive string        `conf:"history-archive" usage:"where ended jobs go when they leave the database, one place for all replicas: s3://BUCKET[/FOLDER], a bucket that no other service of the mesh uses, or a directory; empty lets them go"`
+	HistoryLimit   config.Bytes  `conf:"history-archive-limit" default:"10GiB" usage:"bound of that archive's files, the oldest go first; 0 means none"`
+	S3             S3            `conf:"s3"`
 	MinRuntime     time.Duration `conf:"min-runtime" default:"1m" usage:"how long an attempt has run before it may be stopped for another job"`
 
 	DefaultReservation config.Bytes  `conf:"default-reservation" default:"512MiB" usage:"device memory of a job that names no device"`
 	DefaultCPUMillis   int64         `conf:"default-cpu-millis" default:"500" usage:"thousandths of a CPU of a job that asks for none"`
 	DefaultHostMemory  config.Bytes  `conf:"default-host-memory" default:"256MiB" usage:"host memory of a job that asks for none"`
 	DefaultStallLimit  time.Duration `conf:"default-stall-limit" default:"10m" usage:"longest time without a step of a job that sets no limit"`
+}
+
+// S3 is the server of a history-archive that is a bucket.
+type S3 struct {
+	Endpoint  string `conf:"endpoint" usage:"host:port or https:// URL of the S3 server"`
+	AccessKey string `conf:"access-key" secret:"true" usage:"access key"`
+	SecretKey string `conf:"secret-key" secret:"true" usage:"secret key"`
+	Region    string `conf:"region" usage:"region; empty means us-east-1"`
+	CA        string `conf:"ca" usage:"PEM file of the S3 server's authority; empty means the system's"`
+	Insecure  bool   `conf:"insecure" default:"false" usage:"speak http to the S3 server; only for a trusted network"`
 }
 
 // Validate names every setting that contradicts another.
@@ -80,6 +93,37 @@ func (c *Config) Validate() []string {
 	}
 	if c.DefaultReservation == 0 || c.DefaultCPUMillis < 0 {
 		out = append(out, "default-cpu-millis must not be negative, and a default-reservation of 0 would mean a whole device")
+	}
+	return append(out, c.archiveProblems()...)
+}
+
+// archivePlace splits history-archive; bucket is "" for a directory.
+func (c *Config) archivePlace() (bucket, folder string) {
+	place, ok := strings.CutPrefix(c.HistoryArchive, "s3://")
+	if !ok {
+		return "", ""
+	}
+	bucket, folder, _ = strings.Cut(place, "/")
+	if folder = strings.Trim(folder, "/"); folder != "" {
+		folder += "/"
+	}
+	return bucket, folder
+}
+
+func (c *Config) archiveProblems() []string {
+	scheme, _, ok := strings.Cut(c.HistoryArchive, "://")
+	if !ok {
+		return nil
+	}
+	if bucket, _ := c.archivePlace(); scheme != "s3" || bucket == "" {
+		return []string{fmt.Sprintf("history-archive: %q is neither s3://BUCKET[/FOLDER] nor a directory", c.HistoryArchive)}
+	}
+	var out []string
+	if c.S3.Endpoint == "" {
+		out = append(out, "s3-endpoint: required for a bucket; set --s3-endpoint, or set --history-archive to a directory")
+	}
+	if c.S3.AccessKey == "" || c.S3.SecretKey == "" {
+		out = append(out, "s3-access-key, s3-secret-key: required for a bucket; set TRAINYARD_SCHEDULER_S3_ACCESS_KEY and _S3_SECRET_KEY, or their --...-file flags")
 	}
 	return out
 }
@@ -176,11 +220,19 @@ func archiveOf(c Config) (*jobapi.Archive, error) {
 	if c.HistoryArchive == "" {
 		return nil, nil
 	}
-	dir, err := archive.Open(c.HistoryArchive, int64(c.HistoryLimit))
-	if err != nil {
-		return nil, err
+	bucket, folder := c.archivePlace()
+	open := func() (*objectstore.Store, error) { return objectstore.OpenDirectory(c.HistoryArchive) }
+	if bucket != "" {
+		open = func() (*objectstore.Store, error) {
+			return objectstore.Open(objectstore.Config{Endpoint: c.S3.Endpoint, AccessKey: c.S3.AccessKey, SecretKey: c.S3.SecretKey,
+				Bucket: bucket, Region: c.S3.Region, CA: c.S3.CA, Insecure: c.S3.Insecure})
+		}
 	}
-	return jobapi.NewArchive(dir), nil
+	store, err := open()
+	if err != nil {
+		return nil, fmt.Errorf("the archive of history: %w", err)
+	}
+	return jobapi.NewArchive(archive.New(store, folder, int64(c.HistoryLimit))), nil
 }
 
 // promotionsOf dials the registry, where one is configured.

@@ -44,6 +44,7 @@ type mesh struct {
 	// history and archive are what the next start gets.
 	history time.Duration
 	archive string
+	s3      scheduler.S3
 }
 
 func newMesh(t testing.TB) *mesh {
@@ -90,7 +91,7 @@ func (m *mesh) start() {
 	}
 	lis := m.listen()
 	s, err := scheduler.New(ctx, scheduler.Config{
-		TLSCert: m.self.Cert, TLSKey: m.self.Key, TLSCA: m.self.CA, DSN: m.dsn, Lease: 10 * time.Second, LockDelay: time.Second, Poll: 4 * time.Second, LeadTTL: 5 * time.Second, MinRuntime: time.Minute, History: m.history, HistoryArchive: m.archive,
+		TLSCert: m.self.Cert, TLSKey: m.self.Key, TLSCA: m.self.CA, DSN: m.dsn, Lease: 10 * time.Second, LockDelay: time.Second, Poll: 4 * time.Second, LeadTTL: 5 * time.Second, MinRuntime: time.Minute, History: m.history, HistoryArchive: m.archive, S3: m.s3,
 		DefaultReservation: 1 << 29, DefaultCPUMillis: 100, DefaultHostMemory: 1 << 20, DefaultStallLimit: time.Minute,
 	}, scheduler.Deps{Listener: lis, Telemetry: tel})
 	if err != nil {

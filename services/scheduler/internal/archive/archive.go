@@ -1,8 +1,8 @@
-// Package archive keeps the histories of old jobs in a directory, as compressed JSON
-// lines. A file is written whole, synced, read back and only then given its name: what
-// has a name is complete. It is called after its content, so that the same portion
-// written twice is one file, and it tells which jobs it has before it tells about
-// them, so that a search does not unpack what it does not need.
+// Package archive keeps the histories of old jobs in a directory or a bucket, as
+// compressed JSON lines. A file appears whole and is read back before anybody relies on
+// it. It is called after its content, so that the same portion written twice is one file,
+// and it tells which jobs it has before it tells about them, so that a search does not
+// unpack what it does not need.
 package archive
 
 import (
@@ -16,12 +16,14 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/ultrathink-pilot/trainyard/libs/objectstore"
 )
 
 // ErrNotFound says that no file has the job.
@@ -50,56 +52,59 @@ const (
 	format = "trainyard job history 1"
 	prefix = "jobs-"
 	suffix = ".jsonl.gz"
-	part   = ".part"
+	// stamp is the time in a file's name: that of the last end among its jobs.
+	stamp = "20060102T150405Z"
+	// clocksDiffer is more than the clocks of two schedulers do.
+	clocksDiffer = 10 * time.Minute
 )
 
-// Dir is an archive. Several processes may share the directory.
-type Dir struct {
-	path  string
-	limit int64
+// Archive is where the files are. Several processes may share the place.
+type Archive struct {
+	store  *objectstore.Store
+	folder string
+	limit  int64
 
-	mu sync.Mutex // one writer at a time
+	mu    sync.Mutex // one writer at a time
+	ready bool
 }
 
-// Open makes or opens an archive. limit bounds the bytes of all its files, the oldest
-// go first; 0 is no bound.
-func Open(path string, limit int64) (*Dir, error) {
-	if err := os.MkdirAll(path, 0o750); err != nil {
-		return nil, fmt.Errorf("the archive of history: %w", err)
-	}
-	return &Dir{path: path, limit: limit}, nil
+// New is an archive in a store, under keys that begin with folder. limit bounds the bytes
+// of all its files, the oldest go first; 0 is no bound.
+func New(store *objectstore.Store, folder string, limit int64) *Archive {
+	return &Archive{store: store, folder: folder, limit: limit}
 }
 
 // Keep writes lines, oldest first, and returns when they have been read back from a
 // file that a crash leaves as it is.
-func (d *Dir) Keep(ctx context.Context, lines []Line) error {
+func (a *Archive) Keep(ctx context.Context, lines []Line) error {
 	if len(lines) == 0 {
 		return nil
 	}
-	if err := ctx.Err(); err != nil {
-		return err
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	// Not at the start: a scheduler does not wait for a store that is away.
+	if !a.ready {
+		if err := a.store.EnsureBucket(ctx); err != nil {
+			return err
+		}
+		a.ready = true
 	}
-	d.mu.Lock()
-	defer d.mu.Unlock()
 	raw, head, err := pack(lines)
 	if err != nil {
 		return err
 	}
-	name := prefix + head.Last.UTC().Format("20060102T150405Z") + "-" + head.Digest[:16] + suffix
-	path := filepath.Join(d.path, name)
-	if err := write(path+part, raw); err != nil {
+	name := prefix + head.Last.UTC().Format(stamp) + "-" + head.Digest[:16] + suffix
+	if _, err := a.store.PutBytes(ctx, a.folder+name, raw); err != nil {
 		return err
 	}
-	if _, err := read(path+part, nil); err != nil {
+	back, err := a.store.GetBytes(ctx, a.folder+name, objectstore.Digest(raw), int64(len(raw)))
+	if err == nil {
+		_, err = read(bytes.NewReader(back), name, nil)
+	}
+	if err != nil {
 		return fmt.Errorf("read back what was written: %w", err)
 	}
-	if err := os.Rename(path+part, path); err != nil {
-		return err
-	}
-	if err := syncDir(d.path); err != nil {
-		return err
-	}
-	return d.trim(name)
+	return a.trim(ctx, name)
 }
 
 // pack makes a file's bytes.
@@ -130,42 +135,11 @@ func pack(lines []Line) ([]byte, header, error) {
 	return out.Bytes(), head, nil
 }
 
-func write(path string, raw []byte) (err error) {
-	// A part that a crash has left is written over.
-	f, err := os.OpenFile(path, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o640)
-	if err != nil {
-		return err
-	}
-	defer func() {
-		err = errors.Join(err, f.Close())
-		if err != nil {
-			err = errors.Join(err, os.Remove(path))
-		}
-	}()
-	if _, err := f.Write(raw); err != nil {
-		return err
-	}
-	return f.Sync()
-}
-
-func syncDir(path string) error {
-	d, err := os.Open(path)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
-}
-
 // read checks a file and hands out its lines; with a wanted job, only if the file has
 // it.
-func read(path string, wanted *string) (lines [][]byte, err error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, err
-	}
-	defer func() { err = errors.Join(err, f.Close()) }()
+func read(f io.Reader, name string, wanted *string) ([][]byte, error) {
 	damaged := func(why error) error {
-		return fmt.Errorf("%s is damaged: %w", filepath.Base(path), why)
+		return fmt.Errorf("%s is damaged: %w", name, why)
 	}
 	b := bufio.NewReader(f)
 	z, err := gzip.NewReader(b)
@@ -196,7 +170,7 @@ func read(path string, wanted *string) (lines [][]byte, err error) {
 	if sum := sha256.Sum256(body); hex.EncodeToString(sum[:]) != head.Digest {
 		return nil, damaged(errors.New("its digest is another"))
 	}
-	lines = bytes.Split(bytes.TrimSuffix(body, []byte("\n")), []byte("\n"))
+	lines := bytes.Split(bytes.TrimSuffix(body, []byte("\n")), []byte("\n"))
 	if len(lines) != len(head.Jobs) {
 		return nil, damaged(fmt.Errorf("it has %d lines for %d jobs", len(lines), len(head.Jobs)))
 	}
@@ -207,41 +181,45 @@ func read(path string, wanted *string) (lines [][]byte, err error) {
 	return lines, nil
 }
 
-// files lists the names of the complete files, oldest first.
-func (d *Dir) files() ([]string, error) {
-	entries, err := os.ReadDir(d.path)
-	if err != nil {
-		return nil, err
-	}
-	var out []string
-	for _, e := range entries {
-		if n := e.Name(); strings.HasPrefix(n, prefix) && strings.HasSuffix(n, suffix) {
-			out = append(out, n)
+// file is one complete file.
+type file struct {
+	name string
+	size int64
+}
+
+// files lists them, oldest first: names begin with the time.
+func (a *Archive) files(ctx context.Context) ([]file, error) {
+	var out []file
+	for o, err := range a.store.List(ctx, a.folder+prefix) {
+		if err != nil {
+			return nil, err
+		}
+		if n := strings.TrimPrefix(o.Key, a.folder); strings.HasSuffix(n, suffix) && !strings.Contains(n, "/") {
+			out = append(out, file{n, o.Size})
 		}
 	}
-	return out, nil // ReadDir sorts, and names begin with the time
+	slices.SortFunc(out, func(x, y file) int { return strings.Compare(x.name, y.name) })
+	return out, nil
 }
 
 // Find reads a job's history and the name of the file that has it; ErrNotFound when
 // none does. Files that are damaged are named, when the job is in no other.
-func (d *Dir) Find(ctx context.Context, job string) (line []byte, file string, err error) {
-	names, err := d.files()
-	if err != nil {
+func (a *Archive) Find(ctx context.Context, job string) (line []byte, name string, err error) {
+	all, err := a.files(ctx)
+	if err != nil && !errors.Is(err, objectstore.ErrNotFound) {
 		return nil, "", err
 	}
 	var bad error
-	slices.Reverse(names)
-	for _, n := range names {
-		if err := ctx.Err(); err != nil {
-			return nil, "", err
-		}
-		lines, err := read(filepath.Join(d.path, n), &job)
+	for _, f := range likely(all, job) {
+		lines, err := a.open(ctx, f.name, job)
 		switch {
-		case errors.Is(err, os.ErrNotExist): // trimmed meanwhile
+		case errors.Is(err, objectstore.ErrNotFound): // trimmed meanwhile
+		case errors.Is(err, objectstore.ErrUnavailable), ctx.Err() != nil:
+			return nil, "", err
 		case err != nil:
 			bad = errors.Join(bad, err)
 		case lines != nil:
-			return lines[0], n, nil
+			return lines[0], f.name, nil
 		}
 	}
 	if bad != nil {
@@ -250,37 +228,55 @@ func (d *Dir) Find(ctx context.Context, job string) (line []byte, file string, e
 	return nil, "", ErrNotFound
 }
 
+// likely orders files for a search. An id that tells when it was made (UUIDv7, RFC 9562)
+// leaves out the files that are older, by more than clocks differ, and most jobs end soon
+// after: from there on upwards. Others are looked for from the newest file down.
+func likely(all []file, job string) []file {
+	id, err := uuid.Parse(job)
+	if err != nil || id.Version() != 7 {
+		out := slices.Clone(all)
+		slices.Reverse(out)
+		return out
+	}
+	sec, nsec := id.Time().UnixTime()
+	made := prefix + time.Unix(sec, nsec).Add(-clocksDiffer).UTC().Format(stamp)
+	at, _ := slices.BinarySearchFunc(all, made, func(f file, made string) int { return strings.Compare(f.name, made) })
+	return all[at:]
+}
+
+func (a *Archive) open(ctx context.Context, name, job string) (_ [][]byte, err error) {
+	r, err := a.store.Get(ctx, a.folder+name, "")
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, r.Close()) }()
+	return read(r, name, &job)
+}
+
 // trim removes the oldest files beyond the limit, never the one just written.
-func (d *Dir) trim(newest string) error {
-	if d.limit <= 0 {
+func (a *Archive) trim(ctx context.Context, newest string) error {
+	if a.limit <= 0 {
 		return nil
 	}
-	names, err := d.files()
+	all, err := a.files(ctx)
 	if err != nil {
 		return err
 	}
-	sizes, total := make([]int64, len(names)), int64(0)
-	for i, n := range names {
-		info, err := os.Stat(filepath.Join(d.path, n))
-		if err != nil && !errors.Is(err, os.ErrNotExist) {
-			return err
-		}
-		if err == nil {
-			sizes[i] = info.Size()
-			total += sizes[i]
-		}
+	total := int64(0)
+	for _, f := range all {
+		total += f.size
 	}
-	for i, n := range names {
-		if total <= d.limit {
+	for _, f := range all {
+		if total <= a.limit {
 			return nil
 		}
-		if n == newest {
+		if f.name == newest {
 			continue
 		}
-		if err := os.Remove(filepath.Join(d.path, n)); err != nil && !errors.Is(err, os.ErrNotExist) {
+		if err := a.store.Delete(ctx, a.folder+f.name); err != nil {
 			return err
 		}
-		total -= sizes[i]
+		total -= f.size
 	}
 	return nil
 }

@@ -4,11 +4,14 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
-	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/ultrathink-pilot/trainyard/libs/objectstore"
+	"github.com/ultrathink-pilot/trainyard/libs/objectstore/s3test"
 )
 
 var t0 = time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
@@ -22,34 +25,52 @@ func lines(from, n int) []Line {
 	return out
 }
 
-func open(t *testing.T, limit int64) *Dir {
+func open(t *testing.T, limit int64) *Archive {
 	t.Helper()
-	d, err := Open(filepath.Join(t.TempDir(), "history"), limit)
+	store, err := objectstore.OpenDirectory(filepath.Join(t.TempDir(), "history"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	return d
+	return New(store, "", limit)
 }
 
-func (d *Dir) keep(t *testing.T, l []Line) {
+func (a *Archive) keep(t *testing.T, l []Line) {
 	t.Helper()
-	if err := d.Keep(t.Context(), l); err != nil {
+	if err := a.Keep(t.Context(), l); err != nil {
 		t.Fatal(err)
 	}
 }
 
-func (d *Dir) names(t *testing.T) []string {
+func (a *Archive) names(t *testing.T) []string {
 	t.Helper()
-	names, err := d.files()
+	all, err := a.files(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
-	return names
+	var out []string
+	for _, f := range all {
+		out = append(out, f.name)
+	}
+	return out
 }
 
 func TestWhatIsKeptIsFound(t *testing.T) {
 	t.Parallel()
-	d := open(t, 0)
+	t.Run("directory", func(t *testing.T) { t.Parallel(); keptIsFound(t, open(t, 0)) })
+	t.Run("bucket", func(t *testing.T) {
+		t.Parallel()
+		store, err := objectstore.Open(s3test.Config(t)) // a bucket that nobody has made yet
+		if err != nil {
+			t.Fatal(err)
+		}
+		keptIsFound(t, New(store, "jobs/2026/", 0))
+	})
+}
+
+func keptIsFound(t *testing.T, d *Archive) {
+	if _, _, err := d.Find(t.Context(), "job-0"); !errors.Is(err, ErrNotFound) {
+		t.Errorf("nothing was kept yet: %v", err)
+	}
 	d.keep(t, lines(0, 5))
 	d.keep(t, lines(5, 5))
 	d.keep(t, lines(5, 5)) // a crash before the drop has it kept again
@@ -75,13 +96,9 @@ func TestDamageIsSeen(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	path := filepath.Join(t.TempDir(), "f")
 	check := func(what string, raw []byte) {
 		t.Helper()
-		if err := os.WriteFile(path, raw, 0o600); err != nil {
-			t.Fatal(err)
-		}
-		if got, err := read(path, nil); err == nil && len(got) != 3 {
+		if got, err := read(bytes.NewReader(raw), "f", nil); err == nil && len(got) != 3 {
 			t.Errorf("%s: %d lines and no error", what, len(got))
 		} else if err == nil {
 			for i, l := range lines(0, 3) {
@@ -102,28 +119,26 @@ func TestDamageIsSeen(t *testing.T) {
 	}
 }
 
-// What a crash has left behind is neither read nor in the way.
-func TestAPartIsWrittenOver(t *testing.T) {
+// A job is looked for from the time on that its id tells.
+func TestTheIDSaysWhereToBegin(t *testing.T) {
 	t.Parallel()
-	d := open(t, 0)
-	d.keep(t, lines(0, 2))
-	name := d.names(t)[0]
-	full, err := os.ReadFile(filepath.Join(d.path, name))
-	if err != nil {
-		t.Fatal(err)
+	at := func(hour int) string {
+		return prefix + t0.Add(time.Duration(hour)*time.Hour).Format(stamp) + "-00" + suffix
 	}
-	if err := os.Remove(filepath.Join(d.path, name)); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(filepath.Join(d.path, name+part), full[:len(full)/2], 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if _, _, err := d.Find(t.Context(), "job-0"); !errors.Is(err, ErrNotFound) {
-		t.Errorf("a part was read: %v", err)
-	}
-	d.keep(t, lines(0, 2))
-	if _, _, err := d.Find(t.Context(), "job-0"); err != nil {
-		t.Error(err)
+	all := []file{{at(0), 1}, {at(1), 1}, {at(2), 1}}
+	id := fmt.Sprintf("%012x", t0.Add(45*time.Minute).UnixMilli())
+	for job, want := range map[string][]string{
+		id[:8] + "-" + id[8:] + "-7000-8000-000000000000": {at(1), at(2)},
+		"00000000-0000-4000-8000-000000000000":            {at(2), at(1), at(0)},
+		"of another form":                                 {at(2), at(1), at(0)},
+	} {
+		var got []string
+		for _, f := range likely(all, job) {
+			got = append(got, f.name)
+		}
+		if !slices.Equal(got, want) {
+			t.Errorf("%s: %v, want %v", job, got, want)
+		}
 	}
 }
 

@@ -7,18 +7,19 @@ import (
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
+	"github.com/ultrathink-pilot/trainyard/libs/objectstore"
 	"github.com/ultrathink-pilot/trainyard/libs/rpcerr"
 	jobv1 "github.com/ultrathink-pilot/trainyard/proto/gen/go/trainyard/job/v1"
 	"github.com/ultrathink-pilot/trainyard/services/scheduler/internal/archive"
 	"github.com/ultrathink-pilot/trainyard/services/scheduler/internal/cycle"
 )
 
-// Archive writes the histories of jobs that leave the database to a directory, in the
-// form in which the API gives them.
-type Archive struct{ dir *archive.Dir }
+// Archive puts the histories of jobs that leave the database away, in the form in which
+// the API gives them.
+type Archive struct{ files *archive.Archive }
 
-// NewArchive keeps histories in a directory.
-func NewArchive(dir *archive.Dir) *Archive { return &Archive{dir} }
+// NewArchive keeps histories in an archive.
+func NewArchive(files *archive.Archive) *Archive { return &Archive{files} }
 
 var _ cycle.Archive = (*Archive)(nil)
 
@@ -32,7 +33,7 @@ func (a *Archive) Keep(ctx context.Context, histories []cycle.History) error {
 		}
 		lines[i] = archive.Line{Job: h.Job.ID, Ended: h.Job.Finished, JSON: raw}
 	}
-	return a.dir.Keep(ctx, lines)
+	return a.files.Keep(ctx, lines)
 }
 
 func historyTo(h cycle.History) *jobv1.JobHistory {
@@ -53,9 +54,12 @@ func (s *Jobs) GetJobHistory(ctx context.Context, in *jobv1.GetJobHistoryRequest
 	case !errors.Is(err, cycle.ErrNotFound) || s.archive == nil:
 		return nil, wire(err, "job "+id)
 	}
-	raw, file, err := s.archive.dir.Find(ctx, id)
+	raw, file, err := s.archive.files.Find(ctx, id)
 	if errors.Is(err, archive.ErrNotFound) {
 		return nil, wire(cycle.ErrNotFound, "job "+id)
+	}
+	if errors.Is(err, objectstore.ErrUnavailable) {
+		return nil, rpcerr.Unavailable("the archive of ended jobs is away; ask again").WithCause(err).With("job_id", id)
 	}
 	if err != nil {
 		return nil, rpcerr.Internal(err).With("job_id", id)
