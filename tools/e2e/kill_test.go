@@ -58,6 +58,37 @@ func TestTheMeshSurvivesTheDeathOfEachPart(t *testing.T) {
 	}
 }
 
+// Two schedulers stand, and each in turn hangs: frozen, as a machine that swaps is, which no connection notices. The other one
+// leads within seconds, submits go through under the list of addresses, no attempt is lost or begun twice, and the one that
+// thaws steps back.
+func TestAFrozenSchedulerIsReplacedByTheStandby(t *testing.T) {
+	y := start(t, "--standby")
+	ctx := context.Background()
+	ids := []string{y.submit(ctx, t, specialist(jobv1.Specialist_SPECIALIST_BULL, 150)).GetJobId()}
+	y.awaitEpoch(ctx, t, ids[0], 1)
+	for _, name := range []string{"scheduler", "standby"} {
+		p, err := y.unit(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := syscall.Kill(p.PID, syscall.SIGSTOP); err != nil {
+			t.Fatal(err)
+		}
+		ids = append(ids, y.submit(ctx, t, specialist(jobv1.Specialist_SPECIALIST_BEAR, 5)).GetJobId())
+		if err := syscall.Kill(p.PID, syscall.SIGCONT); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, id := range ids {
+		done := y.finish(ctx, t, id)
+		if done.GetState() != jobv1.Job_STATE_SUCCEEDED || len(done.GetAttempts()) != 1 {
+			t.Errorf("job %s is %v: %s; attempts %v", id, done.GetState(), done.GetStateReason(), done.GetAttempts())
+			continue
+		}
+		y.metrics(ctx, t, done)
+	}
+}
+
 func (y *yard) awaitEpoch(ctx context.Context, t *testing.T, id string, epoch uint32) {
 	t.Helper()
 	eventually(t, fmt.Sprintf("job %s reaches epoch %d", id, epoch), func() error {

@@ -23,6 +23,7 @@ type launchFlags struct {
 	bin, dataDir, devices, laneMemory, policy, logLevel string
 	lanes                                               int
 	ports                                               []string
+	standby                                             bool
 }
 
 func (f *launchFlags) register(cmd *cobra.Command, policy string) {
@@ -34,13 +35,14 @@ func (f *launchFlags) register(cmd *cobra.Command, policy string) {
 	flags.StringVar(&f.laneMemory, "cpu-lane-memory", "", "memory of each lane, such as 2GiB (default: the agent's)")
 	flags.StringVar(&f.policy, "policy", policy, "retention policy: a file, builtin:default or builtin:development")
 	flags.StringVar(&f.logLevel, "log-level", "", "log level of the services: debug, info, warn or error")
+	flags.BoolVar(&f.standby, "standby", false, "run a second scheduler, which takes over when the first one dies")
 	flags.StringArrayVar(&f.ports, "port", nil, "fix a listener's port, NAME=PORT, such as scheduler=7701; may be repeated")
 }
 
 func (f *launchFlags) options(state string, event func(launch.Event)) (launch.Options, error) {
 	o := launch.Options{
 		State: state, BinDir: f.bin, DataDir: f.dataDir, DeviceSource: f.devices, CPULanes: f.lanes, CPULaneMemory: f.laneMemory,
-		LogLevel: f.logLevel, Policy: f.policy, Ports: map[string]int{}, Event: event, Log: zap.NewNop(),
+		LogLevel: f.logLevel, Policy: f.policy, Standby: f.standby, Ports: map[string]int{}, Event: event, Log: zap.NewNop(),
 	}
 	if f.policy != "" && !strings.HasPrefix(f.policy, "builtin:") {
 		path, err := filepath.Abs(f.policy)
@@ -149,7 +151,7 @@ func (a *app) whereabouts(ctx context.Context, m *mesh.Mesh, took time.Duration)
 		state = " --state " + m.State
 	}
 	fmt.Fprintf(&b, "Try, in another terminal:\n  trainyard%s submit tools/examples/bull.yaml --watch\n  trainyard%s agents\n", state, state)
-	fmt.Fprintf(&b, "  grpcurl -cacert %s -cert %s -key %s %s list\n\nCtrl-C stops it.\n", m.Person.CA, m.Person.Cert, m.Person.Key, m.Scheduler)
+	fmt.Fprintf(&b, "  grpcurl -cacert %s -cert %s -key %s %s list\n\nCtrl-C stops it.\n", m.Person.CA, m.Person.Cert, m.Person.Key, strings.Split(m.Scheduler, ",")[0])
 	_, err := io.WriteString(a.out, b.String())
 	return err
 }

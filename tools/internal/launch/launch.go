@@ -44,6 +44,8 @@ type Options struct {
 	// Policy is the janitor's retention policy: a file, builtin:default or
 	// builtin:development; empty means the janitor's default.
 	Policy string
+	// Standby runs a second scheduler, which leads when the first one dies.
+	Standby bool
 	// Ports fixes ports by listener name; the others are chosen free and kept.
 	Ports map[string]int
 	// LogLevel of the services; empty means info.
@@ -90,16 +92,19 @@ const (
 	agentName = "local"
 )
 
+// standby is the unit of a second scheduler.
+const standby = "standby"
+
 // programs are the service binaries, by unit name.
 var programs = map[string]string{
 	"dataservice": "dataservice", "registry": "registry", "scheduler": "scheduler",
-	"janitor": "checkpoint-janitor", "agent": "gpu-agent",
+	"janitor": "checkpoint-janitor", "agent": "gpu-agent", standby: "scheduler",
 }
 
 // listeners are the names that Ports knows.
 var listeners = []string{
-	"otlp", "s3", "dataservice", "registry", "mlflow", "scheduler", "janitor", "agent",
-	"dataservice-admin", "registry-admin", "scheduler-admin", "janitor-admin", "agent-admin",
+	"otlp", "s3", "dataservice", "registry", "mlflow", "scheduler", standby, "janitor", "agent",
+	"dataservice-admin", "registry-admin", "scheduler-admin", standby + "-admin", "janitor-admin", "agent-admin",
 }
 
 // launcher is one run.
@@ -161,8 +166,10 @@ func Run(ctx context.Context, o Options, use func(ctx context.Context, m *mesh.M
 // prepare does everything that can fail before a process is started.
 func (l *launcher) prepare() (err error) {
 	names := []string{"trainer", "versitygw"}
-	for _, program := range programs {
-		names = append(names, program)
+	for unit, program := range programs {
+		if unit != standby {
+			names = append(names, program)
+		}
 	}
 	if l.bin, err = findPrograms(l.BinDir, names); err != nil {
 		return err
@@ -231,7 +238,7 @@ func (l *launcher) start(ctx context.Context) (*mesh.Mesh, error) {
 	if err := l.sup.up(ctx, l.postgres(), l.objectStore(), l.dataService()); err != nil {
 		return nil, err
 	}
-	if err := l.sup.up(ctx, l.registry(), l.scheduler()); err != nil {
+	if err := l.sup.up(ctx, append(l.schedulers(), l.registry())...); err != nil {
 		return nil, err
 	}
 	if err := l.sup.up(ctx, l.janitor(), l.agent()); err != nil {
@@ -239,11 +246,14 @@ func (l *launcher) start(ctx context.Context) (*mesh.Mesh, error) {
 	}
 	admin := map[string]string{}
 	for name := range programs {
+		if name == standby && !l.Standby {
+			continue
+		}
 		admin[name] = l.address[name+"-admin"]
 	}
 	return &mesh.Mesh{
 		State: l.State, Launcher: self, StartTime: time.Now().UTC(),
-		Scheduler: l.address["scheduler"], Registry: l.address["registry"], Janitor: l.address["janitor"], Agent: l.address["agent"],
+		Scheduler: l.schedulerList(), Registry: l.address["registry"], Janitor: l.address["janitor"], Agent: l.address["agent"],
 		DataService: "http://" + l.address["dataservice"], MLflow: "http://" + l.address["mlflow"], S3: l.store.Endpoint, S3CA: l.store.CA, Database: l.dsn,
 		OTLP: l.address["otlp"], TraceFile: traces, Admin: admin, Person: l.files[identity.RolePerson],
 	}, nil

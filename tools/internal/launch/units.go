@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"strconv"
+	"strings"
 	"time"
 
 	"google.golang.org/grpc"
@@ -106,10 +107,44 @@ func (l *launcher) registry() *unit {
 	})
 }
 
-func (l *launcher) scheduler() *unit {
-	return l.service("scheduler", identity.RoleScheduler, func() ([]string, []string) {
-		return []string{"--listen=" + l.address["scheduler"], "--registry=" + l.address["registry"], "--history-archive=" + filepath.Join(l.State, "history")}, []string{"TRAINYARD_SCHEDULER_DSN=" + l.dsn}
-	})
+// schedulerNames are the units that schedule.
+func (l *launcher) schedulerNames() []string {
+	if l.Standby {
+		return []string{"scheduler", standby}
+	}
+	return []string{"scheduler"}
+}
+
+// schedulerList is what agents and people are given: they follow the one that leads.
+func (l *launcher) schedulerList() string {
+	var out []string
+	for _, name := range l.schedulerNames() {
+		out = append(out, l.address[name])
+	}
+	return strings.Join(out, ",")
+}
+
+func (l *launcher) schedulers() []*unit {
+	var out []*unit
+	for _, name := range l.schedulerNames() {
+		u := l.service(name, identity.RoleScheduler, func() ([]string, []string) {
+			return []string{"--listen=" + l.address[name], "--registry=" + l.address["registry"], "--history-archive=" + filepath.Join(l.State, "history")}, []string{"TRAINYARD_SCHEDULER_DSN=" + l.dsn}
+		})
+		// The one that stands by answers nothing, whichever it is.
+		u.ready = func(ctx context.Context) error {
+			var none error
+			for _, name := range l.schedulerNames() {
+				err := l.healthy(ctx, l.address[name], identity.RoleScheduler)
+				if err == nil {
+					return nil
+				}
+				none = errors.Join(none, err)
+			}
+			return none
+		}
+		out = append(out, u)
+	}
+	return out
 }
 
 func (l *launcher) janitor() *unit {
@@ -145,7 +180,7 @@ func (l *launcher) agent() *unit {
 		}
 		args := []string{
 			"--listen=" + l.address["agent"], "--agent-name=" + agentName,
-			"--scheduler=" + l.address["scheduler"], "--registry=" + l.address["registry"], "--mlflow-url=https://" + l.address["mlflow"],
+			"--scheduler=" + l.schedulerList(), "--registry=" + l.address["registry"], "--mlflow-url=https://" + l.address["mlflow"],
 			"--state-dir=" + filepath.Join(l.State, "agent"), "--trainer-binary=" + filepath.Join(l.bin, "trainer"),
 			"--data-service-url=http://" + l.address["dataservice"],
 			"--device-source=" + source, "--cpu-lanes=" + strconv.Itoa(l.lanes()), "--s3-ca=" + l.store.CA,
