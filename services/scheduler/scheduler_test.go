@@ -15,6 +15,7 @@ import (
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/test/bufconn"
 	"google.golang.org/protobuf/types/known/durationpb"
+	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/ultrathink-pilot/trainyard/libs/identity"
 	"github.com/ultrathink-pilot/trainyard/libs/pg/pgtest"
@@ -329,6 +330,12 @@ func TestBadSubmitsAreRefusedWhole(t *testing.T) {
 	if err != nil || dry.GetPrediction() != "h1/cpu:0" || dry.GetJob().GetJobId() != "" {
 		t.Errorf("prediction %v, %v", dry, err)
 	}
+	late := spec(gib)
+	late.Deadline, late.ExpectedDuration = timestamppb.New(time.Now().Add(time.Hour)), durationpb.New(3*time.Hour)
+	dry, err = people.SubmitJob(ctx, &jobv1.SubmitJobRequest{RequestId: uuid.NewString(), Spec: late, ValidateOnly: true})
+	if err != nil || !strings.HasPrefix(dry.GetPrediction(), "h1/cpu:0; it would miss its deadline by 2h0m0") {
+		t.Errorf("prediction of a miss %v, %v", dry.GetPrediction(), err)
+	}
 }
 
 func TestRequestsAreIdempotentOverTheWireAndRestarts(t *testing.T) {
@@ -376,6 +383,9 @@ func TestPagesAndVerbs(t *testing.T) {
 		}
 		for _, j := range r.GetJobs() {
 			got = append(got, j.GetJobId())
+			if !strings.Contains(j.GetStateReason(), "no host has joined") {
+				t.Errorf("listed as waiting because %q", j.GetStateReason())
+			}
 		}
 		if in.PageToken = r.GetNextPageToken(); in.PageToken == "" {
 			break

@@ -34,6 +34,8 @@ func TestVerdict(t *testing.T) {
 		{"killed by the kernel", lease.Ended{Started: true, Known: true, Signal: "SIGKILL", HostOOMKills: 1}, lease.Failed, lease.ClassHostOOM, "kernel"},
 		{"evicted", lease.Ended{Started: true, Known: true, Signal: "SIGKILL", StopReason: lease.StopOverUse, OOM: &lease.OOM{Class: lease.ClassOwnOOM, Message: "over"}}, lease.Failed, lease.ClassOwnOOM, "over"},
 		{"orphan", lease.Ended{Started: true, Known: true, ExitCode: 1, Orphaned: true}, lease.Failed, lease.ClassAgentLost, "orphan timeout"},
+		{"a trainer that repeats the reason", lease.Ended{Started: true, Known: true, StopReason: lease.StopTimeLimit,
+			Finished: &lease.Finished{Outcome: lease.Stopped, Message: "stopped: time_limit (no checkpoint)"}}, lease.Stopped, lease.ClassTimeLimit, "stopped: time limit (no checkpoint)"},
 		{"orphan that stopped", lease.Ended{Started: true, Known: true, Orphaned: true, Finished: finished(lease.Stopped, "")}, lease.Failed, lease.ClassAgentLost, "orphan timeout"},
 		{"failed, then orphan", lease.Ended{Started: true, Known: true, Orphaned: true, Finished: finished(lease.Failed, lease.ClassDiverged)}, lease.Failed, lease.ClassDiverged, "said"},
 		{"over its quota", lease.Ended{Started: true, Known: true, Signal: "SIGKILL", StopReason: lease.StopQuota, StopDetail: "9 of 8"}, lease.Failed, lease.ClassCrash, "quota: 9 of 8"},

@@ -3,6 +3,7 @@ package lease
 import (
 	"fmt"
 	"math"
+	"strings"
 	"time"
 )
 
@@ -103,7 +104,13 @@ func stopped(e Ended) (Outcome, Class, string) {
 		message += ": " + e.StopDetail
 	}
 	if e.Finished != nil && e.Finished.Message != "" {
-		message += "; " + e.Finished.Message
+		// A trainer repeats the reason that it was told.
+		told := "stopped: " + strings.ReplaceAll(string(e.StopReason), " ", "_")
+		if note, repeats := strings.CutPrefix(e.Finished.Message, told); repeats {
+			message += note
+		} else {
+			message += "; " + e.Finished.Message
+		}
 	}
 	class := ClassNone
 	switch e.StopReason {

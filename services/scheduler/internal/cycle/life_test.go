@@ -423,7 +423,7 @@ func TestProductionPreemptsBatchWithoutCostingARetry(t *testing.T) {
 		h.sync()
 		h.sync()
 		urgent := b.submit(sharing(0), job.Production)
-		if b.is(batch, job.Running); !strings.Contains(b.is(urgent, job.Queued).Reason(), "needs 1 whole") {
+		if b.is(batch, job.Running); !strings.Contains(b.is(urgent, job.Queued).Reason(), "needs a whole") {
 			t.Errorf("reason %q", b.view(urgent).Reason())
 		}
 		for range 62 { // the minimum runtime

@@ -3,6 +3,7 @@ package cycle
 import (
 	"context"
 	"errors"
+	"fmt"
 	"math"
 	"time"
 
@@ -290,6 +291,13 @@ func (e *Engine) Predict(n NewJob) Prediction {
 		Job: id, Demand: n.Spec.Demand, Priority: n.Priority, Tenant: n.Spec.Tenant, Place: math.MaxInt64, Longest: n.Spec.RunLimit, Deadline: n.Spec.Deadline, Expect: n.Spec.Expect,
 	})
 	plan := placement.Make(s)
+	late := func(start time.Time) string {
+		end := start.Add(n.Spec.Expect)
+		if start.IsZero() || n.Spec.Expect == 0 || n.Spec.Deadline.IsZero() || !end.After(n.Spec.Deadline) {
+			return ""
+		}
+		return fmt.Sprintf("; it would miss its deadline by %s", end.Sub(n.Spec.Deadline).Round(time.Second))
+	}
 	if i := placedAt(&plan, id); i >= 0 {
 		p := Prediction{Agent: plan.Place[i].Node, Text: plan.Place[i].Node, Start: now}
 		for k, sh := range plan.Place[i].Shares {
@@ -300,11 +308,12 @@ func (e *Engine) Predict(n NewJob) Prediction {
 				p.Text += ", " + p.Agent + "/" + sh.Device
 			}
 		}
+		p.Text += late(p.Start)
 		return p
 	}
 	for _, u := range plan.Unplaced {
 		if u.Job == id {
-			return Prediction{Text: "would wait: " + u.Reason, Start: u.At}
+			return Prediction{Text: "would wait: " + u.Reason + late(u.At), Start: u.At}
 		}
 	}
 	return Prediction{}

@@ -91,7 +91,41 @@ func (e *Engine) List(ctx context.Context, p Page) ([]View, error) {
 			out[i] = v
 		}
 	}
+	e.sayWhy(time.Now(), out)
 	return out, nil
+}
+
+// reasonsOfAPage bounds the looks at the whole fleet for one page: planning stands still
+// meanwhile.
+const reasonsOfAPage = 16
+
+// sayWhy fills in why the jobs of a page wait that wait in line.
+func (e *Engine) sayWhy(now time.Time, views []View) {
+	at := map[string]*View{}
+	var ids []string
+	for i := range views {
+		if v := &views[i]; v.Job.State == job.Queued && !v.Job.Blocked() {
+			at[v.Job.ID] = v
+			ids = append(ids, v.Job.ID)
+		}
+	}
+	if len(ids) == 0 {
+		return
+	}
+	e.live.mu.Lock()
+	defer e.live.mu.Unlock()
+	e.feed(now)
+	free := ids[:0]
+	for _, id := range ids {
+		if held := e.live.held[id]; held != "" {
+			at[id].Waits = held
+		} else {
+			free = append(free, id)
+		}
+	}
+	for _, u := range e.live.core.ReasonsOf(now, free, reasonsOfAPage) {
+		at[u.Job].Waits = u.Reason
+	}
 }
 
 // Agents lists the fleet by name.

@@ -331,7 +331,7 @@ func (a Attempt) Live() bool { return a.Phase != Ended }
 func New(id string, spec Spec, priority Priority, place int64, now time.Time) Job {
 	return Job{
 		ID: id, Spec: spec, Priority: priority, Place: place, Submitted: now, Updated: now, Waiting: now,
-		State: Queued, Reason: "accepted; not yet looked at",
+		State: Queued, Reason: "accepted; waits in line",
 		Batch: spec.Batch, Accumulate: max(spec.Accumulate, 1), RateScale: 1,
 	}
 }

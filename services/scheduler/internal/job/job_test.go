@@ -50,7 +50,7 @@ func TestWhatComesNext(t *testing.T) {
 		{"diverged", job.NoIntent, fail(job.Diverged), job.Queued, job.Diverged, 0, "lower learning rate"},
 		{"bad configuration", job.NoIntent, fail(job.BadConfiguration), job.Failed, 0, 0, "because"},
 		{"stalled", job.NoIntent, fail(job.Stalled), job.Queued, job.Stalled, 0, "stalled"},
-		{"time limit has no budget", job.NoIntent, fail(job.TimeLimit), job.Failed, 0, 0, "time limit"},
+		{"time limit has no budget", job.NoIntent, fail(job.TimeLimit), job.Failed, 0, 0, "over its time limit, not retried: because"},
 		{"preempted", job.IntentPreempt, job.Exit{Outcome: job.OutcomeStopped}, job.Queued, 0, 0, "preempted"},
 		{"a kill while preempted is no crash", job.IntentPreempt, fail(job.Crash), job.Queued, 0, 0, "preempted"},
 		{"drained", job.IntentDrain, job.Exit{Outcome: job.OutcomeStopped}, job.Queued, 0, 0, "drained"},

@@ -196,7 +196,11 @@ func (j Job) retry(e Exit, p Policy, rng *rand.Rand, now time.Time) Job {
 		if j.Poison = spent > 0 && j.Checkpoint.ID == "" && (e.Failure == Crash || e.Failure == HostOOM); j.Poison {
 			return j.finish(Failed, sentence(fmt.Sprintf("poison: %s at each of its %d starts and never came to a checkpoint", phrase(e.Failure), j.Attempts), e.Evidence.Summary()), now)
 		}
-		return j.finish(Failed, sentence(fmt.Sprintf("%s, retries spent: %d of %d", phrase(e.Failure), spent, budget), e.Evidence.Summary()), now)
+		after := ", not retried"
+		if budget > 0 {
+			after = fmt.Sprintf(", retries spent: %d of %d", spent, budget)
+		}
+		return j.finish(Failed, sentence(phrase(e.Failure)+after, e.Evidence.Summary()), now)
 	}
 	j.Spent[e.Failure]++
 	wait := Backoff(spent, p.Base, p.Ceiling, rng)

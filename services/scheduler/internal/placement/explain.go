@@ -249,7 +249,11 @@ func wholeMiss(nodes []Node, d *job.Demand) string {
 			most, where = here, n.Name
 		}
 	}
-	return fmt.Sprintf("needs %d whole %s on one host; most free on one host is %d (%s); %d in use", g.Count, noun(g.Kind), max(most, 0), where, busy)
+	want := fmt.Sprintf("%d whole %s on one host", g.Count, noun(g.Kind))
+	if g.Count == 1 {
+		want = "a whole " + device(g.Kind)
+	}
+	return fmt.Sprintf("needs %s; most free on one host is %d (%s); %d in use", want, max(most, 0), where, busy)
 }
 
 // freesAt replays the expected ends in order until the demand fits.

@@ -235,7 +235,7 @@ func TestReasonsArePrecise(t *testing.T) {
 		says   []string
 	}{
 		{"memory", []placement.Node{busy}, shared(40 * gib), []string{"needs 40 GiB on one device; largest free is 26.5 GiB on host-1/gpu-0", "frees in about 12 min, when job j9 ends"}},
-		{"whole", []placement.Node{busy}, whole(1), []string{"needs 1 whole devices on one host; most free on one host is 0 (host-1); 1 in use", "12 min"}},
+		{"whole", []placement.Node{busy}, whole(1), []string{"needs a whole device; most free on one host is 0 (host-1); 1 in use", "12 min"}},
 		{"no host", nil, whole(1), []string{"no host has joined"}},
 		{"all blocked", []placement.Node{cordoned}, whole(1), []string{"no host takes new work", "cordoned: new fan"}},
 		{"only a blocked one is large enough", []placement.Node{busy, cordoned}, shared(60 * gib), []string{"largest free is 26.5 GiB on host-1/gpu-0", "host-2: cordoned: new fan"}},

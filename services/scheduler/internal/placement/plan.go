@@ -25,18 +25,32 @@ func Make(s Snapshot) Plan {
 
 // Reasons says of every job that waits why, in the order in which they came.
 func (c *Core) Reasons(now time.Time) []Unplaced {
-	var out []Unplaced
-	said := map[string]Unplaced{}
+	var ids []string
 	for _, e := range c.waiting() {
-		id := e.req.Job
-		if e.room != nil || e.req.NotBefore.After(now) {
-			out = append(out, c.Why(now, id))
-			continue
-		}
+		ids = append(ids, e.req.Job)
+	}
+	return c.ReasonsOf(now, ids, len(ids))
+}
+
+// ReasonsOf says of some jobs that wait why, in their order. Each reason that is not
+// another's too costs a look at every host: most bounds those, and what is above it is
+// left out.
+func (c *Core) ReasonsOf(now time.Time, ids []string, most int) []Unplaced {
+	var out []Unplaced
+	looks := 0
+	said := map[string]Unplaced{}
+	for _, id := range ids {
+		e := c.jobs[id]
 		// What is alike waits for the same.
-		key := e.req.Tenant + "/" + e.req.Shape
+		key := ""
+		if e != nil && e.room == nil && !e.req.NotBefore.After(now) {
+			key = e.req.Tenant + "/" + e.req.Shape
+		}
 		u, ok := said[key]
-		if !ok {
+		if !ok || key == "" {
+			if looks++; looks > most {
+				continue
+			}
 			u = c.Why(now, id)
 			said[key] = u
 		}
