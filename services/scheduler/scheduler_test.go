@@ -304,8 +304,9 @@ func TestBadSubmitsAreRefusedWhole(t *testing.T) {
 	wrong := spec(96 * gib)
 	wrong.Runtime = &jobv1.JobSpec_Command{Command: &jobv1.CommandSpec{Argv: []string{"x"}, Env: map[string]string{"TRAINYARD_TOKEN": "1"}}}
 	wrong.RetryPolicy = &jobv1.RetryPolicy{MinBatchSize: 128}
+	wrong.Resources.Devices[0].Kind = "A100| H100"
 	_, err = people.SubmitJob(ctx, &jobv1.SubmitJobRequest{RequestId: uuid.NewString(), Spec: wrong})
-	if rpcerr.ReasonOf(err) != errorv1.Reason_REASON_INVALID_FIELDS || len(rpcerr.Violations(err)) != 3 {
+	if rpcerr.ReasonOf(err) != errorv1.Reason_REASON_INVALID_FIELDS || len(rpcerr.Violations(err)) != 4 {
 		t.Errorf("wrong fields with an impossible demand: %v", err)
 	}
 

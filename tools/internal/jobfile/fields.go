@@ -112,7 +112,7 @@ func (d *decoder) resources(n *yaml.Node, path string) *jobv1.Resources {
 			demand := &jobv1.DeviceDemand{}
 			r.Devices = append(r.Devices, demand)
 			d.object(n, path, fields{
-				"count": d.count(&demand.Count, 64), "kind": d.text(&demand.Kind),
+				"count": d.count(&demand.Count, 64), "kind": d.kinds(&demand.Kind),
 				"memory": d.reservation(demand), "labels": d.pairs(&demand.Labels),
 				"mig": d.text(&demand.MigProfile), "topology": choice(d, &demand.Topology, topologies),
 			})
@@ -121,6 +121,23 @@ func (d *decoder) resources(n *yaml.Node, path string) *jobv1.Resources {
 		"memory": d.bytes(&r.HostMemoryBytes, maxMemory),
 	})
 	return r
+}
+
+// kinds reads one device kind, or a list of those that will do.
+func (d *decoder) kinds(into *string) field {
+	return func(n *yaml.Node, path string) {
+		if n.Kind != yaml.SequenceNode {
+			d.text(into)(n, path)
+			return
+		}
+		var all []string
+		d.list(func(n *yaml.Node, path string) {
+			var kind string
+			d.text(&kind)(n, path)
+			all = append(all, kind)
+		})(n, path)
+		*into = strings.Join(all, "|")
+	}
 }
 
 func (d *decoder) native(n *yaml.Node, path string) *jobv1.NativeSpec {

@@ -99,6 +99,20 @@ func TestAWarmStartHasOneSource(t *testing.T) {
 	}
 }
 
+func TestSeveralKindsWillDo(t *testing.T) {
+	t.Parallel()
+	for text, want := range map[string]string{"A100": "A100", "[A100, H100]": "A100|H100", "A100|H100": "A100|H100"} {
+		got, problems := Parse([]byte("name: x\ncommand: {argv: [a]}\nresources: {devices: [{kind: " + text + "}]}\n"))
+		if problems != nil || got.Spec.GetResources().GetDevices()[0].GetKind() != want {
+			t.Errorf("%s: %v %v", text, got, problems)
+		}
+	}
+	_, problems := Parse([]byte("name: x\ncommand: {argv: [a]}\nresources: {devices: [{kind: [A100, {b: c}]}]}\n"))
+	if len(problems) != 1 || !strings.Contains(problems[0].String(), "resources.devices[0].kind[1]") {
+		t.Errorf("a block as a kind: %v", problems)
+	}
+}
+
 func TestExperimentDefaultsToTheSpecialist(t *testing.T) {
 	t.Parallel()
 	got, problems := Parse([]byte("name: x\nnative: {specialist: bear, symbol: SPX, timeframe: 1d}\n"))

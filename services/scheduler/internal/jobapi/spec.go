@@ -3,6 +3,7 @@ package jobapi
 import (
 	"crypto/sha256"
 	"fmt"
+	"slices"
 	"sort"
 	"strings"
 	"time"
@@ -74,6 +75,9 @@ func specOf(path string, in *jobv1.JobSpec, d Defaults) (job.Spec, job.Priority,
 		s.Demand.Devices = append(s.Demand.Devices, job.DeviceDemand{
 			Count: max(int(dev.GetCount()), 1), Kind: dev.GetKind(), Bytes: dev.GetMemoryBytes(), Profile: dev.GetMigProfile(), Topology: topologyOf(dev.GetTopology()), Learn: dev.GetLearnMemory(),
 		})
+		if kind := dev.GetKind(); kind != "" && slices.ContainsFunc(strings.Split(kind, "|"), func(k string) bool { return k == "" || strings.TrimSpace(k) != k }) {
+			bad = append(bad, rpcerr.Violation{Field: fmt.Sprintf("%s.resources.devices[%d].kind", path, i), Description: fmt.Sprintf("%q has an empty name or spaces around a bar: write A100|H100", kind)})
+		}
 		if dev.GetLearnMemory() && dev.GetMemoryBytes() > 0 {
 			bad = append(bad, rpcerr.Violation{Field: fmt.Sprintf("%s.resources.devices[%d].learn_memory", path, i), Description: "contradicts memory_bytes: set one of them"})
 		}
