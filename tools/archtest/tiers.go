@@ -36,7 +36,7 @@ var Trainyard = Tiers{
 	},
 	"services/registry": {
 		Pure:  []string{"catalog", "filter", "outbox", "series"},
-		Shell: []string{"ingest", "mlflowapi", "mlflowmirror", "postgres", "registryapi"},
+		Shell: []string{"contents", "ingest", "mlflowapi", "mlflowmirror", "postgres", "registryapi"},
 		API:   []string{"registryapi"},
 	},
 	"services/checkpoint-janitor": {

@@ -54,6 +54,10 @@ type File struct {
 	Present bool
 	// Cold says that the bytes are in the cold tier only: ObjectKey holds nothing.
 	Cold bool
+	// Chunks are what the file is stored as, in its order, when it is not one content. Then it has
+	// no object of its own, and is Present when all of them are, Cold when one of them is. A chunk
+	// has its file's Name and no Chunks.
+	Chunks []File
 }
 
 // Tier is where the bytes of a checkpoint are.

@@ -22,6 +22,7 @@ import (
 
 	"github.com/ultrathink-pilot/trainyard/libs/objectstore"
 	"github.com/ultrathink-pilot/trainyard/services/registry/internal/catalog"
+	"github.com/ultrathink-pilot/trainyard/services/registry/internal/contents"
 	"github.com/ultrathink-pilot/trainyard/services/registry/internal/postgres"
 )
 
@@ -161,11 +162,7 @@ func (s *Server) files(ctx context.Context, l location) ([]postgres.Artifact, er
 	if err != nil {
 		return nil, err
 	}
-	var out []postgres.Artifact
-	for _, f := range c.Files {
-		out = append(out, postgres.Artifact{Path: f.Name, SHA256: f.SHA256, Size: f.Size, ObjectKey: f.ObjectKey})
-	}
-	return out, nil
+	return postgres.Files(c), nil
 }
 
 type fileDTO struct {
@@ -315,11 +312,11 @@ func (s *Server) send(w http.ResponseWriter, r *http.Request, l location) error 
 		w.Header().Set("X-Content-Type-Options", "nosniff")
 		w.Header().Set("ETag", `"`+a.SHA256+`"`)
 		if r.Header.Get("Range") != "" || r.Method == http.MethodHead {
-			piece := &ranged{ctx: r.Context(), objects: s.Objects, key: a.ObjectKey, size: a.Size}
+			piece := &ranged{ctx: r.Context(), objects: s.Objects, file: a.File()}
 			http.ServeContent(w, r, "", a.Commit, piece)
 			return piece.Close()
 		}
-		body, err := s.Objects.Get(r.Context(), a.ObjectKey, a.SHA256)
+		body, err := contents.Open(r.Context(), s.Objects, a.File())
 		if err != nil {
 			return err
 		}

@@ -18,6 +18,7 @@ import (
 
 	"github.com/ultrathink-pilot/trainyard/libs/objectstore"
 	"github.com/ultrathink-pilot/trainyard/services/registry/internal/catalog"
+	"github.com/ultrathink-pilot/trainyard/services/registry/internal/contents"
 	"github.com/ultrathink-pilot/trainyard/services/registry/internal/postgres"
 )
 
@@ -27,8 +28,7 @@ import (
 type ranged struct {
 	ctx     context.Context // the request's: io.Reader has no place for it
 	objects *objectstore.Store
-	key     string
-	size    int64
+	file    catalog.File
 	at      int64
 	body    io.ReadCloser
 }
@@ -38,7 +38,7 @@ func (r *ranged) Seek(offset int64, whence int) (int64, error) {
 	case io.SeekCurrent:
 		offset += r.at
 	case io.SeekEnd:
-		offset += r.size
+		offset += r.file.Size
 	}
 	if offset != r.at && r.body != nil {
 		_ = r.body.Close() // only read
@@ -49,11 +49,11 @@ func (r *ranged) Seek(offset int64, whence int) (int64, error) {
 }
 
 func (r *ranged) Read(b []byte) (int, error) {
-	if r.at >= r.size {
+	if r.at >= r.file.Size {
 		return 0, io.EOF
 	}
 	if r.body == nil {
-		body, err := r.objects.GetRange(r.ctx, r.key, r.at, r.size-r.at)
+		body, err := contents.OpenRange(r.ctx, r.objects, r.file, r.at, r.file.Size-r.at)
 		if err != nil {
 			return 0, err
 		}

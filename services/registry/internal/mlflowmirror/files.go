@@ -9,6 +9,8 @@ import (
 	"path"
 
 	"github.com/ultrathink-pilot/trainyard/libs/objectstore"
+	"github.com/ultrathink-pilot/trainyard/services/registry/internal/catalog"
+	"github.com/ultrathink-pilot/trainyard/services/registry/internal/contents"
 	"github.com/ultrathink-pilot/trainyard/services/registry/internal/outbox"
 	"github.com/ultrathink-pilot/trainyard/services/registry/internal/postgres"
 )
@@ -28,16 +30,16 @@ func (m *Mirror) deliverFile(ctx context.Context, lane postgres.Lane, row postgr
 	if !ok {
 		return elsewhere(lane.RemoteRoot)
 	}
-	return m.upload(ctx, root, a)
+	return m.upload(ctx, root, catalog.File{Name: a.Path, SHA256: a.SHA256, Size: a.Size, ObjectKey: a.ObjectKey})
 }
 
 // upload streams one file from our object store to theirs. Bytes without their digest break
 // the request off, so that no damaged file appears over there.
-func (m *Mirror) upload(ctx context.Context, root string, a outbox.Artifact) error {
-	body, err := m.Objects.Get(ctx, a.ObjectKey, a.SHA256)
+func (m *Mirror) upload(ctx context.Context, root string, f catalog.File) error {
+	body, err := contents.Open(ctx, m.Objects, f)
 	if err == nil {
 		defer func() { _ = body.Close() }() // only read
-		err = m.client.put(ctx, join(root, a.Path), body, a.Size)
+		err = m.client.put(ctx, join(root, f.Name), body, f.Size)
 	}
 	if errors.Is(err, objectstore.ErrNotFound) {
 		return &refusal{status: http.StatusNotFound, code: "GONE_HERE", message: "the file's bytes are not in our object store any more"}
@@ -46,14 +48,14 @@ func (m *Mirror) upload(ctx context.Context, root string, a outbox.Artifact) err
 }
 
 // uploadMissing sends the files that are not over there with their size, manifests last.
-func (m *Mirror) uploadMissing(ctx context.Context, root, dir string, files []outbox.Artifact) error {
+func (m *Mirror) uploadMissing(ctx context.Context, root, dir string, files []catalog.File) error {
 	there, err := m.client.files(ctx, root, dir)
 	if err != nil {
 		return err
 	}
-	for _, f := range outbox.ManifestsLast(files, func(a outbox.Artifact) string { return a.Path }) {
-		f.Path = join(dir, f.Path)
-		if size, ok := there[f.Path]; ok && size == f.Size {
+	for _, f := range outbox.ManifestsLast(files, func(f catalog.File) string { return f.Name }) {
+		f.Name = join(dir, f.Name)
+		if size, ok := there[f.Name]; ok && size == f.Size {
 			continue
 		}
 		if err := m.upload(ctx, root, f); err != nil {

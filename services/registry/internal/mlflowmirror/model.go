@@ -284,9 +284,9 @@ func (m *Mirror) source(ctx context.Context, v catalog.Version, root string) (st
 	if !ok {
 		return "", elsewhere(root)
 	}
-	sending := make([]outbox.Artifact, 0, len(files))
+	sending := make([]catalog.File, 0, len(files))
 	for _, f := range files {
-		sending = append(sending, outbox.Artifact{Path: f.Path, SHA256: f.SHA256, Size: f.Size, ObjectKey: f.ObjectKey})
+		sending = append(sending, f.File())
 	}
 	return root + "/" + dir, m.uploadMissing(ctx, base, dir, sending)
 }

@@ -23,6 +23,22 @@ type Artifact struct {
 	// Present says that the bytes were proven before.
 	Present bool
 	Commit  time.Time
+	// Chunks are what a checkpoint's file is stored as, when it is several contents.
+	Chunks []catalog.File
+}
+
+// File is what there is to read.
+func (a Artifact) File() catalog.File {
+	return catalog.File{Name: a.Path, SHA256: a.SHA256, Size: a.Size, ObjectKey: a.ObjectKey, Present: a.Present, Chunks: a.Chunks}
+}
+
+// Files are a checkpoint's files as artifacts.
+func Files(c catalog.Checkpoint) []Artifact {
+	out := make([]Artifact, 0, len(c.Files))
+	for _, f := range c.Files {
+		out = append(out, Artifact{Path: f.Name, SHA256: f.SHA256, Size: f.Size, ObjectKey: f.ObjectKey, Present: f.Present, Chunks: f.Chunks})
+	}
+	return out
 }
 
 // BeginArtifact finds or makes the blob of a run artifact. Only the commit makes a row

@@ -1,6 +1,7 @@
 package postgres
 
 import (
+	"reflect"
 	"strings"
 	"testing"
 
@@ -27,6 +28,9 @@ func attacks(id string, file catalog.File) map[string]string {
 		"delete its files":        `DELETE FROM checkpoint_files WHERE checkpoint_id = $ID`,
 		"delete one file":         `DELETE FROM checkpoint_files WHERE checkpoint_id = $ID AND name = (SELECT min(name) FROM checkpoint_files WHERE checkpoint_id = $ID)`,
 		"move its files away":     `UPDATE checkpoint_files SET checkpoint_id = (SELECT min(checkpoint_id) FROM checkpoints WHERE checkpoint_id <> $ID) WHERE checkpoint_id = $ID`,
+		"reorder its chunks":      `UPDATE checkpoint_files SET ordinal = ordinal + 1 WHERE checkpoint_id = $ID`,
+		"give it more content":    `INSERT INTO checkpoint_files (checkpoint_id, name, ordinal, blob_id) SELECT checkpoint_id, name, 7, blob_id FROM checkpoint_files WHERE checkpoint_id = $ID`,
+		"give it another digest":  `UPDATE checkpoint_files SET file_sha256 = repeat('0', 64), file_bytes = 1 WHERE checkpoint_id = $ID AND ordinal = 0`,
 		"give it other content":   `UPDATE checkpoint_files SET blob_id = (SELECT max(blob_id) FROM blobs WHERE sha256 <> $SHA) WHERE checkpoint_id = $ID`,
 		"release its object":      `UPDATE blobs SET state = 'DELETING' WHERE object_key = $KEY`,
 		"call its object gone":    `UPDATE blobs SET state = 'DELETED' WHERE object_key = $KEY`,
@@ -83,7 +87,7 @@ func TestRawSQLCannotLoseProduction(t *testing.T) {
 	}
 	after, err := f.store.GetCheckpoint(f.ctx, live.ID)
 	f.must(err)
-	if after.State != catalog.Live || after.Tier != catalog.Hot || len(after.Files) != len(before.Files) || after.Files[0] != before.Files[0] {
+	if after.State != catalog.Live || after.Tier != catalog.Hot || !reflect.DeepEqual(after.Files, before.Files) {
 		t.Errorf("the attacks left a mark: %+v", after)
 	}
 }

@@ -59,9 +59,9 @@ func (t *Tx) BeginCheckpoint(ctx context.Context, in BeginCheckpoint) (catalog.C
 	digest := catalog.ManifestDigest(in.Step, in.Files)
 	var id string
 	err := t.tx.QueryRow(ctx, `SELECT checkpoint_id FROM checkpoints WHERE run_id = $1 AND attempt = $2 AND step = $3
-		AND manifest_sha256 = $4 AND state IN ('PENDING', 'LIVE')`, in.RunID, in.Attempt, in.Step, digest).Scan(&id)
+		AND manifest_sha256 = $4 AND state IN ('PENDING', 'LIVE') FOR UPDATE`, in.RunID, in.Attempt, in.Step, digest).Scan(&id)
 	if err == nil {
-		return readCheckpoint(ctx, t.tx, id)
+		return t.stageAgain(ctx, id, in.Files)
 	}
 	if !errors.Is(err, pgx.ErrNoRows) {
 		return catalog.Checkpoint{}, err
@@ -76,21 +76,61 @@ func (t *Tx) BeginCheckpoint(ctx context.Context, in BeginCheckpoint) (catalog.C
 	if err != nil {
 		return catalog.Checkpoint{}, fmt.Errorf("stage checkpoint: %w", err)
 	}
-	files := slices.Clone(in.Files)
-	// By digest: the one order in which blob rows are locked.
-	slices.SortFunc(files, func(a, b catalog.File) int {
-		return cmp.Or(cmp.Compare(a.SHA256, b.SHA256), cmp.Compare(a.Name, b.Name))
-	})
-	for _, f := range files {
-		blob, err := t.blob(ctx, f)
-		if err != nil {
-			return catalog.Checkpoint{}, err
-		}
-		if _, err := t.tx.Exec(ctx, `INSERT INTO checkpoint_files (checkpoint_id, name, blob_id) VALUES ($1, $2, $3)`, in.ID, f.Name, blob); err != nil {
-			return catalog.Checkpoint{}, fmt.Errorf("stage file: %w", err)
-		}
+	if err := t.stageFiles(ctx, in.ID, in.Files); err != nil {
+		return catalog.Checkpoint{}, err
 	}
 	return readCheckpoint(ctx, t.tx, in.ID)
+}
+
+// stageAgain finds a checkpoint that was announced before. While it is not committed its files may be
+// cut anew: the host was restarted with another setting, or another version.
+func (t *Tx) stageAgain(ctx context.Context, id string, files []catalog.File) (catalog.Checkpoint, error) {
+	c, err := readCheckpoint(ctx, t.tx, id)
+	if err != nil || c.State != catalog.Pending || catalog.SameContents(c.Files, files) {
+		return c, err
+	}
+	if _, err := t.tx.Exec(ctx, `DELETE FROM checkpoint_files WHERE checkpoint_id = $1`, id); err != nil {
+		return c, fmt.Errorf("stage files anew: %w", err)
+	}
+	if err := t.stageFiles(ctx, id, files); err != nil {
+		return c, err
+	}
+	return readCheckpoint(ctx, t.tx, id)
+}
+
+// stageFiles refers to every content of the files.
+func (t *Tx) stageFiles(ctx context.Context, id string, files []catalog.File) error {
+	type row struct {
+		catalog.File
+		ordinal     int
+		wholeSHA256 *string
+		wholeBytes  *int64
+	}
+	var rows []row
+	for _, f := range files {
+		for i, content := range f.Contents() {
+			r := row{File: content, ordinal: i}
+			if i == 0 && len(f.Chunks) > 0 {
+				r.wholeSHA256, r.wholeBytes = &f.SHA256, &f.Size
+			}
+			rows = append(rows, r)
+		}
+	}
+	// By digest: the one order in which blob rows are locked.
+	slices.SortFunc(rows, func(a, b row) int {
+		return cmp.Or(cmp.Compare(a.SHA256, b.SHA256), cmp.Compare(a.Name, b.Name), cmp.Compare(a.ordinal, b.ordinal))
+	})
+	for _, r := range rows {
+		blob, err := t.blob(ctx, r.File)
+		if err != nil {
+			return err
+		}
+		if _, err := t.tx.Exec(ctx, `INSERT INTO checkpoint_files (checkpoint_id, name, ordinal, blob_id, file_sha256, file_bytes)
+			VALUES ($1, $2, $3, $4, $5, $6)`, id, r.Name, r.ordinal, blob, r.wholeSHA256, r.wholeBytes); err != nil {
+			return fmt.Errorf("stage file: %w", err)
+		}
+	}
+	return nil
 }
 
 // blob finds or makes the usable blob of a content and locks its row, so that no
@@ -135,20 +175,24 @@ type CommitCheckpoint struct {
 	TraceParent      string
 }
 
+// Stored is what a commit has brought: bytes that were uploaded for it, and bytes that the store
+// had. Both are zero for a repeated commit.
+type Stored struct{ New, Shared int64 }
+
 // CommitCheckpoint makes a staged checkpoint LIVE. The caller has proven every object. A
 // second commit changes nothing; a stale fence is refused even then.
-func (t *Tx) CommitCheckpoint(ctx context.Context, in CommitCheckpoint) (catalog.Checkpoint, error) {
+func (t *Tx) CommitCheckpoint(ctx context.Context, in CommitCheckpoint) (c catalog.Checkpoint, stored Stored, err error) {
 	subject := "checkpoints/" + in.ID
 	var runID string
-	err := t.tx.QueryRow(ctx, `SELECT run_id FROM checkpoints WHERE checkpoint_id = $1`, in.ID).Scan(&runID)
+	err = t.tx.QueryRow(ctx, `SELECT run_id FROM checkpoints WHERE checkpoint_id = $1`, in.ID).Scan(&runID)
 	if errors.Is(err, pgx.ErrNoRows) {
-		return catalog.Checkpoint{}, catalog.NotFound(subject)
+		return c, stored, catalog.NotFound(subject)
 	}
 	if err != nil {
-		return catalog.Checkpoint{}, err
+		return c, stored, err
 	}
 	if err := t.admitWriter(ctx, runID, in.Fence); err != nil {
-		return catalog.Checkpoint{}, err
+		return c, stored, err
 	}
 	var (
 		state catalog.CheckpointState
@@ -156,39 +200,47 @@ func (t *Tx) CommitCheckpoint(ctx context.Context, in CommitCheckpoint) (catalog
 	)
 	err = t.tx.QueryRow(ctx, `SELECT state, fence FROM checkpoints WHERE checkpoint_id = $1 FOR UPDATE`, in.ID).Scan(&state, &fence)
 	if err != nil {
-		return catalog.Checkpoint{}, err
+		return c, stored, err
 	}
 	if uint64(fence) != in.Fence {
-		return catalog.Checkpoint{}, catalog.Fenced(runID, in.Fence, uint64(fence))
+		return c, stored, catalog.Fenced(runID, in.Fence, uint64(fence))
 	}
 	if state == catalog.Live {
-		return readCheckpoint(ctx, t.tx, in.ID)
+		c, err = readCheckpoint(ctx, t.tx, in.ID)
+		return c, stored, err
 	}
 	if state != catalog.Pending {
-		return catalog.Checkpoint{}, catalog.Refuse(catalog.ProblemState, subject, "is %s", state)
+		return c, stored, catalog.Refuse(catalog.ProblemState, subject, "is %s", state)
 	}
 	metrics, err := encodeMetrics(in.Metrics)
 	if err != nil {
-		return catalog.Checkpoint{}, fmt.Errorf("encode metrics: %w", err)
+		return c, stored, fmt.Errorf("encode metrics: %w", err)
 	}
 	sharpe, valid := catalog.Checkpoint{Metrics: in.Metrics}.Sharpe()
-	var stored *float64
+	var ranked *float64
 	if _, ok := in.Metrics[catalog.SharpeMetric]; ok {
-		stored = &sharpe
+		ranked = &sharpe
 	}
 	_, err = t.tx.Exec(ctx, `UPDATE checkpoints SET state = 'LIVE', metrics = $2, sharpe = $3, sharpe_valid = $4, resumable = $5,
 		feature_schema = $6, data_version = $7, evaluation_window = $8, trades = $9, trace_parent = $10, commit_time = $11, code_version = $13,
 		parent_id = (SELECT p.checkpoint_id FROM checkpoints p WHERE p.checkpoint_id = $12 AND p.checkpoint_id <> $1) WHERE checkpoint_id = $1`,
-		in.ID, metrics, stored, valid, in.Resumable, in.FeatureSchema, in.DataVersion, in.EvaluationWindow, in.Trades,
+		in.ID, metrics, ranked, valid, in.Resumable, in.FeatureSchema, in.DataVersion, in.EvaluationWindow, in.Trades,
 		in.TraceParent, t.now, in.ParentID, in.CodeVersion)
 	if err != nil {
-		return catalog.Checkpoint{}, fmt.Errorf("commit checkpoint: %w", err)
+		return c, stored, fmt.Errorf("commit checkpoint: %w", err)
 	}
-	if _, err := t.tx.Exec(ctx, `UPDATE blobs SET state = 'PRESENT', update_time = $2 WHERE state = 'PENDING'
-		AND blob_id IN (SELECT blob_id FROM checkpoint_files WHERE checkpoint_id = $1)`, in.ID, t.now); err != nil {
-		return catalog.Checkpoint{}, fmt.Errorf("mark blobs: %w", err)
+	const mine = `blob_id IN (SELECT blob_id FROM checkpoint_files WHERE checkpoint_id = $1)`
+	if err := t.lockBlobs(ctx, mine, in.ID); err != nil {
+		return c, stored, err
 	}
-	return readCheckpoint(ctx, t.tx, in.ID)
+	if err := t.tx.QueryRow(ctx, `WITH mine AS (SELECT blob_id, size_bytes, state FROM blobs WHERE `+mine+`),
+		proven AS (UPDATE blobs b SET state = 'PRESENT', update_time = $2 FROM mine WHERE b.blob_id = mine.blob_id AND mine.state = 'PENDING')
+		SELECT COALESCE(sum(size_bytes) FILTER (WHERE state = 'PENDING'), 0)::bigint, COALESCE(sum(size_bytes) FILTER (WHERE state <> 'PENDING'), 0)::bigint FROM mine`,
+		in.ID, t.now).Scan(&stored.New, &stored.Shared); err != nil {
+		return c, stored, fmt.Errorf("mark blobs: %w", err)
+	}
+	c, err = readCheckpoint(ctx, t.tx, in.ID)
+	return c, stored, err
 }
 
 // ResolveCheckpoint raises the run's restore fence and returns the newest good resumable
@@ -239,36 +291,58 @@ func describeState(c catalog.Checkpoint) string {
 	return string(c.State)
 }
 
-// MarkCorrupt quarantines a checkpoint whose bytes were found wrong. Its blobs are retired,
-// so that the same content is uploaded again instead of being taken for present. The state
-// column stays: a production checkpoint must not leave LIVE.
-func (t *Tx) MarkCorrupt(ctx context.Context, id string, fence uint64, reason string) (catalog.Checkpoint, error) {
+// MarkCorrupt quarantines a checkpoint whose bytes a reader found wrong. Of the bad contents, all when none
+// is named, those that it alone holds are retired, so that the same content is uploaded again instead of being
+// taken for present. The others are returned: the word of one reader does not take a trunk from every checkpoint
+// that shares it. The state column stays: a production checkpoint must not leave LIVE.
+func (t *Tx) MarkCorrupt(ctx context.Context, id string, fence uint64, reason string, bad []string) (c catalog.Checkpoint, shared []catalog.File, err error) {
 	var (
 		runID string
 		was   bool
 		held  int64
 	)
-	err := t.tx.QueryRow(ctx, `SELECT c.run_id, c.corrupt, r.fence FROM checkpoints c JOIN runs r USING (run_id)
+	err = t.tx.QueryRow(ctx, `SELECT c.run_id, c.corrupt, r.fence FROM checkpoints c JOIN runs r USING (run_id)
 		WHERE c.checkpoint_id = $1 FOR UPDATE OF c`, id).Scan(&runID, &was, &held)
 	if errors.Is(err, pgx.ErrNoRows) {
-		return catalog.Checkpoint{}, catalog.NotFound("checkpoints/" + id)
+		return c, nil, catalog.NotFound("checkpoints/" + id)
 	}
 	if err != nil {
-		return catalog.Checkpoint{}, err
+		return c, nil, err
 	}
 	if fence < uint64(held) {
-		return catalog.Checkpoint{}, catalog.Fenced(runID, fence, uint64(held))
+		return c, nil, catalog.Fenced(runID, fence, uint64(held))
 	}
 	if !was {
 		if _, err := t.tx.Exec(ctx, `UPDATE checkpoints SET corrupt = true, detail = $2 WHERE checkpoint_id = $1`, id, reason); err != nil {
-			return catalog.Checkpoint{}, fmt.Errorf("mark corrupt: %w", err)
-		}
-		if _, err := t.tx.Exec(ctx, `UPDATE blobs SET state = 'CORRUPT', update_time = $2 WHERE state = 'PRESENT'
-			AND blob_id IN (SELECT blob_id FROM checkpoint_files WHERE checkpoint_id = $1)`, id, t.now); err != nil {
-			return catalog.Checkpoint{}, fmt.Errorf("retire blobs: %w", err)
+			return c, nil, fmt.Errorf("mark corrupt: %w", err)
 		}
 	}
-	return readCheckpoint(ctx, t.tx, id)
+	const mine = `blob_id IN (SELECT blob_id FROM checkpoint_files WHERE checkpoint_id = $1) AND ($2::text[] IS NULL OR sha256 = ANY($2))`
+	if err := t.lockBlobs(ctx, mine, id, bad); err != nil {
+		return c, nil, err
+	}
+	const sharing = `(EXISTS (SELECT 1 FROM checkpoint_files o JOIN checkpoints oc USING (checkpoint_id)
+			WHERE o.blob_id = blobs.blob_id AND o.checkpoint_id <> $1 AND oc.state <> 'DELETED')
+		OR EXISTS (SELECT 1 FROM artifacts a WHERE a.blob_id = blobs.blob_id))`
+	if !was {
+		if _, err := t.tx.Exec(ctx, `UPDATE blobs SET state = 'CORRUPT', update_time = $3 WHERE state = 'PRESENT' AND `+mine+` AND NOT `+sharing,
+			id, bad, t.now); err != nil {
+			return c, nil, fmt.Errorf("retire blobs: %w", err)
+		}
+	}
+	rows, err := t.tx.Query(ctx, `SELECT sha256, size_bytes, object_key FROM blobs WHERE state = 'PRESENT' AND `+mine+` AND `+sharing+` ORDER BY sha256`, id, bad)
+	if err != nil {
+		return c, nil, err
+	}
+	shared, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (f catalog.File, err error) {
+		f.Present = true
+		return f, row.Scan(&f.SHA256, &f.Size, &f.ObjectKey)
+	})
+	if err != nil {
+		return c, nil, fmt.Errorf("find what is shared: %w", err)
+	}
+	c, err = readCheckpoint(ctx, t.tx, id)
+	return c, shared, err
 }
 
 // SetPin pins a checkpoint for ever, or takes the pin away.
@@ -374,21 +448,42 @@ func readCheckpoints(ctx context.Context, q querier, where string, args ...any) 
 		ids[i] = all[i].ID
 		at[ids[i]] = &all[i]
 	}
-	rows, err = q.Query(ctx, `SELECT f.checkpoint_id, f.name, b.sha256, b.size_bytes, b.object_key, b.state = 'PRESENT', b.state = 'COLD'
-		FROM checkpoint_files f JOIN blobs b USING (blob_id) WHERE f.checkpoint_id = ANY($1) ORDER BY f.checkpoint_id, f.name`, ids)
+	return all, readFiles(ctx, q, ids, at)
+}
+
+// readFiles fills in the files with their contents.
+func readFiles(ctx context.Context, q querier, ids []string, at map[string]*catalog.Checkpoint) error {
+	rows, err := q.Query(ctx, `SELECT f.checkpoint_id, f.name, f.ordinal, COALESCE(f.file_sha256, ''), COALESCE(f.file_bytes, 0),
+		b.sha256, b.size_bytes, b.object_key, b.state = 'PRESENT', b.state = 'COLD'
+		FROM checkpoint_files f JOIN blobs b USING (blob_id) WHERE f.checkpoint_id = ANY($1) ORDER BY f.checkpoint_id, f.name, f.ordinal`, ids)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	var (
-		id string
-		f  catalog.File
+		id, whole string
+		ordinal   int
+		bytes     int64
+		f         catalog.File
 	)
-	_, err = pgx.ForEachRow(rows, []any{&id, &f.Name, &f.SHA256, &f.Size, &f.ObjectKey, &f.Present, &f.Cold}, func() error {
-		at[id].Files = append(at[id].Files, f)
+	_, err = pgx.ForEachRow(rows, []any{&id, &f.Name, &ordinal, &whole, &bytes, &f.SHA256, &f.Size, &f.ObjectKey, &f.Present, &f.Cold}, func() error {
+		c := at[id]
+		switch {
+		case ordinal == 0 && whole == "":
+			c.Files = append(c.Files, f)
+		case ordinal == 0:
+			c.Files = append(c.Files, catalog.File{Name: f.Name, SHA256: whole, Size: bytes, Present: f.Present, Cold: f.Cold, Chunks: []catalog.File{f}})
+		default:
+			if len(c.Files) == 0 || c.Files[len(c.Files)-1].Name != f.Name {
+				return fmt.Errorf("checkpoint %s: %s has no first chunk", id, f.Name)
+			}
+			last := &c.Files[len(c.Files)-1]
+			last.Chunks = append(last.Chunks, f)
+			last.Present, last.Cold = last.Present && f.Present, last.Cold || f.Cold
+		}
 		return nil
 	})
 	if err != nil {
-		return nil, fmt.Errorf("read files: %w", err)
+		return fmt.Errorf("read files: %w", err)
 	}
-	return all, nil
+	return nil
 }

@@ -21,7 +21,7 @@ func commit(f *fixture, in CommitCheckpoint) (catalog.Checkpoint, error) {
 	var c catalog.Checkpoint
 	err := f.store.Do(f.ctx, f.now, func(t *Tx) error {
 		var err error
-		c, err = t.CommitCheckpoint(f.ctx, in)
+		c, _, err = t.CommitCheckpoint(f.ctx, in)
 		return err
 	})
 	return c, err
@@ -92,7 +92,7 @@ func TestCorruptCheckpointFallsBackAndIsUploadedAgain(t *testing.T) {
 	bad := f.checkpoint(run, fence, 2, 1, "weights")
 	for range 2 {
 		f.must(f.store.Do(f.ctx, f.now, func(t *Tx) error {
-			c, err := t.MarkCorrupt(f.ctx, bad.ID, fence, "sha256 differs")
+			c, _, err := t.MarkCorrupt(f.ctx, bad.ID, fence, "sha256 differs", nil)
 			if err == nil && !c.Corrupt {
 				f.Error("not marked")
 			}

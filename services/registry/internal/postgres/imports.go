@@ -75,38 +75,39 @@ func (s *Store) GetImport(ctx context.Context, id string) (in Import, committed 
 }
 
 // CommitImport makes the checkpoint LIVE, ends the run and registers the version. The caller
-// has proven every object. A second commit returns the same version.
-func (t *Tx) CommitImport(ctx context.Context, id string, by By) (catalog.Version, error) {
+// has proven every object. A second commit returns the same version, and nothing stored.
+func (t *Tx) CommitImport(ctx context.Context, id string, by By) (v catalog.Version, stored Stored, err error) {
 	var (
 		in      Import
 		version *int32
 		raw     json.RawMessage
 	)
-	err := t.tx.QueryRow(ctx, `SELECT run_id, checkpoint_id, model_name, metrics, feature_schema, data_version, evaluation_window, version
+	err = t.tx.QueryRow(ctx, `SELECT run_id, checkpoint_id, model_name, metrics, feature_schema, data_version, evaluation_window, version
 		FROM imports WHERE import_id = $1 FOR UPDATE`, id).
 		Scan(&in.RunID, &in.CheckpointID, &in.Model, &raw, &in.FeatureSchema, &in.DataVersion, &in.EvaluationWindow, &version)
 	if err != nil {
-		return catalog.Version{}, found(err, "imports/"+id)
+		return v, stored, found(err, "imports/"+id)
 	}
 	if version != nil {
-		return readVersion(ctx, t.tx, in.Model, *version)
+		v, err = readVersion(ctx, t.tx, in.Model, *version)
+		return v, stored, err
 	}
 	if in.Metrics, err = decodeMetrics(raw); err != nil {
-		return catalog.Version{}, err
+		return v, stored, err
 	}
 	// Before the checkpoint, which is locked after models everywhere.
 	if _, err := t.lockRun(ctx, in.RunID, Guard{Fence: importFence, HasFence: true}); err != nil {
-		return catalog.Version{}, err
+		return v, stored, err
 	}
 	if _, err := t.EnsureModel(ctx, in.Model); err != nil {
-		return catalog.Version{}, err
+		return v, stored, err
 	}
 	if _, err := lockModel(ctx, t.tx, in.Model); err != nil {
-		return catalog.Version{}, err
+		return v, stored, err
 	}
-	if _, err := t.CommitCheckpoint(ctx, CommitCheckpoint{ID: in.CheckpointID, Fence: importFence, Metrics: in.Metrics,
+	if _, stored, err = t.CommitCheckpoint(ctx, CommitCheckpoint{ID: in.CheckpointID, Fence: importFence, Metrics: in.Metrics,
 		FeatureSchema: in.FeatureSchema, DataVersion: in.DataVersion, EvaluationWindow: in.EvaluationWindow}); err != nil {
-		return catalog.Version{}, err
+		return v, stored, err
 	}
 	var points []catalog.MetricPoint
 	for _, k := range catalog.SortedKeys(in.Metrics) {
@@ -115,26 +116,26 @@ func (t *Tx) CommitImport(ctx context.Context, id string, by By) (catalog.Versio
 	p := pendingPoints{effects: t.effects}
 	p.add(in.RunID, 1, points)
 	if err := p.flush(ctx, t.tx, t.series); err != nil {
-		return catalog.Version{}, err
+		return v, stored, err
 	}
 	if _, err := t.tx.Exec(ctx, `UPDATE run_attempts SET close_time = $2, outcome = 'SUCCEEDED' WHERE run_id = $1`, in.RunID, t.now); err != nil {
-		return catalog.Version{}, fmt.Errorf("close the import's attempt: %w", err)
+		return v, stored, fmt.Errorf("close the import's attempt: %w", err)
 	}
 	if _, err := t.tx.Exec(ctx, `UPDATE runs SET state = 'SUCCEEDED', end_time = $2, update_time = $2 WHERE run_id = $1`, in.RunID, t.now); err != nil {
-		return catalog.Version{}, fmt.Errorf("close the import's run: %w", err)
+		return v, stored, fmt.Errorf("close the import's run: %w", err)
 	}
 	if err := t.tell(ctx, func() []outbox.Entry {
 		lane := outbox.RunLane(in.RunID)
 		return append(outbox.Metrics(lane, points), outbox.Updated(lane, catalog.RunSucceeded, t.now, ""))
 	}); err != nil {
-		return catalog.Version{}, err
+		return v, stored, err
 	}
-	v, err := t.RegisterVersion(ctx, in.Model, in.CheckpointID, by)
+	v, err = t.RegisterVersion(ctx, in.Model, in.CheckpointID, by)
 	if err != nil {
-		return catalog.Version{}, err
+		return v, stored, err
 	}
 	if _, err := t.tx.Exec(ctx, `UPDATE imports SET version = $2 WHERE import_id = $1`, id, v.Version); err != nil {
-		return catalog.Version{}, fmt.Errorf("record the import: %w", err)
+		return v, stored, fmt.Errorf("record the import: %w", err)
 	}
-	return v, nil
+	return v, stored, nil
 }

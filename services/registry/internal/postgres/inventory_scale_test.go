@@ -84,7 +84,7 @@ func TestLookingForABaseDoesNotWeighEveryCopy(t *testing.T) {
 	defer cancel()
 	f.must(f.store.Do(ctx, f.now, func(tx *Tx) error {
 		for range 1000 {
-			chain, err := tx.baseFor(ctx, asking, asking.Files[0])
+			chain, err := tx.baseFor(ctx, asking, asking.Files[0], 0)
 			if err != nil || len(chain) != 1 {
 				t.Fatalf("%v, %v", chain, err)
 			}

@@ -170,9 +170,5 @@ func (s *Store) CheckpointArtifacts(ctx context.Context, id string) ([]Artifact,
 	if c.State != catalog.Live {
 		return nil, nil
 	}
-	out := make([]Artifact, 0, len(c.Files))
-	for _, f := range c.Files {
-		out = append(out, Artifact{Path: f.Name, SHA256: f.SHA256, Size: f.Size, ObjectKey: f.ObjectKey})
-	}
-	return out, nil
+	return Files(c), nil
 }

@@ -97,7 +97,7 @@ func TestBestInSQLIsThePureBest(t *testing.T) {
 			if rapid.IntRange(0, 5).Draw(rt, "fate") == 0 {
 				f.must(f.store.Do(f.ctx, f.now, func(t *Tx) error {
 					var err error
-					c, err = t.MarkCorrupt(f.ctx, c.ID, fence, "flipped bit")
+					c, _, err = t.MarkCorrupt(f.ctx, c.ID, fence, "flipped bit", nil)
 					return err
 				}))
 			}
@@ -182,7 +182,7 @@ func TestPromotionRefusals(t *testing.T) {
 		f.Errorf("version 0 chose %d, the best is 2", v.Version)
 	}
 	f.must(f.store.Do(f.ctx, f.now, func(t *Tx) error {
-		_, err := t.MarkCorrupt(f.ctx, cs[0].ID, math.MaxInt64, "flipped bit")
+		_, _, err := t.MarkCorrupt(f.ctx, cs[0].ID, math.MaxInt64, "flipped bit", nil)
 		return err
 	}))
 	if _, _, err := f.promote(Promotion{Model: "m", Version: 1, To: catalog.StageProduction}); problem(err) != catalog.ProblemState {

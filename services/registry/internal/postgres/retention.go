@@ -14,9 +14,9 @@ import (
 type InventoryItem struct {
 	Checkpoint catalog.Checkpoint
 	Roots      []catalog.Root
-	// ExclusiveBytes would be freed by this checkpoint's deletion alone.
-	ExclusiveBytes int64
-	RunActive      bool
+	// ExclusiveBytes would be freed by this checkpoint's deletion alone; SharedBytes are held by others too.
+	ExclusiveBytes, SharedBytes int64
+	RunActive                   bool
 	// LastUse is the newest read, or activity of its run; ExperimentUse that of any run of its
 	// experiment.
 	LastUse, ExperimentUse time.Time
@@ -54,14 +54,14 @@ func (s *Store) Inventory(ctx context.Context, contents []string, after string, 
 	if err != nil {
 		return nil, 0, err
 	}
-	exclusive, err := exclusiveBytes(ctx, s.pool, ids)
+	bytes, err := heldBytes(ctx, s.pool, ids)
 	if err != nil {
 		return nil, 0, err
 	}
 	items := make([]InventoryItem, len(cs))
 	at := make(map[string]*InventoryItem, len(cs))
 	for i, c := range cs {
-		items[i] = InventoryItem{Checkpoint: c, Roots: catalog.Roots(*facts[c.ID]), ExclusiveBytes: exclusive[c.ID], RunActive: active[c.ID]}
+		items[i] = InventoryItem{Checkpoint: c, Roots: catalog.Roots(*facts[c.ID]), ExclusiveBytes: bytes[c.ID].exclusive, SharedBytes: bytes[c.ID].shared, RunActive: active[c.ID]}
 		at[c.ID] = &items[i]
 	}
 	if err := readUse(ctx, s.pool, ids, now, at); err != nil {
@@ -94,14 +94,17 @@ func readUse(ctx context.Context, q querier, ids []string, now time.Time, at map
 	return nil
 }
 
-// dependency pairs a checkpoint that lives in the cold tier as a difference with every
-// checkpoint that holds the content it is the difference to.
+// dependency pairs a checkpoint that lives in the cold tier as a difference with the first
+// checkpoint that holds the content it is the difference to. The first alone: a trunk that
+// fifty checkpoints share must not keep all fifty.
 const dependency = `SELECT DISTINCT f.checkpoint_id AS base, df.checkpoint_id AS dependent FROM checkpoint_files df
 	JOIN checkpoints dc ON dc.checkpoint_id = df.checkpoint_id AND dc.state NOT IN ('DELETING', 'DELETED')
 	JOIN blobs db ON db.blob_id = df.blob_id AND db.state = 'COLD'
 	JOIN cold_copies d ON d.sha256 = db.sha256
 	JOIN blobs b ON b.sha256 = d.base_sha256
-	JOIN checkpoint_files f ON f.blob_id = b.blob_id AND f.checkpoint_id <> df.checkpoint_id`
+	JOIN checkpoint_files f ON f.blob_id = b.blob_id AND f.checkpoint_id <> df.checkpoint_id
+		AND NOT EXISTS (SELECT 1 FROM checkpoint_files o JOIN checkpoints oc USING (checkpoint_id)
+			WHERE o.blob_id = f.blob_id AND o.checkpoint_id < f.checkpoint_id AND o.checkpoint_id <> df.checkpoint_id AND oc.state = 'LIVE')`
 
 func readBases(ctx context.Context, q querier, ids []string, at map[string]*InventoryItem) error {
 	rows, err := q.Query(ctx, dependency+` WHERE df.checkpoint_id = ANY($1) ORDER BY 1, 2`, ids)
@@ -221,25 +224,39 @@ func readHolds(ctx context.Context, q querier, ids []string, facts map[string]*c
 	return nil
 }
 
-func exclusiveBytes(ctx context.Context, q querier, ids []string) (map[string]int64, error) {
-	rows, err := q.Query(ctx, `SELECT f.checkpoint_id, sum(f.size_bytes)::bigint FROM (
-			SELECT DISTINCT cf.checkpoint_id, b.blob_id, b.size_bytes FROM checkpoint_files cf JOIN blobs b USING (blob_id)
-			WHERE cf.checkpoint_id = ANY($1)
-			AND NOT EXISTS (SELECT 1 FROM checkpoint_files o JOIN checkpoints oc USING (checkpoint_id)
-				WHERE o.blob_id = cf.blob_id AND o.checkpoint_id <> cf.checkpoint_id AND oc.state <> 'DELETED')
-			AND NOT EXISTS (SELECT 1 FROM artifacts a WHERE a.blob_id = cf.blob_id)) f GROUP BY 1`, ids)
+// holding splits a checkpoint's bytes: those that nothing else holds, and those that others hold too.
+type holding struct{ exclusive, shared int64 }
+
+func heldBytes(ctx context.Context, q querier, ids []string) (map[string]holding, error) {
+	rows, err := q.Query(ctx, `SELECT f.checkpoint_id, COALESCE(sum(f.size_bytes) FILTER (WHERE NOT f.shared), 0)::bigint,
+			COALESCE(sum(f.size_bytes) FILTER (WHERE f.shared), 0)::bigint FROM (
+			SELECT DISTINCT cf.checkpoint_id, b.blob_id, b.size_bytes,
+				EXISTS (SELECT 1 FROM checkpoint_files o JOIN checkpoints oc USING (checkpoint_id)
+					WHERE o.blob_id = cf.blob_id AND o.checkpoint_id <> cf.checkpoint_id AND oc.state <> 'DELETED')
+				OR EXISTS (SELECT 1 FROM artifacts a WHERE a.blob_id = cf.blob_id) AS shared
+			FROM checkpoint_files cf JOIN blobs b USING (blob_id) WHERE cf.checkpoint_id = ANY($1)) f GROUP BY 1`, ids)
 	if err != nil {
 		return nil, err
 	}
-	out := map[string]int64{}
+	out := map[string]holding{}
 	var (
 		id string
-		n  int64
+		h  holding
 	)
-	_, err = pgx.ForEachRow(rows, []any{&id, &n}, func() error {
-		out[id] = n
+	_, err = pgx.ForEachRow(rows, []any{&id, &h.exclusive, &h.shared}, func() error {
+		out[id] = h
 		return nil
 	})
+	return out, err
+}
+
+// SharedBytes are, by checkpoint, the bytes that other checkpoints or artifacts hold too.
+func (s *Store) SharedBytes(ctx context.Context, ids ...string) (map[string]int64, error) {
+	all, err := heldBytes(ctx, s.pool, ids)
+	out := make(map[string]int64, len(all))
+	for id, h := range all {
+		out[id] = h.shared
+	}
 	return out, err
 }
 

@@ -109,23 +109,29 @@ func (t *Tx) BeginArchive(ctx context.Context, ids []string, patterns []string) 
 
 func (t *Tx) archiveFiles(ctx context.Context, c catalog.Checkpoint, files []catalog.File) ([]ArchiveFile, error) {
 	var out []ArchiveFile
+	at := map[string]int{}
 	for _, f := range files {
-		if i := slices.IndexFunc(out, func(o ArchiveFile) bool { return o.SHA256 == f.SHA256 }); i >= 0 {
-			out[i].Names = append(out[i].Names, f.Name)
-			continue
+		for ordinal, content := range f.Contents() {
+			if i, ok := at[content.SHA256]; ok {
+				if !slices.Contains(out[i].Names, f.Name) {
+					out[i].Names = append(out[i].Names, f.Name)
+				}
+				continue
+			}
+			at[content.SHA256] = len(out)
+			a := ArchiveFile{Names: []string{f.Name}, SHA256: content.SHA256, Size: content.Size, HotKey: content.ObjectKey}
+			found, state, err := t.reserveCopy(ctx, content)
+			if err != nil {
+				return nil, err
+			}
+			a.ColdKey = found.Key
+			if state == "PRESENT" {
+				a.Existing = &found
+			} else if a.Chain, err = t.baseFor(ctx, c, content, ordinal); err != nil {
+				return nil, err
+			}
+			out = append(out, a)
 		}
-		a := ArchiveFile{Names: []string{f.Name}, SHA256: f.SHA256, Size: f.Size, HotKey: f.ObjectKey}
-		found, state, err := t.reserveCopy(ctx, f)
-		if err != nil {
-			return nil, err
-		}
-		a.ColdKey = found.Key
-		if state == "PRESENT" {
-			a.Existing = &found
-		} else if a.Chain, err = t.baseFor(ctx, c, f); err != nil {
-			return nil, err
-		}
-		out = append(out, a)
 	}
 	return out, nil
 }
@@ -167,11 +173,12 @@ func readCopy(ctx context.Context, q querier, sha256 string) (c ColdCopy, state 
 	return c, state, err
 }
 
-// baseWanted is, among the checkpoints near, a proven copy of a file of the same name and size with room left in its chain.
+// baseWanted is, among the checkpoints near, a proven copy of a file of the same name and size, or of the same chunk of one, with
+// room left in its chain.
 // A content that others are the difference to stands alone: no chain may bite its own tail.
 const baseWanted = ` SELECT k.sha256 FROM near JOIN checkpoints o USING (checkpoint_id) JOIN checkpoint_files f USING (checkpoint_id)
 	JOIN blobs b USING (blob_id) JOIN cold_copies k ON k.sha256 = b.sha256
-	WHERE o.checkpoint_id <> $2 AND o.state = 'LIVE' AND NOT o.corrupt AND f.name = $3 AND k.size_bytes = $4
+	WHERE o.checkpoint_id <> $2 AND o.state = 'LIVE' AND NOT o.corrupt AND f.name = $3 AND f.ordinal = $8 AND k.size_bytes = $4
 	AND k.state = 'PRESENT' AND k.depth < $5 AND k.sha256 <> $7 AND NOT EXISTS (SELECT 1 FROM cold_copies d WHERE d.base_sha256 = $7)
 	ORDER BY o.run_id <> $1, abs(o.step - $6), k.depth, k.sha256 LIMIT 1`
 
@@ -194,10 +201,10 @@ var baseScopes = []string{
 }
 
 // baseFor finds what the difference can be taken to, as a chain down to what stands alone.
-func (t *Tx) baseFor(ctx context.Context, c catalog.Checkpoint, f catalog.File) ([]ColdCopy, error) {
+func (t *Tx) baseFor(ctx context.Context, c catalog.Checkpoint, f catalog.File, ordinal int) ([]ColdCopy, error) {
 	for _, scope := range baseScopes {
 		var base string
-		err := t.tx.QueryRow(ctx, scope, c.RunID, c.ID, f.Name, f.Size, catalog.MaxColdDepth, c.Step, f.SHA256).Scan(&base)
+		err := t.tx.QueryRow(ctx, scope, c.RunID, c.ID, f.Name, f.Size, catalog.MaxColdDepth, c.Step, f.SHA256, ordinal).Scan(&base)
 		if errors.Is(err, pgx.ErrNoRows) {
 			continue
 		}
@@ -275,14 +282,14 @@ func (t *Tx) CommitArchive(ctx context.Context, id string, copies []ColdCopy, pa
 	}
 	kept, dropped := catalog.Drop(c.Files, patterns)
 	if why == "" {
-		why, err = t.takeCopies(ctx, kept, copies)
+		why, err = t.takeCopies(ctx, catalog.Distinct(kept), copies)
 		if err != nil {
 			return out, err
 		}
 	}
 	if why != "" {
 		out.Result.Reason = why
-		return out, t.giveUpCopies(ctx, c.Files)
+		return out, t.giveUpCopies(ctx, catalog.Distinct(c.Files))
 	}
 	if err := t.dropFiles(ctx, c, dropped, grace); err != nil {
 		return out, err
@@ -359,30 +366,36 @@ func (t *Tx) dropFiles(ctx context.Context, c catalog.Checkpoint, dropped []cata
 			c.ID, f.Name, f.SHA256, f.Size, t.now); err != nil {
 			return fmt.Errorf("record the dropped file: %w", err)
 		}
-		var blob int64
-		if err := t.tx.QueryRow(ctx, `DELETE FROM checkpoint_files WHERE checkpoint_id = $1 AND name = $2 RETURNING blob_id`, c.ID, f.Name).Scan(&blob); err != nil {
+		if _, err := t.tx.Exec(ctx, `DELETE FROM checkpoint_files WHERE checkpoint_id = $1 AND name = $2`, c.ID, f.Name); err != nil {
 			return fmt.Errorf("drop the file: %w", err)
 		}
 		if _, err := t.tx.Exec(ctx, `UPDATE checkpoints SET resumable = false, total_bytes = total_bytes - $2 WHERE checkpoint_id = $1`, c.ID, f.Size); err != nil {
 			return err
 		}
-		if err := t.lockBlobs(ctx, `blob_id = $1`, blob); err != nil {
-			return err
-		}
-		tag, err := t.tx.Exec(ctx, `UPDATE blobs b SET state = 'DELETED', update_time = $2 WHERE blob_id = $1 AND state = 'PRESENT'
-			AND NOT EXISTS (SELECT 1 FROM checkpoint_files o JOIN checkpoints oc USING (checkpoint_id) WHERE o.blob_id = b.blob_id AND oc.state <> 'DELETED')
-			AND NOT EXISTS (SELECT 1 FROM artifacts a WHERE a.blob_id = b.blob_id)`, blob, t.now)
-		if err != nil {
-			return fmt.Errorf("let the dropped file go: %w", err)
-		}
-		if tag.RowsAffected() == 0 {
-			continue
-		}
-		if err := t.release(ctx, f.ObjectKey, f.Size, "training state of "+c.ID+", dropped when it was archived", t.now.Add(grace)); err != nil {
-			return err
+		for _, content := range catalog.Distinct([]catalog.File{f}) {
+			if err := t.dropContent(ctx, c.ID, content, grace); err != nil {
+				return err
+			}
 		}
 	}
 	return nil
+}
+
+// dropContent lets the content of a dropped file go, unless something else holds it.
+func (t *Tx) dropContent(ctx context.Context, id string, content catalog.File, grace time.Duration) error {
+	if err := t.lockBlobs(ctx, `object_key = $1`, content.ObjectKey); err != nil {
+		return err
+	}
+	tag, err := t.tx.Exec(ctx, `UPDATE blobs b SET state = 'DELETED', update_time = $2 WHERE object_key = $1 AND state = 'PRESENT'
+		AND NOT EXISTS (SELECT 1 FROM checkpoint_files o JOIN checkpoints oc USING (checkpoint_id) WHERE o.blob_id = b.blob_id AND oc.state <> 'DELETED')
+		AND NOT EXISTS (SELECT 1 FROM artifacts a WHERE a.blob_id = b.blob_id)`, content.ObjectKey, t.now)
+	if err != nil {
+		return fmt.Errorf("let the dropped file go: %w", err)
+	}
+	if tag.RowsAffected() == 0 {
+		return nil
+	}
+	return t.release(ctx, content.ObjectKey, content.Size, "training state of "+id+", dropped when it was archived", t.now.Add(grace))
 }
 
 // lockBlobs locks rows before they are looked at: in one statement the look would use a

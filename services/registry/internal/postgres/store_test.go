@@ -123,7 +123,7 @@ func (f *fixture) checkpoint(run string, fence uint64, step int64, sharpe float6
 		if err != nil {
 			return err
 		}
-		c, err = t.CommitCheckpoint(f.ctx, CommitCheckpoint{ID: staged.ID, Fence: fence, Resumable: true,
+		c, _, err = t.CommitCheckpoint(f.ctx, CommitCheckpoint{ID: staged.ID, Fence: fence, Resumable: true,
 			Metrics: map[string]float64{catalog.SharpeMetric: sharpe}})
 		return err
 	}))

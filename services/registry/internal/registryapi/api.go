@@ -6,6 +6,7 @@ package registryapi
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -41,15 +42,25 @@ type Deps struct {
 type api struct {
 	Deps
 	fenced   *prometheus.CounterVec
+	bytes    *prometheus.CounterVec
 	proofs   proofs
 	restores *restores
 }
 
+// stored counts what a commit has brought.
+func (a *api) stored(s postgres.Stored) {
+	a.bytes.WithLabelValues("uploaded").Add(float64(s.New))
+	a.bytes.WithLabelValues("shared").Add(float64(s.Shared))
+}
+
 // Register puts the services on a server.
 func Register(s grpc.ServiceRegistrar, deps Deps) (err error) {
-	a := &api{Deps: deps, proofs: proofs{objects: deps.Objects}, fenced: prometheus.NewCounterVec(prometheus.CounterOpts{
-		Name: "trainyard_stale_fence_rejected_total", Help: "Writes refused because their fence was stale."}, []string{"rpc"})}
-	if err := deps.Metrics.Register(a.fenced); err != nil {
+	a := &api{Deps: deps, fenced: prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "trainyard_stale_fence_rejected_total", Help: "Writes refused because their fence was stale."}, []string{"rpc"}),
+		bytes: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "trainyard_checkpoint_committed_bytes_total",
+			Help: "Bytes of committed checkpoints by how they came: uploaded, or shared with what the store had."}, []string{"source"})}
+	a.proofs.prove = a.verify
+	if err := errors.Join(deps.Metrics.Register(a.fenced), deps.Metrics.Register(a.bytes)); err != nil {
 		return err
 	}
 	if a.restores, err = newRestores(deps); err != nil {

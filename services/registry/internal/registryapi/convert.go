@@ -1,6 +1,7 @@
 package registryapi
 
 import (
+	"context"
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
@@ -37,6 +38,14 @@ func file(f *registryv1.CheckpointFile) catalog.File {
 	return catalog.File{Name: f.GetPath(), SHA256: hex.EncodeToString(f.GetSha256()), Size: f.GetSizeBytes()}
 }
 
+func chunksOf(f *registryv1.CheckpointFile) []catalog.File {
+	out := make([]catalog.File, len(f.GetChunks()))
+	for i, c := range f.GetChunks() {
+		out[i] = catalog.File{SHA256: hex.EncodeToString(c.GetSha256()), Size: c.GetSizeBytes()}
+	}
+	return out
+}
+
 func checkpoint(c catalog.Checkpoint) *registryv1.Checkpoint {
 	out := &registryv1.Checkpoint{
 		CheckpointId: c.ID, RunId: c.RunID, Experiment: c.Experiment, Attempt: uint32(c.Attempt), Fence: c.Fence, Step: c.Step,
@@ -47,9 +56,28 @@ func checkpoint(c catalog.Checkpoint) *registryv1.Checkpoint {
 		StorageTier: tier(c.Tier),
 	}
 	for _, f := range c.Files {
-		out.Files = append(out.Files, &registryv1.CheckpointFile{Path: f.Name, Sha256: rawDigest(f.SHA256), SizeBytes: f.Size})
+		file := &registryv1.CheckpointFile{Path: f.Name, Sha256: rawDigest(f.SHA256), SizeBytes: f.Size}
+		for _, chunk := range f.Chunks {
+			file.Chunks = append(file.Chunks, &registryv1.Chunk{Sha256: rawDigest(chunk.SHA256), SizeBytes: chunk.Size})
+		}
+		out.Files = append(out.Files, file)
 	}
 	return out
+}
+
+// described are checkpoints with what they share, which only the store can say.
+func (a *api) described(ctx context.Context, all ...catalog.Checkpoint) ([]*registryv1.Checkpoint, error) {
+	ids := make([]string, len(all))
+	for i, c := range all {
+		ids[i] = c.ID
+	}
+	shared, err := a.Store.SharedBytes(ctx, ids...)
+	out := make([]*registryv1.Checkpoint, len(all))
+	for i, c := range all {
+		out[i] = checkpoint(c)
+		out[i].SharedBytes = shared[c.ID]
+	}
+	return out, err
 }
 
 func tier(t catalog.Tier) registryv1.StorageTier {

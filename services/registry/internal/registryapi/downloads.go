@@ -13,6 +13,7 @@ import (
 	errorv1 "github.com/ultrathink-pilot/trainyard/proto/gen/go/trainyard/error/v1"
 	registryv1 "github.com/ultrathink-pilot/trainyard/proto/gen/go/trainyard/registry/v1"
 	"github.com/ultrathink-pilot/trainyard/services/registry/internal/catalog"
+	"github.com/ultrathink-pilot/trainyard/services/registry/internal/contents"
 )
 
 const chunkSize = 256 << 10
@@ -55,12 +56,12 @@ func (a *api) send(ctx context.Context, f catalog.File, offset, length int64, ch
 	}
 	var body io.ReadCloser
 	if offset == 0 && (length == 0 || length >= f.Size) {
-		body, err = a.Objects.Get(ctx, f.ObjectKey, f.SHA256)
+		body, err = contents.Open(ctx, a.Objects, f)
 	} else {
 		if length == 0 || length > f.Size-offset {
 			length = f.Size - offset
 		}
-		body, err = a.Objects.GetRange(ctx, f.ObjectKey, offset, length)
+		body, err = contents.OpenRange(ctx, a.Objects, f, offset, length)
 	}
 	if err != nil {
 		return dataLoss(err)

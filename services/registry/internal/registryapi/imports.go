@@ -65,10 +65,15 @@ func (s *importServer) CommitImport(ctx context.Context, r *registryv1.CommitImp
 			}
 		}
 	}
+	var stored postgres.Stored
 	out, err := postgres.Once(ctx, s.Store, r.GetRequestId(), registryv1.ImportService_CommitImport_FullMethodName, r, time.Now(),
 		func(t *postgres.Tx) (*registryv1.CommitImportResponse, error) {
-			v, err := t.CommitImport(ctx, r.GetImportId(), by(ctx, "imported", r.GetRequestId()))
+			v, fresh, err := t.CommitImport(ctx, r.GetImportId(), by(ctx, "imported", r.GetRequestId()))
+			stored = fresh
 			return &registryv1.CommitImportResponse{Version: version(v)}, err
 		})
+	if err == nil {
+		s.stored(stored)
+	}
 	return out, wire(err)
 }

@@ -242,16 +242,24 @@ func (s *ingestServer) CommitCheckpoint(ctx context.Context, r *registryv1.Commi
 		DataVersion: r.GetDataVersion(), EvaluationWindow: r.GetEvaluationWindow(), Trades: r.GetTrades(),
 		ParentID: r.GetParentCheckpointId(), TraceParent: r.GetTraceparent(), CodeVersion: r.GetCodeVersion(),
 	}
-	var c catalog.Checkpoint
+	var (
+		c      catalog.Checkpoint
+		stored postgres.Stored
+	)
 	err = s.Store.Do(ctx, time.Now(), func(t *postgres.Tx) error {
 		var err error
-		c, err = t.CommitCheckpoint(ctx, in)
+		c, stored, err = t.CommitCheckpoint(ctx, in)
 		return err
 	})
 	if err != nil {
 		return nil, s.fencedCount("CommitCheckpoint", err)
 	}
-	return &registryv1.CommitCheckpointResponse{Checkpoint: checkpoint(c)}, nil
+	s.stored(stored)
+	out, err := s.described(ctx, c)
+	if err != nil {
+		return nil, wire(err)
+	}
+	return &registryv1.CommitCheckpointResponse{Checkpoint: out[0]}, nil
 }
 
 func (s *ingestServer) ResolveCheckpoint(ctx context.Context, r *registryv1.ResolveCheckpointRequest) (*registryv1.ResolveCheckpointResponse, error) {
@@ -271,20 +279,10 @@ func (s *ingestServer) ResolveCheckpoint(ctx context.Context, r *registryv1.Reso
 	return &registryv1.ResolveCheckpointResponse{Checkpoint: checkpoint(c), Downloads: downloads}, nil
 }
 
-func (s *ingestServer) ReportCorruptCheckpoint(ctx context.Context, r *registryv1.ReportCorruptCheckpointRequest) (*registryv1.ReportCorruptCheckpointResponse, error) {
-	var c catalog.Checkpoint
-	err := s.Store.Do(ctx, time.Now(), func(t *postgres.Tx) error {
-		var err error
-		c, err = t.MarkCorrupt(ctx, r.GetCheckpointId(), r.GetFence(), r.GetReason())
-		return err
-	})
-	if err != nil {
-		return nil, s.fencedCount("ReportCorruptCheckpoint", err)
-	}
-	return &registryv1.ReportCorruptCheckpointResponse{Checkpoint: checkpoint(c)}, nil
-}
-
 func (s *ingestServer) BeginArtifact(ctx context.Context, r *registryv1.BeginArtifactRequest) (*registryv1.BeginArtifactResponse, error) {
+	if err := whole(r.GetFile()); err != nil {
+		return nil, err
+	}
 	var a postgres.Artifact
 	err := s.Store.Do(ctx, time.Now(), func(t *postgres.Tx) error {
 		var err error
@@ -306,6 +304,9 @@ func (s *ingestServer) BeginArtifact(ctx context.Context, r *registryv1.BeginArt
 }
 
 func (s *ingestServer) CommitArtifact(ctx context.Context, r *registryv1.CommitArtifactRequest) (*registryv1.CommitArtifactResponse, error) {
+	if err := whole(r.GetFile()); err != nil {
+		return nil, err
+	}
 	f := file(r.GetFile())
 	var staged postgres.Artifact
 	// Begin again: it finds the key of this content and checks the fence.

@@ -146,7 +146,7 @@ func (s *modelServer) proveVersion(ctx context.Context, v catalog.Version) error
 		return err
 	}
 	// Read now, not remembered: what was good at the commit may be gone.
-	return s.prove(ctx, catalog.VersionSubject(v.Model, v.Version), c.Files, s.Objects.Verify)
+	return s.prove(ctx, catalog.VersionSubject(v.Model, v.Version), c.Files, s.verify)
 }
 
 // promoted records the stage move in the trace of the job that made the version.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"sync"
 	"time"
 
@@ -25,6 +26,9 @@ const (
 // PrepareParts keeps nothing between calls: which parts are there is asked of the store, so
 // that whoever goes on after a crash, of either side, goes on from what has arrived.
 func (s *ingestServer) PrepareParts(ctx context.Context, r *registryv1.PreparePartsRequest) (*registryv1.PreparePartsResponse, error) {
+	if err := whole(r.GetFile()); err != nil {
+		return nil, err
+	}
 	parts, err := wantedParts(r)
 	if err != nil {
 		return nil, err
@@ -43,7 +47,7 @@ func (s *ingestServer) PrepareParts(ctx context.Context, r *registryv1.PreparePa
 	if staged.Present {
 		return complete, nil
 	}
-	switch err := s.proofs.verify(ctx, staged.ObjectKey, f.SHA256, f.Size); {
+	switch err := s.proofs.verify(ctx, catalog.File{Name: f.Name, SHA256: f.SHA256, Size: f.Size, ObjectKey: staged.ObjectKey}); {
 	case err == nil:
 		return complete, nil
 	case errors.Is(err, objectstore.ErrNotFound), errors.Is(err, objectstore.ErrDigestMismatch):
@@ -138,19 +142,31 @@ func (a *api) openUpload(ctx context.Context, key string) (string, []objectstore
 	return id, nil, err
 }
 
-// files converts a manifest's files and refuses a path that is named twice.
+// files converts a manifest's files; it names every path that is used twice and every cut that does not fit.
 func files(in []*registryv1.CheckpointFile) ([]catalog.File, error) {
 	var (
 		out      []catalog.File
 		problems []rpcerr.Violation
 	)
+	bad := func(field, text string) {
+		if len(problems) < 20 {
+			problems = append(problems, rpcerr.Violation{Field: field, Description: text})
+		}
+	}
 	seen := map[string]bool{}
 	for i, f := range in {
 		if seen[f.GetPath()] {
-			problems = append(problems, rpcerr.Violation{Field: fmt.Sprintf("files[%d].path", i), Description: fmt.Sprintf("%q is named twice", f.GetPath())})
+			bad(fmt.Sprintf("files[%d].path", i), fmt.Sprintf("%q is named twice", f.GetPath()))
 		}
 		seen[f.GetPath()] = true
-		out = append(out, file(f))
+		converted, wrong := catalog.Cut(file(f), chunksOf(f))
+		for _, p := range wrong {
+			bad(fmt.Sprintf("files[%d].%s", i, p.Field), p.Text)
+		}
+		out = append(out, converted)
+	}
+	if n := len(catalog.Contents(out)); n > catalog.MaxContents {
+		bad("files", fmt.Sprintf("are %d contents, a checkpoint has at most %d: cut into larger chunks", n, catalog.MaxContents))
 	}
 	if len(problems) > 0 {
 		return nil, rpcerr.Invalid(problems...)
@@ -158,17 +174,34 @@ func files(in []*registryv1.CheckpointFile) ([]catalog.File, error) {
 	return out, nil
 }
 
+// whole refuses chunks where one content is asked about.
+func whole(f *registryv1.CheckpointFile) error {
+	if len(f.GetChunks()) > 0 {
+		return rpcerr.Invalid(rpcerr.Violation{Field: "file.chunks", Description: "must be empty: only files of checkpoints are cut; name a chunk by its own digest and size"})
+	}
+	return nil
+}
+
 // proofs remembers which objects were read and found good, and lets callers of the same
 // proof share it. A file of many gigabytes takes longer to read than a caller waits: the
 // reading goes on, and the caller's next try finds it done.
 type proofs struct {
-	objects *objectstore.Store
+	prove verifier
 
 	mu   sync.Mutex
 	done map[proofKey]*proof
 }
 
-type proofKey struct{ key, digest string }
+// proofKey names the objects that were read, and the digest that was found over them.
+type proofKey struct{ objects, digest string }
+
+func proofOf(f catalog.File) proofKey {
+	var keys strings.Builder
+	for _, c := range f.Contents() {
+		keys.WriteString(c.ObjectKey + "\n")
+	}
+	return proofKey{objectstore.Digest([]byte(keys.String())), f.SHA256}
+}
 
 type proof struct {
 	ended chan struct{}
@@ -182,9 +215,9 @@ const (
 	proofsKept = 1024
 )
 
-func (p *proofs) verify(ctx context.Context, key, digest string, size int64) error {
+func (p *proofs) verify(ctx context.Context, f catalog.File) error {
 	p.mu.Lock()
-	k := proofKey{key, digest}
+	k := proofOf(f)
 	known := p.done[k]
 	if known == nil {
 		if p.done == nil || len(p.done) >= proofsKept {
@@ -192,7 +225,7 @@ func (p *proofs) verify(ctx context.Context, key, digest string, size int64) err
 		}
 		known = &proof{ended: make(chan struct{})}
 		p.done[k] = known
-		go p.run(ctx, k, size, known)
+		go p.run(ctx, k, f, known)
 	}
 	p.mu.Unlock()
 	select {
@@ -205,7 +238,7 @@ func (p *proofs) verify(ctx context.Context, key, digest string, size int64) err
 
 // run reads on when its caller has gone, but not when the server goes. Only success is
 // remembered.
-func (p *proofs) run(ctx context.Context, k proofKey, size int64, mine *proof) {
+func (p *proofs) run(ctx context.Context, k proofKey, f catalog.File, mine *proof) {
 	limited, cancel := context.WithTimeout(context.WithoutCancel(ctx), proofLimit)
 	defer cancel()
 	go func() {
@@ -215,7 +248,7 @@ func (p *proofs) run(ctx context.Context, k proofKey, size int64, mine *proof) {
 		case <-mine.ended:
 		}
 	}()
-	mine.err = p.objects.Verify(limited, k.key, k.digest, size)
+	mine.err = p.prove(limited, f)
 	if mine.err != nil {
 		p.mu.Lock()
 		if p.done[k] == mine {

@@ -53,6 +53,7 @@ func (s *retentionServer) ListInventory(ctx context.Context, r *registryv1.ListI
 func inventoryItem(i postgres.InventoryItem) (*registryv1.InventoryItem, error) {
 	out := &registryv1.InventoryItem{Checkpoint: checkpoint(i.Checkpoint), ExclusiveBytes: i.ExclusiveBytes, RunActive: i.RunActive,
 		LastUseTime: stamp(i.LastUse), ExperimentUseTime: stamp(i.ExperimentUse), BaseCheckpointIds: i.Bases}
+	out.Checkpoint.SharedBytes = i.SharedBytes
 	for _, found := range i.Roots {
 		out.Roots = append(out.Roots, root(found))
 	}

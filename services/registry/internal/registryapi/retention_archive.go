@@ -183,26 +183,12 @@ func (s *retentionServer) ConfirmRemoved(ctx context.Context, r *registryv1.Conf
 	return out, wire(err)
 }
 
-// ReportBadObject quarantines first, in the request's transaction, and repairs second: a repair
-// takes minutes and may be asked for again.
 func (s *retentionServer) ReportBadObject(ctx context.Context, r *registryv1.ReportBadObjectRequest) (*registryv1.ReportBadObjectResponse, error) {
-	var found postgres.BadObject
-	err := s.Store.Do(ctx, time.Now(), func(t *postgres.Tx) error {
-		var err error
-		found, err = t.QuarantineObject(ctx, r.GetObjectKey(), r.GetDetail())
-		return err
-	})
+	found, err := s.quarantine(ctx, r.GetObjectKey(), r.GetDetail())
 	if err != nil {
 		return nil, wire(err)
 	}
-	out := &registryv1.ReportBadObjectResponse{CorruptCheckpointIds: found.Corrupt, Outcome: found.Outcome}
-	if found.Repairable {
-		if err := s.restores.content(ctx, r.GetObjectKey(), found.Content); err != nil {
-			return nil, wire(err)
-		}
-		out.Repaired = true
-	}
-	return out, nil
+	return &registryv1.ReportBadObjectResponse{CorruptCheckpointIds: found.Corrupt, Outcome: found.Outcome, Repaired: found.Repairable}, nil
 }
 
 func (s *retentionServer) SetLegalHold(ctx context.Context, r *registryv1.SetLegalHoldRequest) (*registryv1.SetLegalHoldResponse, error) {

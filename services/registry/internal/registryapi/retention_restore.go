@@ -77,7 +77,7 @@ func (a *api) serve(ctx context.Context, c catalog.Checkpoint) (catalog.Checkpoi
 func (a *api) warm(ctx context.Context, c catalog.Checkpoint) (catalog.Checkpoint, error) {
 	// A restore may have ended between the reading of the row and that of its files: then only the row is old.
 	cold := c.Tier == catalog.ColdTier
-	for _, f := range c.Files {
+	for _, f := range catalog.Distinct(c.Files) {
 		if !f.Cold {
 			continue
 		}

@@ -11,7 +11,6 @@ import (
 	"github.com/ultrathink-pilot/trainyard/libs/pagetoken"
 	"github.com/ultrathink-pilot/trainyard/libs/rpcerr"
 	registryv1 "github.com/ultrathink-pilot/trainyard/proto/gen/go/trainyard/registry/v1"
-	"github.com/ultrathink-pilot/trainyard/services/registry/internal/catalog"
 	"github.com/ultrathink-pilot/trainyard/services/registry/internal/postgres"
 )
 
@@ -136,7 +135,11 @@ func (s *runServer) GetCheckpoint(ctx context.Context, r *registryv1.GetCheckpoi
 	if err != nil {
 		return nil, wire(err)
 	}
-	return &registryv1.GetCheckpointResponse{Checkpoint: checkpoint(c)}, nil
+	out, err := s.described(ctx, c)
+	if err != nil {
+		return nil, wire(err)
+	}
+	return &registryv1.GetCheckpointResponse{Checkpoint: out[0]}, nil
 }
 
 func (s *runServer) ListCheckpoints(ctx context.Context, r *registryv1.ListCheckpointsRequest) (*registryv1.ListCheckpointsResponse, error) {
@@ -156,9 +159,13 @@ func (s *runServer) ListCheckpoints(ctx context.Context, r *registryv1.ListCheck
 	if err != nil {
 		return nil, wire(err)
 	}
+	described, err := s.described(ctx, all...)
+	if err != nil {
+		return nil, wire(err)
+	}
 	out := &registryv1.ListCheckpointsResponse{}
 	var more bool
-	out.Checkpoints, more, err = fit(all, limit, func(c catalog.Checkpoint) (*registryv1.Checkpoint, error) { return checkpoint(c), nil })
+	out.Checkpoints, more, err = fit(described, limit, func(c *registryv1.Checkpoint) (*registryv1.Checkpoint, error) { return c, nil })
 	if more {
 		last := all[len(out.Checkpoints)-1]
 		out.NextPageToken = pagetoken.Encode(hash, cursor(last.Create, last.ID)...)

@@ -12,6 +12,7 @@ import (
 	"github.com/ultrathink-pilot/trainyard/libs/objectstore"
 	registryv1 "github.com/ultrathink-pilot/trainyard/proto/gen/go/trainyard/registry/v1"
 	"github.com/ultrathink-pilot/trainyard/services/registry/internal/catalog"
+	"github.com/ultrathink-pilot/trainyard/services/registry/internal/contents"
 )
 
 const (
@@ -24,13 +25,10 @@ const (
 // uploads presigns one PUT per content that is not proven present. The digest is part of
 // the signature: the holder can store exactly these bytes and no others.
 func (a *api) uploads(ctx context.Context, files []catalog.File) ([]*registryv1.TransferURL, error) {
-	var missing []catalog.File
-	for _, f := range files {
-		if !f.Present {
-			missing = append(missing, f)
+	return transfers(files, func(f catalog.File) (objectstore.Request, error) {
+		if f.Present {
+			return objectstore.Request{}, errNotNeeded
 		}
-	}
-	return transfers(missing, func(f catalog.File) (objectstore.Request, error) {
 		return a.Objects.PresignPut(ctx, f.ObjectKey, f.SHA256, f.Size, transferTTL)
 	})
 }
@@ -47,28 +45,48 @@ func (a *api) downloads(ctx context.Context, files []catalog.File) ([]*registryv
 	return out, err
 }
 
+var errNotNeeded = errors.New("not needed")
+
+// transfers signs one request per content. It names the files that are the content, and not those
+// that the content is a chunk of: a client that knows no chunks would take it for the file.
 func transfers(files []catalog.File, sign func(catalog.File) (objectstore.Request, error)) ([]*registryv1.TransferURL, error) {
 	byKey := map[string]*registryv1.TransferURL{}
 	var out []*registryv1.TransferURL
 	for _, f := range files {
-		if t := byKey[f.ObjectKey]; t != nil {
-			t.Paths = append(t.Paths, f.Name)
-			continue
+		for _, content := range f.Contents() {
+			t := byKey[content.ObjectKey]
+			if t == nil {
+				r, err := sign(content)
+				if errors.Is(err, errNotNeeded) {
+					continue
+				}
+				if err != nil {
+					return nil, err
+				}
+				t = &registryv1.TransferURL{Sha256: rawDigest(content.SHA256), SizeBytes: content.Size, Method: r.Method, Url: r.URL,
+					Headers: r.Headers, ExpireTime: stamp(r.Expires)}
+				byKey[content.ObjectKey] = t
+				out = append(out, t)
+			}
+			if len(f.Chunks) == 0 {
+				t.Paths = append(t.Paths, f.Name)
+			}
 		}
-		r, err := sign(f)
-		if err != nil {
-			return nil, err
-		}
-		t := &registryv1.TransferURL{Sha256: rawDigest(f.SHA256), SizeBytes: f.Size, Method: r.Method, Url: r.URL,
-			Headers: r.Headers, ExpireTime: stamp(r.Expires), Paths: []string{f.Name}}
-		byKey[f.ObjectKey] = t
-		out = append(out, t)
 	}
 	return out, nil
 }
 
-// verifier proves one object; Store.Verify, or proofs.verify where a proof may be shared.
-type verifier func(ctx context.Context, key, digest string, size int64) error
+// verifier proves one file.
+type verifier func(ctx context.Context, f catalog.File) error
+
+// verify proves a file now: one object by its size and digest; one in chunks by reading them, as the file's
+// own digest is over all of them. Whoever announced the file has said both, and nobody has compared them before.
+func (a *api) verify(ctx context.Context, f catalog.File) error {
+	if len(f.Chunks) > 0 {
+		return contents.Prove(ctx, a.Objects, f)
+	}
+	return a.Objects.Verify(ctx, f.ObjectKey, f.SHA256, f.Size)
+}
 
 // prove checks that every file is in the object store with its size and digest, and names
 // all that are not at once.
@@ -84,7 +102,7 @@ func (a *api) prove(ctx context.Context, subject string, files []catalog.File, v
 		slots <- struct{}{}
 		wg.Go(func() {
 			defer func() { <-slots }()
-			err := verify(ctx, f.ObjectKey, f.SHA256, f.Size)
+			err := verify(ctx, f)
 			mu.Lock()
 			defer mu.Unlock()
 			switch {

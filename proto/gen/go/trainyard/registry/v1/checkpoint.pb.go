@@ -142,7 +142,62 @@ func (x Checkpoint_State) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Checkpoint_State.Descriptor instead.
 func (Checkpoint_State) EnumDescriptor() ([]byte, []int) {
-	return file_trainyard_registry_v1_checkpoint_proto_rawDescGZIP(), []int{1, 0}
+	return file_trainyard_registry_v1_checkpoint_proto_rawDescGZIP(), []int{2, 0}
+}
+
+// Chunk is a run of a file's bytes that is stored under its own digest.
+type Chunk struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// SHA-256 of its bytes.
+	Sha256 []byte `protobuf:"bytes,1,opt,name=sha256,proto3" json:"sha256,omitempty"`
+	// Size in bytes.
+	SizeBytes     int64 `protobuf:"varint,2,opt,name=size_bytes,json=sizeBytes,proto3" json:"size_bytes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Chunk) Reset() {
+	*x = Chunk{}
+	mi := &file_trainyard_registry_v1_checkpoint_proto_msgTypes[0]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Chunk) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Chunk) ProtoMessage() {}
+
+func (x *Chunk) ProtoReflect() protoreflect.Message {
+	mi := &file_trainyard_registry_v1_checkpoint_proto_msgTypes[0]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Chunk.ProtoReflect.Descriptor instead.
+func (*Chunk) Descriptor() ([]byte, []int) {
+	return file_trainyard_registry_v1_checkpoint_proto_rawDescGZIP(), []int{0}
+}
+
+func (x *Chunk) GetSha256() []byte {
+	if x != nil {
+		return x.Sha256
+	}
+	return nil
+}
+
+func (x *Chunk) GetSizeBytes() int64 {
+	if x != nil {
+		return x.SizeBytes
+	}
+	return 0
 }
 
 // CheckpointFile is one file of a checkpoint.
@@ -153,14 +208,18 @@ type CheckpointFile struct {
 	// SHA-256 of its content.
 	Sha256 []byte `protobuf:"bytes,2,opt,name=sha256,proto3" json:"sha256,omitempty"`
 	// Size in bytes.
-	SizeBytes     int64 `protobuf:"varint,3,opt,name=size_bytes,json=sizeBytes,proto3" json:"size_bytes,omitempty"`
+	SizeBytes int64 `protobuf:"varint,3,opt,name=size_bytes,json=sizeBytes,proto3" json:"size_bytes,omitempty"`
+	// What the file is stored as, in its order: together exactly its bytes. Contents that several files or checkpoints share are
+	// stored once, so cut where content repeats: at tensors. Empty means one piece, the file itself. A checkpoint has at most
+	// 1,000 contents, files that are not cut included. Artifacts are never cut.
+	Chunks        []*Chunk `protobuf:"bytes,4,rep,name=chunks,proto3" json:"chunks,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *CheckpointFile) Reset() {
 	*x = CheckpointFile{}
-	mi := &file_trainyard_registry_v1_checkpoint_proto_msgTypes[0]
+	mi := &file_trainyard_registry_v1_checkpoint_proto_msgTypes[1]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -172,7 +231,7 @@ func (x *CheckpointFile) String() string {
 func (*CheckpointFile) ProtoMessage() {}
 
 func (x *CheckpointFile) ProtoReflect() protoreflect.Message {
-	mi := &file_trainyard_registry_v1_checkpoint_proto_msgTypes[0]
+	mi := &file_trainyard_registry_v1_checkpoint_proto_msgTypes[1]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -185,7 +244,7 @@ func (x *CheckpointFile) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CheckpointFile.ProtoReflect.Descriptor instead.
 func (*CheckpointFile) Descriptor() ([]byte, []int) {
-	return file_trainyard_registry_v1_checkpoint_proto_rawDescGZIP(), []int{0}
+	return file_trainyard_registry_v1_checkpoint_proto_rawDescGZIP(), []int{1}
 }
 
 func (x *CheckpointFile) GetPath() string {
@@ -207,6 +266,13 @@ func (x *CheckpointFile) GetSizeBytes() int64 {
 		return x.SizeBytes
 	}
 	return 0
+}
+
+func (x *CheckpointFile) GetChunks() []*Chunk {
+	if x != nil {
+		return x.Chunks
+	}
+	return nil
 }
 
 // Checkpoint exists when its manifest is committed, and not before.
@@ -255,14 +321,17 @@ type Checkpoint struct {
 	// Version of the training code, such as a commit or an image digest; empty means unknown.
 	CodeVersion string `protobuf:"bytes,21,opt,name=code_version,json=codeVersion,proto3" json:"code_version,omitempty"`
 	// Where its bytes are. Readers need not care: resolving an archived checkpoint restores it first.
-	StorageTier   StorageTier `protobuf:"varint,22,opt,name=storage_tier,json=storageTier,proto3,enum=trainyard.registry.v1.StorageTier" json:"storage_tier,omitempty"`
+	StorageTier StorageTier `protobuf:"varint,22,opt,name=storage_tier,json=storageTier,proto3,enum=trainyard.registry.v1.StorageTier" json:"storage_tier,omitempty"`
+	// Bytes of it that other checkpoints or artifacts hold too: stored once for all of them. Set by RunService.GetCheckpoint and
+	// ListCheckpoints, in ListInventory, and by CommitCheckpoint.
+	SharedBytes   int64 `protobuf:"varint,23,opt,name=shared_bytes,json=sharedBytes,proto3" json:"shared_bytes,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Checkpoint) Reset() {
 	*x = Checkpoint{}
-	mi := &file_trainyard_registry_v1_checkpoint_proto_msgTypes[1]
+	mi := &file_trainyard_registry_v1_checkpoint_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -274,7 +343,7 @@ func (x *Checkpoint) String() string {
 func (*Checkpoint) ProtoMessage() {}
 
 func (x *Checkpoint) ProtoReflect() protoreflect.Message {
-	mi := &file_trainyard_registry_v1_checkpoint_proto_msgTypes[1]
+	mi := &file_trainyard_registry_v1_checkpoint_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -287,7 +356,7 @@ func (x *Checkpoint) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Checkpoint.ProtoReflect.Descriptor instead.
 func (*Checkpoint) Descriptor() ([]byte, []int) {
-	return file_trainyard_registry_v1_checkpoint_proto_rawDescGZIP(), []int{1}
+	return file_trainyard_registry_v1_checkpoint_proto_rawDescGZIP(), []int{2}
 }
 
 func (x *Checkpoint) GetCheckpointId() string {
@@ -444,6 +513,13 @@ func (x *Checkpoint) GetStorageTier() StorageTier {
 	return StorageTier_STORAGE_TIER_UNSPECIFIED
 }
 
+func (x *Checkpoint) GetSharedBytes() int64 {
+	if x != nil {
+		return x.SharedBytes
+	}
+	return 0
+}
+
 // TransferURL is a presigned request: send it as it is, with all headers.
 type TransferURL struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -459,7 +535,8 @@ type TransferURL struct {
 	Headers map[string]string `protobuf:"bytes,5,rep,name=headers,proto3" json:"headers,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	// When it stops working.
 	ExpireTime *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=expire_time,json=expireTime,proto3" json:"expire_time,omitempty"`
-	// Paths of the checkpoint's files that have this content.
+	// Paths of the checkpoint's files that are this content. Empty for a chunk that is only a part of files: CheckpointFile.chunks
+	// says of which. A client that knows no chunks reads such files by RunService.DownloadCheckpointFile, which puts them together.
 	Paths         []string `protobuf:"bytes,7,rep,name=paths,proto3" json:"paths,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -467,7 +544,7 @@ type TransferURL struct {
 
 func (x *TransferURL) Reset() {
 	*x = TransferURL{}
-	mi := &file_trainyard_registry_v1_checkpoint_proto_msgTypes[2]
+	mi := &file_trainyard_registry_v1_checkpoint_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -479,7 +556,7 @@ func (x *TransferURL) String() string {
 func (*TransferURL) ProtoMessage() {}
 
 func (x *TransferURL) ProtoReflect() protoreflect.Message {
-	mi := &file_trainyard_registry_v1_checkpoint_proto_msgTypes[2]
+	mi := &file_trainyard_registry_v1_checkpoint_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -492,7 +569,7 @@ func (x *TransferURL) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TransferURL.ProtoReflect.Descriptor instead.
 func (*TransferURL) Descriptor() ([]byte, []int) {
-	return file_trainyard_registry_v1_checkpoint_proto_rawDescGZIP(), []int{2}
+	return file_trainyard_registry_v1_checkpoint_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *TransferURL) GetSha256() []byte {
@@ -548,13 +625,19 @@ var File_trainyard_registry_v1_checkpoint_proto protoreflect.FileDescriptor
 
 const file_trainyard_registry_v1_checkpoint_proto_rawDesc = "" +
 	"\n" +
-	"&trainyard/registry/v1/checkpoint.proto\x12\x15trainyard.registry.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xbe\x01\n" +
+	"&trainyard/registry/v1/checkpoint.proto\x12\x15trainyard.registry.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"X\n" +
+	"\x05Chunk\x12\x1f\n" +
+	"\x06sha256\x18\x01 \x01(\fB\a\xbaH\x04z\x02h R\x06sha256\x12.\n" +
+	"\n" +
+	"size_bytes\x18\x02 \x01(\x03B\x0f\xbaH\f\"\n" +
+	"\x18\x80\x80\x80\x80\x80\xa0\x01(\x01R\tsizeBytes\"\xff\x01\n" +
 	"\x0eCheckpointFile\x12[\n" +
 	"\x04path\x18\x01 \x01(\tBG\xbaHDrB2@^[A-Za-z0-9_][A-Za-z0-9_.-]*(/[A-Za-z0-9_][A-Za-z0-9_.-]*){0,7}$R\x04path\x12\x1f\n" +
 	"\x06sha256\x18\x02 \x01(\fB\a\xbaH\x04z\x02h R\x06sha256\x12.\n" +
 	"\n" +
 	"size_bytes\x18\x03 \x01(\x03B\x0f\xbaH\f\"\n" +
-	"\x18\x80\x80\x80\x80\x80\xa0\x01(\x00R\tsizeBytes\"\xea\b\n" +
+	"\x18\x80\x80\x80\x80\x80\xa0\x01(\x00R\tsizeBytes\x12?\n" +
+	"\x06chunks\x18\x04 \x03(\v2\x1c.trainyard.registry.v1.ChunkB\t\xbaH\x06\x92\x01\x03\x10\xe8\aR\x06chunks\"\x8d\t\n" +
 	"\n" +
 	"Checkpoint\x12#\n" +
 	"\rcheckpoint_id\x18\x01 \x01(\tR\fcheckpointId\x12\x15\n" +
@@ -583,7 +666,8 @@ const file_trainyard_registry_v1_checkpoint_proto_rawDesc = "" +
 	"createTime\x12A\n" +
 	"\x0etombstone_time\x18\x14 \x01(\v2\x1a.google.protobuf.TimestampR\rtombstoneTime\x12!\n" +
 	"\fcode_version\x18\x15 \x01(\tR\vcodeVersion\x12E\n" +
-	"\fstorage_tier\x18\x16 \x01(\x0e2\".trainyard.registry.v1.StorageTierR\vstorageTier\x1a:\n" +
+	"\fstorage_tier\x18\x16 \x01(\x0e2\".trainyard.registry.v1.StorageTierR\vstorageTier\x12!\n" +
+	"\fshared_bytes\x18\x17 \x01(\x03R\vsharedBytes\x1a:\n" +
 	"\fMetricsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\x01R\x05value:\x028\x01\"\x90\x01\n" +
@@ -628,31 +712,33 @@ func file_trainyard_registry_v1_checkpoint_proto_rawDescGZIP() []byte {
 }
 
 var file_trainyard_registry_v1_checkpoint_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_trainyard_registry_v1_checkpoint_proto_msgTypes = make([]protoimpl.MessageInfo, 5)
+var file_trainyard_registry_v1_checkpoint_proto_msgTypes = make([]protoimpl.MessageInfo, 6)
 var file_trainyard_registry_v1_checkpoint_proto_goTypes = []any{
 	(StorageTier)(0),              // 0: trainyard.registry.v1.StorageTier
 	(Checkpoint_State)(0),         // 1: trainyard.registry.v1.Checkpoint.State
-	(*CheckpointFile)(nil),        // 2: trainyard.registry.v1.CheckpointFile
-	(*Checkpoint)(nil),            // 3: trainyard.registry.v1.Checkpoint
-	(*TransferURL)(nil),           // 4: trainyard.registry.v1.TransferURL
-	nil,                           // 5: trainyard.registry.v1.Checkpoint.MetricsEntry
-	nil,                           // 6: trainyard.registry.v1.TransferURL.HeadersEntry
-	(*timestamppb.Timestamp)(nil), // 7: google.protobuf.Timestamp
+	(*Chunk)(nil),                 // 2: trainyard.registry.v1.Chunk
+	(*CheckpointFile)(nil),        // 3: trainyard.registry.v1.CheckpointFile
+	(*Checkpoint)(nil),            // 4: trainyard.registry.v1.Checkpoint
+	(*TransferURL)(nil),           // 5: trainyard.registry.v1.TransferURL
+	nil,                           // 6: trainyard.registry.v1.Checkpoint.MetricsEntry
+	nil,                           // 7: trainyard.registry.v1.TransferURL.HeadersEntry
+	(*timestamppb.Timestamp)(nil), // 8: google.protobuf.Timestamp
 }
 var file_trainyard_registry_v1_checkpoint_proto_depIdxs = []int32{
-	2, // 0: trainyard.registry.v1.Checkpoint.files:type_name -> trainyard.registry.v1.CheckpointFile
-	5, // 1: trainyard.registry.v1.Checkpoint.metrics:type_name -> trainyard.registry.v1.Checkpoint.MetricsEntry
-	1, // 2: trainyard.registry.v1.Checkpoint.state:type_name -> trainyard.registry.v1.Checkpoint.State
-	7, // 3: trainyard.registry.v1.Checkpoint.create_time:type_name -> google.protobuf.Timestamp
-	7, // 4: trainyard.registry.v1.Checkpoint.tombstone_time:type_name -> google.protobuf.Timestamp
-	0, // 5: trainyard.registry.v1.Checkpoint.storage_tier:type_name -> trainyard.registry.v1.StorageTier
-	6, // 6: trainyard.registry.v1.TransferURL.headers:type_name -> trainyard.registry.v1.TransferURL.HeadersEntry
-	7, // 7: trainyard.registry.v1.TransferURL.expire_time:type_name -> google.protobuf.Timestamp
-	8, // [8:8] is the sub-list for method output_type
-	8, // [8:8] is the sub-list for method input_type
-	8, // [8:8] is the sub-list for extension type_name
-	8, // [8:8] is the sub-list for extension extendee
-	0, // [0:8] is the sub-list for field type_name
+	2, // 0: trainyard.registry.v1.CheckpointFile.chunks:type_name -> trainyard.registry.v1.Chunk
+	3, // 1: trainyard.registry.v1.Checkpoint.files:type_name -> trainyard.registry.v1.CheckpointFile
+	6, // 2: trainyard.registry.v1.Checkpoint.metrics:type_name -> trainyard.registry.v1.Checkpoint.MetricsEntry
+	1, // 3: trainyard.registry.v1.Checkpoint.state:type_name -> trainyard.registry.v1.Checkpoint.State
+	8, // 4: trainyard.registry.v1.Checkpoint.create_time:type_name -> google.protobuf.Timestamp
+	8, // 5: trainyard.registry.v1.Checkpoint.tombstone_time:type_name -> google.protobuf.Timestamp
+	0, // 6: trainyard.registry.v1.Checkpoint.storage_tier:type_name -> trainyard.registry.v1.StorageTier
+	7, // 7: trainyard.registry.v1.TransferURL.headers:type_name -> trainyard.registry.v1.TransferURL.HeadersEntry
+	8, // 8: trainyard.registry.v1.TransferURL.expire_time:type_name -> google.protobuf.Timestamp
+	9, // [9:9] is the sub-list for method output_type
+	9, // [9:9] is the sub-list for method input_type
+	9, // [9:9] is the sub-list for extension type_name
+	9, // [9:9] is the sub-list for extension extendee
+	0, // [0:9] is the sub-list for field type_name
 }
 
 func init() { file_trainyard_registry_v1_checkpoint_proto_init() }
@@ -666,7 +752,7 @@ func file_trainyard_registry_v1_checkpoint_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_trainyard_registry_v1_checkpoint_proto_rawDesc), len(file_trainyard_registry_v1_checkpoint_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   5,
+			NumMessages:   6,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -957,9 +957,11 @@ type ReportCorruptCheckpointRequest struct {
 	// What was found.
 	Reason string `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
 	// Fence of the attempt that found it.
-	Fence         uint64 `protobuf:"varint,3,opt,name=fence,proto3" json:"fence,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Fence uint64 `protobuf:"varint,3,opt,name=fence,proto3" json:"fence,omitempty"`
+	// SHA-256 of the contents, files or chunks, that were bad; empty means not known which.
+	ContentsSha256 [][]byte `protobuf:"bytes,4,rep,name=contents_sha256,json=contentsSha256,proto3" json:"contents_sha256,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *ReportCorruptCheckpointRequest) Reset() {
@@ -1011,6 +1013,13 @@ func (x *ReportCorruptCheckpointRequest) GetFence() uint64 {
 		return x.Fence
 	}
 	return 0
+}
+
+func (x *ReportCorruptCheckpointRequest) GetContentsSha256() [][]byte {
+	if x != nil {
+		return x.ContentsSha256
+	}
+	return nil
 }
 
 // ReportCorruptCheckpointResponse has the checkpoint.
@@ -1295,7 +1304,7 @@ type PreparePartsRequest struct {
 	JobId string `protobuf:"bytes,1,opt,name=job_id,json=jobId,proto3" json:"job_id,omitempty"`
 	// Fence of the attempt.
 	Fence uint64 `protobuf:"varint,2,opt,name=fence,proto3" json:"fence,omitempty"`
-	// The file, as in BeginCheckpoint or BeginArtifact.
+	// The file, as in BeginCheckpoint or BeginArtifact. For a chunk: the file's path, and the chunk's digest and size.
 	File *CheckpointFile `protobuf:"bytes,3,opt,name=file,proto3" json:"file,omitempty"`
 	// All parts in order; the same ones in every call for this file.
 	Parts         []*PreparePartsRequest_Part `protobuf:"bytes,4,rep,name=parts,proto3" json:"parts,omitempty"`
@@ -1633,11 +1642,12 @@ const file_trainyard_registry_v1_ingest_service_proto_rawDesc = "" +
 	"\n" +
 	"checkpoint\x18\x01 \x01(\v2!.trainyard.registry.v1.CheckpointR\n" +
 	"checkpoint\x12@\n" +
-	"\tdownloads\x18\x02 \x03(\v2\".trainyard.registry.v1.TransferURLR\tdownloads\"\x90\x01\n" +
+	"\tdownloads\x18\x02 \x03(\v2\".trainyard.registry.v1.TransferURLR\tdownloads\"\xca\x01\n" +
 	"\x1eReportCorruptCheckpointRequest\x12-\n" +
 	"\rcheckpoint_id\x18\x01 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\fcheckpointId\x12 \n" +
 	"\x06reason\x18\x02 \x01(\tB\b\xbaH\x05r\x03\x18\xe8\aR\x06reason\x12\x1d\n" +
-	"\x05fence\x18\x03 \x01(\x04B\a\xbaH\x042\x02(\x01R\x05fence\"d\n" +
+	"\x05fence\x18\x03 \x01(\x04B\a\xbaH\x042\x02(\x01R\x05fence\x128\n" +
+	"\x0fcontents_sha256\x18\x04 \x03(\fB\x0f\xbaH\f\x92\x01\t\x10\xe8\a\"\x04z\x02h R\x0econtentsSha256\"d\n" +
 	"\x1fReportCorruptCheckpointResponse\x12A\n" +
 	"\n" +
 	"checkpoint\x18\x01 \x01(\v2!.trainyard.registry.v1.CheckpointR\n" +

@@ -41,23 +41,26 @@ type IngestServiceClient interface {
 	// the order of their sequence; batches of different attempts may be mixed. The agent drops a batch from its spool only after
 	// its result. A refused batch does not end the stream. When the stream breaks, send again what has no result.
 	Ingest(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[IngestRequest, IngestResponse], error)
-	// BeginCheckpoint announces a checkpoint's files and returns presigned uploads for the contents that the store does not have
-	// yet. Repeating it returns the same checkpoint_id and fresh URLs for what is still missing.
+	// BeginCheckpoint announces a checkpoint's files and returns presigned uploads for the contents, whole files or chunks of
+	// them, that the store does not have yet. Repeating it returns the same checkpoint_id and fresh URLs for what is still
+	// missing; other chunks of the same files replace those announced before, until the commit.
 	BeginCheckpoint(ctx context.Context, in *BeginCheckpointRequest, opts ...grpc.CallOption) (*BeginCheckpointResponse, error)
-	// PrepareParts moves a large file in parts, each bound to its CRC-32C: call it instead of doing the one upload that
+	// PrepareParts moves a large file, or a large chunk of one, in parts, each bound to its CRC-32C: call it instead of doing the one upload that
 	// BeginCheckpoint or BeginArtifact returned, send the parts whose URLs it returns, and call it again until complete is true.
 	// It keeps no state of its own: the store knows which parts it has, so that a caller that was restarted calls it again and
 	// sends only what is missing. FAILED_PRECONDITION, reason ILLEGAL_TRANSITION, when the artifact store takes no parts: do
 	// the one upload. The SHA-256 of the whole is proven at the commit.
 	PrepareParts(ctx context.Context, in *PreparePartsRequest, opts ...grpc.CallOption) (*PreparePartsResponse, error)
-	// CommitCheckpoint makes it exist, after the store has confirmed each object's size and SHA-256. FAILED_PRECONDITION, reason
-	// DIGEST_MISMATCH, names what is missing or different: upload it again. Idempotent by checkpoint_id.
+	// CommitCheckpoint makes it exist, after the store has confirmed each object's size and SHA-256, and the registry has read the
+	// chunks of each file that has some and found the file's SHA-256 over them. FAILED_PRECONDITION, reason DIGEST_MISMATCH, names
+	// what is missing or different: upload it again. Idempotent by checkpoint_id.
 	CommitCheckpoint(ctx context.Context, in *CommitCheckpointRequest, opts ...grpc.CallOption) (*CommitCheckpointResponse, error)
 	// ResolveCheckpoint returns the run's newest LIVE resumable checkpoint (or the given one) with presigned downloads. NOT_FOUND
 	// when the run has none: start from scratch.
 	ResolveCheckpoint(ctx context.Context, in *ResolveCheckpointRequest, opts ...grpc.CallOption) (*ResolveCheckpointResponse, error)
 	// ReportCorruptCheckpoint marks a checkpoint whose bytes did not match their digest; ResolveCheckpoint then returns the
-	// previous good one. Idempotent.
+	// previous good one. A content that other checkpoints share is read by the registry itself before it is taken out of use: one
+	// host's memory must not condemn them all. Idempotent.
 	ReportCorruptCheckpoint(ctx context.Context, in *ReportCorruptCheckpointRequest, opts ...grpc.CallOption) (*ReportCorruptCheckpointResponse, error)
 	// BeginArtifact announces a run artifact and returns a presigned upload unless the store has the content.
 	BeginArtifact(ctx context.Context, in *BeginArtifactRequest, opts ...grpc.CallOption) (*BeginArtifactResponse, error)
@@ -168,23 +171,26 @@ type IngestServiceServer interface {
 	// the order of their sequence; batches of different attempts may be mixed. The agent drops a batch from its spool only after
 	// its result. A refused batch does not end the stream. When the stream breaks, send again what has no result.
 	Ingest(grpc.BidiStreamingServer[IngestRequest, IngestResponse]) error
-	// BeginCheckpoint announces a checkpoint's files and returns presigned uploads for the contents that the store does not have
-	// yet. Repeating it returns the same checkpoint_id and fresh URLs for what is still missing.
+	// BeginCheckpoint announces a checkpoint's files and returns presigned uploads for the contents, whole files or chunks of
+	// them, that the store does not have yet. Repeating it returns the same checkpoint_id and fresh URLs for what is still
+	// missing; other chunks of the same files replace those announced before, until the commit.
 	BeginCheckpoint(context.Context, *BeginCheckpointRequest) (*BeginCheckpointResponse, error)
-	// PrepareParts moves a large file in parts, each bound to its CRC-32C: call it instead of doing the one upload that
+	// PrepareParts moves a large file, or a large chunk of one, in parts, each bound to its CRC-32C: call it instead of doing the one upload that
 	// BeginCheckpoint or BeginArtifact returned, send the parts whose URLs it returns, and call it again until complete is true.
 	// It keeps no state of its own: the store knows which parts it has, so that a caller that was restarted calls it again and
 	// sends only what is missing. FAILED_PRECONDITION, reason ILLEGAL_TRANSITION, when the artifact store takes no parts: do
 	// the one upload. The SHA-256 of the whole is proven at the commit.
 	PrepareParts(context.Context, *PreparePartsRequest) (*PreparePartsResponse, error)
-	// CommitCheckpoint makes it exist, after the store has confirmed each object's size and SHA-256. FAILED_PRECONDITION, reason
-	// DIGEST_MISMATCH, names what is missing or different: upload it again. Idempotent by checkpoint_id.
+	// CommitCheckpoint makes it exist, after the store has confirmed each object's size and SHA-256, and the registry has read the
+	// chunks of each file that has some and found the file's SHA-256 over them. FAILED_PRECONDITION, reason DIGEST_MISMATCH, names
+	// what is missing or different: upload it again. Idempotent by checkpoint_id.
 	CommitCheckpoint(context.Context, *CommitCheckpointRequest) (*CommitCheckpointResponse, error)
 	// ResolveCheckpoint returns the run's newest LIVE resumable checkpoint (or the given one) with presigned downloads. NOT_FOUND
 	// when the run has none: start from scratch.
 	ResolveCheckpoint(context.Context, *ResolveCheckpointRequest) (*ResolveCheckpointResponse, error)
 	// ReportCorruptCheckpoint marks a checkpoint whose bytes did not match their digest; ResolveCheckpoint then returns the
-	// previous good one. Idempotent.
+	// previous good one. A content that other checkpoints share is read by the registry itself before it is taken out of use: one
+	// host's memory must not condemn them all. Idempotent.
 	ReportCorruptCheckpoint(context.Context, *ReportCorruptCheckpointRequest) (*ReportCorruptCheckpointResponse, error)
 	// BeginArtifact announces a run artifact and returns a presigned upload unless the store has the content.
 	BeginArtifact(context.Context, *BeginArtifactRequest) (*BeginArtifactResponse, error)

@@ -1482,7 +1482,7 @@ type ResolveModelResponse struct {
 	Version *ModelVersion `protobuf:"bytes,1,opt,name=version,proto3" json:"version,omitempty"`
 	// Its checkpoint.
 	Checkpoint *Checkpoint `protobuf:"bytes,2,opt,name=checkpoint,proto3" json:"checkpoint,omitempty"`
-	// One per content. Empty when the registry keeps its artifacts in a directory: RunService.DownloadCheckpointFile has them.
+	// One per content, chunks included. Empty when the registry keeps its artifacts in a directory: RunService.DownloadCheckpointFile has them.
 	Downloads     []*TransferURL `protobuf:"bytes,3,rep,name=downloads,proto3" json:"downloads,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

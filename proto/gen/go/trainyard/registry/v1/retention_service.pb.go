@@ -1047,7 +1047,7 @@ func (x *ColdCopy) GetBaseSha256() []byte {
 // ArchiveFile is one content of a checkpoint on its way to the cold tier.
 type ArchiveFile struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Paths of the checkpoint's files with this content.
+	// Paths of the checkpoint's files with this content, whole or as a chunk.
 	Paths []string `protobuf:"bytes,1,rep,name=paths,proto3" json:"paths,omitempty"`
 	// Digest of the content.
 	Sha256 []byte `protobuf:"bytes,2,opt,name=sha256,proto3" json:"sha256,omitempty"`
@@ -1059,7 +1059,7 @@ type ArchiveFile struct {
 	ColdKey string `protobuf:"bytes,5,opt,name=cold_key,json=coldKey,proto3" json:"cold_key,omitempty"`
 	// Set when a packed copy exists already: read it back, nothing is to be written.
 	Existing *ColdCopy `protobuf:"bytes,6,opt,name=existing,proto3" json:"existing,omitempty"`
-	// A content that the difference may be taken to: the same file of the run's nearest archived checkpoint. Its own base follows
+	// A content that the difference may be taken to: the same file, or chunk of it, of the run's nearest archived checkpoint. Its own base follows
 	// it, and so on, to one that stands alone. Empty when there is none, or its chain is at its longest.
 	BaseChain     []*ColdCopy `protobuf:"bytes,7,rep,name=base_chain,json=baseChain,proto3" json:"base_chain,omitempty"`
 	unknownFields protoimpl.UnknownFields

@@ -16,18 +16,28 @@ STORAGE_TIER_UNSPECIFIED: StorageTier
 STORAGE_TIER_HOT: StorageTier
 STORAGE_TIER_COLD: StorageTier
 
+class Chunk(_message.Message):
+    __slots__ = ("sha256", "size_bytes")
+    SHA256_FIELD_NUMBER: _ClassVar[int]
+    SIZE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    sha256: bytes
+    size_bytes: int
+    def __init__(self, sha256: _Optional[bytes] = ..., size_bytes: _Optional[int] = ...) -> None: ...
+
 class CheckpointFile(_message.Message):
-    __slots__ = ("path", "sha256", "size_bytes")
+    __slots__ = ("path", "sha256", "size_bytes", "chunks")
     PATH_FIELD_NUMBER: _ClassVar[int]
     SHA256_FIELD_NUMBER: _ClassVar[int]
     SIZE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    CHUNKS_FIELD_NUMBER: _ClassVar[int]
     path: str
     sha256: bytes
     size_bytes: int
-    def __init__(self, path: _Optional[str] = ..., sha256: _Optional[bytes] = ..., size_bytes: _Optional[int] = ...) -> None: ...
+    chunks: _containers.RepeatedCompositeFieldContainer[Chunk]
+    def __init__(self, path: _Optional[str] = ..., sha256: _Optional[bytes] = ..., size_bytes: _Optional[int] = ..., chunks: _Optional[_Iterable[_Union[Chunk, _Mapping]]] = ...) -> None: ...
 
 class Checkpoint(_message.Message):
-    __slots__ = ("checkpoint_id", "run_id", "experiment", "attempt", "fence", "step", "files", "manifest_sha256", "size_bytes", "metrics", "resumable", "feature_schema", "data_version", "evaluation_window", "trades", "parent_checkpoint_id", "state", "pinned", "create_time", "tombstone_time", "code_version", "storage_tier")
+    __slots__ = ("checkpoint_id", "run_id", "experiment", "attempt", "fence", "step", "files", "manifest_sha256", "size_bytes", "metrics", "resumable", "feature_schema", "data_version", "evaluation_window", "trades", "parent_checkpoint_id", "state", "pinned", "create_time", "tombstone_time", "code_version", "storage_tier", "shared_bytes")
     class State(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
         __slots__ = ()
         STATE_UNSPECIFIED: _ClassVar[Checkpoint.State]
@@ -73,6 +83,7 @@ class Checkpoint(_message.Message):
     TOMBSTONE_TIME_FIELD_NUMBER: _ClassVar[int]
     CODE_VERSION_FIELD_NUMBER: _ClassVar[int]
     STORAGE_TIER_FIELD_NUMBER: _ClassVar[int]
+    SHARED_BYTES_FIELD_NUMBER: _ClassVar[int]
     checkpoint_id: str
     run_id: str
     experiment: str
@@ -95,7 +106,8 @@ class Checkpoint(_message.Message):
     tombstone_time: _timestamp_pb2.Timestamp
     code_version: str
     storage_tier: StorageTier
-    def __init__(self, checkpoint_id: _Optional[str] = ..., run_id: _Optional[str] = ..., experiment: _Optional[str] = ..., attempt: _Optional[int] = ..., fence: _Optional[int] = ..., step: _Optional[int] = ..., files: _Optional[_Iterable[_Union[CheckpointFile, _Mapping]]] = ..., manifest_sha256: _Optional[bytes] = ..., size_bytes: _Optional[int] = ..., metrics: _Optional[_Mapping[str, float]] = ..., resumable: bool = ..., feature_schema: _Optional[str] = ..., data_version: _Optional[str] = ..., evaluation_window: _Optional[str] = ..., trades: _Optional[int] = ..., parent_checkpoint_id: _Optional[str] = ..., state: _Optional[_Union[Checkpoint.State, str]] = ..., pinned: bool = ..., create_time: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., tombstone_time: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., code_version: _Optional[str] = ..., storage_tier: _Optional[_Union[StorageTier, str]] = ...) -> None: ...
+    shared_bytes: int
+    def __init__(self, checkpoint_id: _Optional[str] = ..., run_id: _Optional[str] = ..., experiment: _Optional[str] = ..., attempt: _Optional[int] = ..., fence: _Optional[int] = ..., step: _Optional[int] = ..., files: _Optional[_Iterable[_Union[CheckpointFile, _Mapping]]] = ..., manifest_sha256: _Optional[bytes] = ..., size_bytes: _Optional[int] = ..., metrics: _Optional[_Mapping[str, float]] = ..., resumable: bool = ..., feature_schema: _Optional[str] = ..., data_version: _Optional[str] = ..., evaluation_window: _Optional[str] = ..., trades: _Optional[int] = ..., parent_checkpoint_id: _Optional[str] = ..., state: _Optional[_Union[Checkpoint.State, str]] = ..., pinned: bool = ..., create_time: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., tombstone_time: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., code_version: _Optional[str] = ..., storage_tier: _Optional[_Union[StorageTier, str]] = ..., shared_bytes: _Optional[int] = ...) -> None: ...
 
 class TransferURL(_message.Message):
     __slots__ = ("sha256", "size_bytes", "method", "url", "headers", "expire_time", "paths")

@@ -168,14 +168,16 @@ class ResolveCheckpointResponse(_message.Message):
     def __init__(self, checkpoint: _Optional[_Union[_checkpoint_pb2.Checkpoint, _Mapping]] = ..., downloads: _Optional[_Iterable[_Union[_checkpoint_pb2.TransferURL, _Mapping]]] = ...) -> None: ...
 
 class ReportCorruptCheckpointRequest(_message.Message):
-    __slots__ = ("checkpoint_id", "reason", "fence")
+    __slots__ = ("checkpoint_id", "reason", "fence", "contents_sha256")
     CHECKPOINT_ID_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
     FENCE_FIELD_NUMBER: _ClassVar[int]
+    CONTENTS_SHA256_FIELD_NUMBER: _ClassVar[int]
     checkpoint_id: str
     reason: str
     fence: int
-    def __init__(self, checkpoint_id: _Optional[str] = ..., reason: _Optional[str] = ..., fence: _Optional[int] = ...) -> None: ...
+    contents_sha256: _containers.RepeatedScalarFieldContainer[bytes]
+    def __init__(self, checkpoint_id: _Optional[str] = ..., reason: _Optional[str] = ..., fence: _Optional[int] = ..., contents_sha256: _Optional[_Iterable[bytes]] = ...) -> None: ...
 
 class ReportCorruptCheckpointResponse(_message.Message):
     __slots__ = ("checkpoint",)

@@ -74,15 +74,16 @@ class IngestServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def BeginCheckpoint(self, request, context):
-        """BeginCheckpoint announces a checkpoint's files and returns presigned uploads for the contents that the store does not have
-        yet. Repeating it returns the same checkpoint_id and fresh URLs for what is still missing.
+        """BeginCheckpoint announces a checkpoint's files and returns presigned uploads for the contents, whole files or chunks of
+        them, that the store does not have yet. Repeating it returns the same checkpoint_id and fresh URLs for what is still
+        missing; other chunks of the same files replace those announced before, until the commit.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def PrepareParts(self, request, context):
-        """PrepareParts moves a large file in parts, each bound to its CRC-32C: call it instead of doing the one upload that
+        """PrepareParts moves a large file, or a large chunk of one, in parts, each bound to its CRC-32C: call it instead of doing the one upload that
         BeginCheckpoint or BeginArtifact returned, send the parts whose URLs it returns, and call it again until complete is true.
         It keeps no state of its own: the store knows which parts it has, so that a caller that was restarted calls it again and
         sends only what is missing. FAILED_PRECONDITION, reason ILLEGAL_TRANSITION, when the artifact store takes no parts: do
@@ -93,8 +94,9 @@ class IngestServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def CommitCheckpoint(self, request, context):
-        """CommitCheckpoint makes it exist, after the store has confirmed each object's size and SHA-256. FAILED_PRECONDITION, reason
-        DIGEST_MISMATCH, names what is missing or different: upload it again. Idempotent by checkpoint_id.
+        """CommitCheckpoint makes it exist, after the store has confirmed each object's size and SHA-256, and the registry has read the
+        chunks of each file that has some and found the file's SHA-256 over them. FAILED_PRECONDITION, reason DIGEST_MISMATCH, names
+        what is missing or different: upload it again. Idempotent by checkpoint_id.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -110,7 +112,8 @@ class IngestServiceServicer(object):
 
     def ReportCorruptCheckpoint(self, request, context):
         """ReportCorruptCheckpoint marks a checkpoint whose bytes did not match their digest; ResolveCheckpoint then returns the
-        previous good one. Idempotent.
+        previous good one. A content that other checkpoints share is read by the registry itself before it is taken out of use: one
+        host's memory must not condemn them all. Idempotent.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

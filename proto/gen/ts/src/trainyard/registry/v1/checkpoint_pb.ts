@@ -13,7 +13,35 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file trainyard/registry/v1/checkpoint.proto.
  */
 export const file_trainyard_registry_v1_checkpoint: GenFile = /*@__PURE__*/
-  fileDesc("CiZ0cmFpbnlhcmQvcmVnaXN0cnkvdjEvY2hlY2twb2ludC5wcm90bxIVdHJhaW55YXJkLnJlZ2lzdHJ5LnYxIqUBCg5DaGVja3BvaW50RmlsZRJVCgRwYXRoGAEgASgJQke6SERyQjJAXltBLVphLXowLTlfXVtBLVphLXowLTlfLi1dKigvW0EtWmEtejAtOV9dW0EtWmEtejAtOV8uLV0qKXswLDd9JBIXCgZzaGEyNTYYAiABKAxCB7pIBHoCaCASIwoKc2l6ZV9ieXRlcxgDIAEoA0IPukgMIgoYgICAgICgASgAIuMGCgpDaGVja3BvaW50EhUKDWNoZWNrcG9pbnRfaWQYASABKAkSDgoGcnVuX2lkGAIgASgJEhIKCmV4cGVyaW1lbnQYAyABKAkSDwoHYXR0ZW1wdBgEIAEoDRINCgVmZW5jZRgFIAEoBBIMCgRzdGVwGAYgASgDEjQKBWZpbGVzGAcgAygLMiUudHJhaW55YXJkLnJlZ2lzdHJ5LnYxLkNoZWNrcG9pbnRGaWxlEhcKD21hbmlmZXN0X3NoYTI1NhgIIAEoDBISCgpzaXplX2J5dGVzGAkgASgDEj8KB21ldHJpY3MYCiADKAsyLi50cmFpbnlhcmQucmVnaXN0cnkudjEuQ2hlY2twb2ludC5NZXRyaWNzRW50cnkSEQoJcmVzdW1hYmxlGAsgASgIEhYKDmZlYXR1cmVfc2NoZW1hGAwgASgJEhQKDGRhdGFfdmVyc2lvbhgNIAEoCRIZChFldmFsdWF0aW9uX3dpbmRvdxgOIAEoCRIOCgZ0cmFkZXMYDyABKAMSHAoUcGFyZW50X2NoZWNrcG9pbnRfaWQYECABKAkSNgoFc3RhdGUYESABKA4yJy50cmFpbnlhcmQucmVnaXN0cnkudjEuQ2hlY2twb2ludC5TdGF0ZRIOCgZwaW5uZWQYEiABKAgSLwoLY3JlYXRlX3RpbWUYEyABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEjIKDnRvbWJzdG9uZV90aW1lGBQgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIUCgxjb2RlX3ZlcnNpb24YFSABKAkSOAoMc3RvcmFnZV90aWVyGBYgASgOMiIudHJhaW55YXJkLnJlZ2lzdHJ5LnYxLlN0b3JhZ2VUaWVyGi4KDE1ldHJpY3NFbnRyeRILCgNrZXkYASABKAkSDQoFdmFsdWUYAiABKAE6AjgBIpABCgVTdGF0ZRIVChFTVEFURV9VTlNQRUNJRklFRBAAEhAKDFNUQVRFX1NUQUdFRBABEg4KClNUQVRFX0xJVkUQAhIUChBTVEFURV9UT01CU1RPTkVEEAMSEgoOU1RBVEVfREVMRVRJTkcQBBIRCg1TVEFURV9ERUxFVEVEEAUSEQoNU1RBVEVfQ09SUlVQVBAGIoACCgtUcmFuc2ZlclVSTBIOCgZzaGEyNTYYASABKAwSEgoKc2l6ZV9ieXRlcxgCIAEoAxIOCgZtZXRob2QYAyABKAkSCwoDdXJsGAQgASgJEkAKB2hlYWRlcnMYBSADKAsyLy50cmFpbnlhcmQucmVnaXN0cnkudjEuVHJhbnNmZXJVUkwuSGVhZGVyc0VudHJ5Ei8KC2V4cGlyZV90aW1lGAYgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBINCgVwYXRocxgHIAMoCRouCgxIZWFkZXJzRW50cnkSCwoDa2V5GAEgASgJEg0KBXZhbHVlGAIgASgJOgI4ASpYCgtTdG9yYWdlVGllchIcChhTVE9SQUdFX1RJRVJfVU5TUEVDSUZJRUQQABIUChBTVE9SQUdFX1RJRVJfSE9UEAESFQoRU1RPUkFHRV9USUVSX0NPTEQQAkL3AQoZY29tLnRyYWlueWFyZC5yZWdpc3RyeS52MUIPQ2hlY2twb2ludFByb3RvUAFaU2dpdGh1Yi5jb20vdWx0cmF0aGluay1waWxvdC90cmFpbnlhcmQvcHJvdG8vZ2VuL2dvL3RyYWlueWFyZC9yZWdpc3RyeS92MTtyZWdpc3RyeXYxogIDVFJYqgIVVHJhaW55YXJkLlJlZ2lzdHJ5LlYxygIVVHJhaW55YXJkXFJlZ2lzdHJ5XFYx4gIhVHJhaW55YXJkXFJlZ2lzdHJ5XFYxXEdQQk1ldGFkYXRh6gIXVHJhaW55YXJkOjpSZWdpc3RyeTo6VjFiBnByb3RvMw", [file_buf_validate_validate, file_google_protobuf_timestamp]);
+  fileDesc("CiZ0cmFpbnlhcmQvcmVnaXN0cnkvdjEvY2hlY2twb2ludC5wcm90bxIVdHJhaW55YXJkLnJlZ2lzdHJ5LnYxIkUKBUNodW5rEhcKBnNoYTI1NhgBIAEoDEIHukgEegJoIBIjCgpzaXplX2J5dGVzGAIgASgDQg+6SAwiChiAgICAgKABKAEi3gEKDkNoZWNrcG9pbnRGaWxlElUKBHBhdGgYASABKAlCR7pIRHJCMkBeW0EtWmEtejAtOV9dW0EtWmEtejAtOV8uLV0qKC9bQS1aYS16MC05X11bQS1aYS16MC05Xy4tXSopezAsN30kEhcKBnNoYTI1NhgCIAEoDEIHukgEegJoIBIjCgpzaXplX2J5dGVzGAMgASgDQg+6SAwiChiAgICAgKABKAASNwoGY2h1bmtzGAQgAygLMhwudHJhaW55YXJkLnJlZ2lzdHJ5LnYxLkNodW5rQgm6SAaSAQMQ6Aci+QYKCkNoZWNrcG9pbnQSFQoNY2hlY2twb2ludF9pZBgBIAEoCRIOCgZydW5faWQYAiABKAkSEgoKZXhwZXJpbWVudBgDIAEoCRIPCgdhdHRlbXB0GAQgASgNEg0KBWZlbmNlGAUgASgEEgwKBHN0ZXAYBiABKAMSNAoFZmlsZXMYByADKAsyJS50cmFpbnlhcmQucmVnaXN0cnkudjEuQ2hlY2twb2ludEZpbGUSFwoPbWFuaWZlc3Rfc2hhMjU2GAggASgMEhIKCnNpemVfYnl0ZXMYCSABKAMSPwoHbWV0cmljcxgKIAMoCzIuLnRyYWlueWFyZC5yZWdpc3RyeS52MS5DaGVja3BvaW50Lk1ldHJpY3NFbnRyeRIRCglyZXN1bWFibGUYCyABKAgSFgoOZmVhdHVyZV9zY2hlbWEYDCABKAkSFAoMZGF0YV92ZXJzaW9uGA0gASgJEhkKEWV2YWx1YXRpb25fd2luZG93GA4gASgJEg4KBnRyYWRlcxgPIAEoAxIcChRwYXJlbnRfY2hlY2twb2ludF9pZBgQIAEoCRI2CgVzdGF0ZRgRIAEoDjInLnRyYWlueWFyZC5yZWdpc3RyeS52MS5DaGVja3BvaW50LlN0YXRlEg4KBnBpbm5lZBgSIAEoCBIvCgtjcmVhdGVfdGltZRgTIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASMgoOdG9tYnN0b25lX3RpbWUYFCABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEhQKDGNvZGVfdmVyc2lvbhgVIAEoCRI4CgxzdG9yYWdlX3RpZXIYFiABKA4yIi50cmFpbnlhcmQucmVnaXN0cnkudjEuU3RvcmFnZVRpZXISFAoMc2hhcmVkX2J5dGVzGBcgASgDGi4KDE1ldHJpY3NFbnRyeRILCgNrZXkYASABKAkSDQoFdmFsdWUYAiABKAE6AjgBIpABCgVTdGF0ZRIVChFTVEFURV9VTlNQRUNJRklFRBAAEhAKDFNUQVRFX1NUQUdFRBABEg4KClNUQVRFX0xJVkUQAhIUChBTVEFURV9UT01CU1RPTkVEEAMSEgoOU1RBVEVfREVMRVRJTkcQBBIRCg1TVEFURV9ERUxFVEVEEAUSEQoNU1RBVEVfQ09SUlVQVBAGIoACCgtUcmFuc2ZlclVSTBIOCgZzaGEyNTYYASABKAwSEgoKc2l6ZV9ieXRlcxgCIAEoAxIOCgZtZXRob2QYAyABKAkSCwoDdXJsGAQgASgJEkAKB2hlYWRlcnMYBSADKAsyLy50cmFpbnlhcmQucmVnaXN0cnkudjEuVHJhbnNmZXJVUkwuSGVhZGVyc0VudHJ5Ei8KC2V4cGlyZV90aW1lGAYgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBINCgVwYXRocxgHIAMoCRouCgxIZWFkZXJzRW50cnkSCwoDa2V5GAEgASgJEg0KBXZhbHVlGAIgASgJOgI4ASpYCgtTdG9yYWdlVGllchIcChhTVE9SQUdFX1RJRVJfVU5TUEVDSUZJRUQQABIUChBTVE9SQUdFX1RJRVJfSE9UEAESFQoRU1RPUkFHRV9USUVSX0NPTEQQAkL3AQoZY29tLnRyYWlueWFyZC5yZWdpc3RyeS52MUIPQ2hlY2twb2ludFByb3RvUAFaU2dpdGh1Yi5jb20vdWx0cmF0aGluay1waWxvdC90cmFpbnlhcmQvcHJvdG8vZ2VuL2dvL3RyYWlueWFyZC9yZWdpc3RyeS92MTtyZWdpc3RyeXYxogIDVFJYqgIVVHJhaW55YXJkLlJlZ2lzdHJ5LlYxygIVVHJhaW55YXJkXFJlZ2lzdHJ5XFYx4gIhVHJhaW55YXJkXFJlZ2lzdHJ5XFYxXEdQQk1ldGFkYXRh6gIXVHJhaW55YXJkOjpSZWdpc3RyeTo6VjFiBnByb3RvMw", [file_buf_validate_validate, file_google_protobuf_timestamp]);
+
+/**
+ * Chunk is a run of a file's bytes that is stored under its own digest.
+ *
+ * @generated from message trainyard.registry.v1.Chunk
+ */
+export type Chunk = Message<"trainyard.registry.v1.Chunk"> & {
+  /**
+   * SHA-256 of its bytes.
+   *
+   * @generated from field: bytes sha256 = 1;
+   */
+  sha256: Uint8Array;
+
+  /**
+   * Size in bytes.
+   *
+   * @generated from field: int64 size_bytes = 2;
+   */
+  sizeBytes: bigint;
+};
+
+/**
+ * Describes the message trainyard.registry.v1.Chunk.
+ * Use `create(ChunkSchema)` to create a new message.
+ */
+export const ChunkSchema: GenMessage<Chunk> = /*@__PURE__*/
+  messageDesc(file_trainyard_registry_v1_checkpoint, 0);
 
 /**
  * CheckpointFile is one file of a checkpoint.
@@ -41,6 +69,15 @@ export type CheckpointFile = Message<"trainyard.registry.v1.CheckpointFile"> & {
    * @generated from field: int64 size_bytes = 3;
    */
   sizeBytes: bigint;
+
+  /**
+   * What the file is stored as, in its order: together exactly its bytes. Contents that several files or checkpoints share are
+   * stored once, so cut where content repeats: at tensors. Empty means one piece, the file itself. A checkpoint has at most
+   * 1,000 contents, files that are not cut included. Artifacts are never cut.
+   *
+   * @generated from field: repeated trainyard.registry.v1.Chunk chunks = 4;
+   */
+  chunks: Chunk[];
 };
 
 /**
@@ -48,7 +85,7 @@ export type CheckpointFile = Message<"trainyard.registry.v1.CheckpointFile"> & {
  * Use `create(CheckpointFileSchema)` to create a new message.
  */
 export const CheckpointFileSchema: GenMessage<CheckpointFile> = /*@__PURE__*/
-  messageDesc(file_trainyard_registry_v1_checkpoint, 0);
+  messageDesc(file_trainyard_registry_v1_checkpoint, 1);
 
 /**
  * Checkpoint exists when its manifest is committed, and not before.
@@ -209,6 +246,14 @@ export type Checkpoint = Message<"trainyard.registry.v1.Checkpoint"> & {
    * @generated from field: trainyard.registry.v1.StorageTier storage_tier = 22;
    */
   storageTier: StorageTier;
+
+  /**
+   * Bytes of it that other checkpoints or artifacts hold too: stored once for all of them. Set by RunService.GetCheckpoint and
+   * ListCheckpoints, in ListInventory, and by CommitCheckpoint.
+   *
+   * @generated from field: int64 shared_bytes = 23;
+   */
+  sharedBytes: bigint;
 };
 
 /**
@@ -216,7 +261,7 @@ export type Checkpoint = Message<"trainyard.registry.v1.Checkpoint"> & {
  * Use `create(CheckpointSchema)` to create a new message.
  */
 export const CheckpointSchema: GenMessage<Checkpoint> = /*@__PURE__*/
-  messageDesc(file_trainyard_registry_v1_checkpoint, 1);
+  messageDesc(file_trainyard_registry_v1_checkpoint, 2);
 
 /**
  * State of a checkpoint: LIVE -> TOMBSTONED -> DELETING -> DELETED; TOMBSTONED -> LIVE by Restore; LIVE -> CORRUPT.
@@ -278,7 +323,7 @@ export enum Checkpoint_State {
  * Describes the enum trainyard.registry.v1.Checkpoint.State.
  */
 export const Checkpoint_StateSchema: GenEnum<Checkpoint_State> = /*@__PURE__*/
-  enumDesc(file_trainyard_registry_v1_checkpoint, 1, 0);
+  enumDesc(file_trainyard_registry_v1_checkpoint, 2, 0);
 
 /**
  * TransferURL is a presigned request: send it as it is, with all headers.
@@ -329,7 +374,8 @@ export type TransferURL = Message<"trainyard.registry.v1.TransferURL"> & {
   expireTime?: Timestamp | undefined;
 
   /**
-   * Paths of the checkpoint's files that have this content.
+   * Paths of the checkpoint's files that are this content. Empty for a chunk that is only a part of files: CheckpointFile.chunks
+   * says of which. A client that knows no chunks reads such files by RunService.DownloadCheckpointFile, which puts them together.
    *
    * @generated from field: repeated string paths = 7;
    */
@@ -341,7 +387,7 @@ export type TransferURL = Message<"trainyard.registry.v1.TransferURL"> & {
  * Use `create(TransferURLSchema)` to create a new message.
  */
 export const TransferURLSchema: GenMessage<TransferURL> = /*@__PURE__*/
-  messageDesc(file_trainyard_registry_v1_checkpoint, 2);
+  messageDesc(file_trainyard_registry_v1_checkpoint, 3);
 
 /**
  * StorageTier is where the bytes of a checkpoint are.

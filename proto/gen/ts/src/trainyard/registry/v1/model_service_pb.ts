@@ -833,7 +833,7 @@ export type ResolveModelResponse = Message<"trainyard.registry.v1.ResolveModelRe
   checkpoint?: Checkpoint | undefined;
 
   /**
-   * One per content. Empty when the registry keeps its artifacts in a directory: RunService.DownloadCheckpointFile has them.
+   * One per content, chunks included. Empty when the registry keeps its artifacts in a directory: RunService.DownloadCheckpointFile has them.
    *
    * @generated from field: repeated trainyard.registry.v1.TransferURL downloads = 3;
    */

@@ -583,7 +583,7 @@ export const ColdCopySchema: GenMessage<ColdCopy> = /*@__PURE__*/
  */
 export type ArchiveFile = Message<"trainyard.registry.v1.ArchiveFile"> & {
   /**
-   * Paths of the checkpoint's files with this content.
+   * Paths of the checkpoint's files with this content, whole or as a chunk.
    *
    * @generated from field: repeated string paths = 1;
    */
@@ -625,7 +625,7 @@ export type ArchiveFile = Message<"trainyard.registry.v1.ArchiveFile"> & {
   existing?: ColdCopy | undefined;
 
   /**
-   * A content that the difference may be taken to: the same file of the run's nearest archived checkpoint. Its own base follows
+   * A content that the difference may be taken to: the same file, or chunk of it, of the run's nearest archived checkpoint. Its own base follows
    * it, and so on, to one that stands alone. Empty when there is none, or its chain is at its longest.
    *
    * @generated from field: repeated trainyard.registry.v1.ColdCopy base_chain = 7;
