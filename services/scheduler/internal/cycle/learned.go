@@ -23,14 +23,19 @@ func (t *tx) peak(key string) learn.Peak {
 // observe remembers what an attempt used and took, for its kind of device and for
 // any.
 func (t *tx) observe(j *job.Job, a *job.Attempt) {
-	if j.Spec.Kin == "" || a.Progress.PeakBytes <= 0 || len(a.Shares) == 0 {
+	peak := a.Progress.PeakBytes
+	if len(a.Shares) > 0 && a.Failure == job.DeviceOOM && !a.Shares[0].Whole {
+		// What it was stopped at is less than what it needs.
+		peak = max(peak, a.Shares[0].Bytes)
+	}
+	if j.Spec.Kin == "" || peak <= 0 || len(a.Shares) == 0 {
 		return
 	}
 	if t.peaks == nil {
 		t.peaks = map[string]learn.Peak{}
 	}
 	for _, device := range []string{a.Shares[0].Kind, ""} {
-		p := t.peak(learn.Key(j.Spec.Kin, a.Batch, device)).Saw(a.Progress.PeakBytes, t.now)
+		p := t.peak(learn.Key(j.Spec.Kin, a.Batch, device)).Saw(peak, t.now)
 		if a.Outcome == job.OutcomeSucceeded && a.Number == 1 && !a.Started.IsZero() {
 			p = p.Ran(a.Ended.Sub(a.Started))
 		}
@@ -39,10 +44,10 @@ func (t *tx) observe(j *job.Job, a *job.Attempt) {
 }
 
 // learned is a demand with the reservations that earlier runs teach. One that was
-// too small once is not tried again: the job then gets what it asked for.
+// too small once is not tried again: the job then gets whole devices.
 func (s *state) learned(j *job.Job) (job.Demand, bool) {
 	d := j.Spec.Demand
-	if j.Spec.Kin == "" || j.Spent[job.DeviceOOM] > 0 || !slices.ContainsFunc(d.Devices, func(g job.DeviceDemand) bool { return g.Learn }) {
+	if !slices.ContainsFunc(d.Devices, func(g job.DeviceDemand) bool { return g.Learn }) {
 		return d, false
 	}
 	d.Devices = slices.Clone(d.Devices)
@@ -50,6 +55,13 @@ func (s *state) learned(j *job.Job) (job.Demand, bool) {
 	for i := range d.Devices {
 		g := &d.Devices[i]
 		if !g.Learn {
+			continue
+		}
+		if j.Alone {
+			g.Bytes, changed = 0, true
+			continue
+		}
+		if j.Spec.Kin == "" {
 			continue
 		}
 		if r := s.peaks[learn.Key(j.Spec.Kin, j.Batch, g.Kind)].Reservation(); r > g.Bytes && r <= s.largest(g) {

@@ -41,6 +41,61 @@ func TestTheFirstRunIsAloneAndTeachesTheNext(t *testing.T) {
 	})
 }
 
+// What earlier runs needed is too little for this one. That is nobody's fault: the batch,
+// the retries and the place in line stay, the next attempt gets a whole device, also after a
+// restart, and what comes after reserves more.
+func TestALearnedReservationThatIsTooSmallCostsNothing(t *testing.T) {
+	t.Parallel()
+	inBubble(t, func(t *testing.T, b *bench) {
+		h := b.host("h1")
+		spec := sharing(0)
+		spec.Kin, spec.Demand.Devices[0].Learn = "command/1", true
+		light := b.submit(spec, job.Batch)
+		h.sync()
+		h.sync()
+		h.progress(light, job.Progress{Step: 1, PeakBytes: gib})
+		h.sync()
+		h.exit(light, job.Exit{Outcome: job.OutcomeSucceeded})
+		h.sync()
+		heavy := b.submit(spec, job.Batch)
+		h.sync()
+		h.sync()
+		small := b.is(heavy, job.Running).Attempts[0].Shares[0]
+		if small.Whole {
+			t.Fatal("nothing was learned")
+		}
+		h.exit(heavy, job.Exit{Outcome: job.OutcomeFailed, Failure: job.DeviceOOM})
+		h.sync()
+		b.stop()
+		b.start()
+		for range 3 {
+			h.sync()
+		}
+		v := b.is(heavy, job.Running)
+		if s := v.Attempts[1].Shares[0]; !s.Whole || v.Job.Batch != spec.Batch || len(v.Job.Spent.Map()) > 0 || len(v.Job.Warnings) != 1 {
+			t.Errorf("the second attempt has %+v, batch %d, spent %v, warnings %q", s, v.Job.Batch, v.Job.Spent.Map(), v.Job.Warnings)
+		}
+		// Alone it is its own fault.
+		h.exit(heavy, job.Exit{Outcome: job.OutcomeFailed, Failure: job.DeviceOOM})
+		h.sync()
+		for range 3 {
+			h.sync()
+		}
+		if v := b.is(heavy, job.Running); v.Job.Batch != spec.Batch/2 || !v.Attempts[2].Shares[0].Whole {
+			t.Errorf("after a second time batch %d, %+v", v.Job.Batch, v.Attempts[2].Shares)
+		}
+		h.exit(heavy, job.Exit{Outcome: job.OutcomeSucceeded})
+		h.sync()
+		next := b.submit(spec, job.Batch)
+		for range 3 {
+			h.sync()
+		}
+		if s := b.is(next, job.Running).Attempts[0].Shares[0]; s.Whole || s.Bytes <= small.Bytes {
+			t.Errorf("the next one reserves %+v, this one was stopped at %+v", s, small)
+		}
+	})
+}
+
 func TestAJobThatNeverGetsAnywhereIsNamedPoison(t *testing.T) {
 	t.Parallel()
 	inBubble(t, func(t *testing.T, b *bench) {

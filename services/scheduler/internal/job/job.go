@@ -164,6 +164,9 @@ type Job struct {
 	Warnings   []string
 	// Poison says that the job was stopped because it brings down what runs it.
 	Poison bool
+	// Alone says that a learned or default reservation was too small once: it gets whole
+	// devices instead.
+	Alone bool
 	// After is what must have happened before it may start.
 	After  []Dependency
 	Origin Origin

@@ -3,6 +3,7 @@ package job
 import (
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"time"
 )
 
@@ -60,7 +61,7 @@ func (j Job) End(a Attempt, e Exit, p Policy, rng *rand.Rand, now time.Time) (Jo
 	e = j.reclass(e)
 	a.Phase, a.Ended, a.Outcome, a.Failure, a.Evidence = Ended, now, e.Outcome, e.Failure, e.Evidence
 	j.Failure = e.Failure
-	return j.next(e, p, rng, now), a, true
+	return j.next(&a, e, p, rng, now), a, true
 }
 
 // reclass lets the intent speak before the exit code: a trainer that dies of
@@ -106,7 +107,7 @@ func (j Job) reclass(e Exit) Exit {
 	return e
 }
 
-func (j Job) next(e Exit, p Policy, rng *rand.Rand, now time.Time) Job {
+func (j Job) next(a *Attempt, e Exit, p Policy, rng *rand.Rand, now time.Time) Job {
 	if e.Outcome == OutcomeSucceeded {
 		return j.finish(Succeeded, "finished", now)
 	}
@@ -125,6 +126,9 @@ func (j Job) next(e Exit, p Policy, rng *rand.Rand, now time.Time) Job {
 	case BadConfiguration:
 		return j.finish(Failed, sentence("its configuration is wrong", e.Evidence.Summary()), now)
 	case DeviceOOM:
+		if !j.Alone && j.guessed(a) {
+			return j.alone(a, now)
+		}
 		return j.shrink(e, p, now)
 	case NeighbourOOM:
 		return j.free("a neighbour took its device memory; retried free of charge", e, p, now)
@@ -144,6 +148,21 @@ func (j Job) next(e Exit, p Policy, rng *rand.Rand, now time.Time) Job {
 		return j.retry(e, p, rng, now)
 	}
 	return j.retry(e, p, rng, now)
+}
+
+// guessed reports whether an attempt had less than a whole device by a reservation that
+// nobody asked for: one that was learned, or the default.
+func (j Job) guessed(a *Attempt) bool {
+	return slices.ContainsFunc(j.Spec.Demand.Devices, func(g DeviceDemand) bool { return g.Learn }) &&
+		slices.ContainsFunc(a.Shares, func(s Share) bool { return !s.Whole })
+}
+
+// alone gives a job whole devices from now on. The mistake was not its own: neither its
+// batch nor its retries pay.
+func (j Job) alone(a *Attempt, now time.Time) Job {
+	j.Alone = true
+	j.warn(fmt.Sprintf("out of device memory with %d MiB, which nobody had asked for: it gets whole devices", a.Shares[0].Bytes>>20))
+	return j.requeue("out of device memory with a reservation that nobody had asked for; gets a whole device and keeps its place", time.Time{}, now)
 }
 
 // shrink halves the batch and doubles the accumulation, so that the effective

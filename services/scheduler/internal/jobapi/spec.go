@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"sort"
+	"strconv"
 	"strings"
 	"time"
 
@@ -115,7 +116,8 @@ func specOf(path string, in *jobv1.JobSpec, d Defaults) (job.Spec, job.Priority,
 }
 
 // kinOf names the runs that are alike: the same specialist and learner, or the
-// same program of the same experiment. Seeds and data differ between them.
+// same command of the same experiment but for its numbers. Seeds and data differ
+// between them.
 func kinOf(in *jobv1.JobSpec) (string, error) {
 	h := sha256.New()
 	if n := in.GetNative(); n != nil {
@@ -127,13 +129,24 @@ func kinOf(in *jobv1.JobSpec) (string, error) {
 		return fmt.Sprintf("native/%s/%x", strings.ToLower(strings.TrimPrefix(n.GetSpecialist().String(), "SPECIALIST_")), h.Sum(nil)[:8]), nil
 	}
 	_, _ = fmt.Fprintf(h, "%s\x00", in.GetExperiment())
-	if argv := in.GetCommand().GetArgv(); len(argv) > 0 {
-		_, _ = fmt.Fprintf(h, "%s\x00", argv[0])
-		if len(argv) > 1 && !strings.HasPrefix(argv[1], "-") {
-			_, _ = fmt.Fprint(h, argv[1])
-		}
+	for _, arg := range in.GetCommand().GetArgv() {
+		_, _ = fmt.Fprintf(h, "%s\x00", numberless(arg))
 	}
 	return fmt.Sprintf("command/%x", h.Sum(nil)[:8]), nil
+}
+
+// numberless is an argument without its value, where that is a number: learning rates and
+// seeds differ within a search. Where one does change the memory, as a layer's width does,
+// the wider run teaches the next.
+func numberless(arg string) string {
+	name, value, ok := strings.Cut(arg, "=")
+	if !ok {
+		name, value = "", arg
+	}
+	if _, err := strconv.ParseFloat(value, 64); err == nil {
+		return name + "=#"
+	}
+	return arg
 }
 
 func retryOf(path string, p *jobv1.RetryPolicy, s *job.Spec) []rpcerr.Violation {

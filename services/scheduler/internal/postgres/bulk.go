@@ -137,6 +137,7 @@ var jobMoving = []column[job.Job]{
 	col("checkpoint", "jsonb", func(j *job.Job) string { return text(j.Checkpoint) }),
 	col("warnings", "jsonb", func(j *job.Job) string { return text(orNone(j.Warnings)) }),
 	col("poison", "boolean", func(j *job.Job) bool { return j.Poison }),
+	col("alone", "boolean", func(j *job.Job) bool { return j.Alone }),
 	col("after", "jsonb", func(j *job.Job) string { return text(orNone(j.After)) }),
 	col("update_time", "timestamptz", func(j *job.Job) time.Time { return j.Updated }),
 	col("wait_time", "timestamptz", func(j *job.Job) time.Time { return j.Waiting }),

@@ -12,7 +12,7 @@ import (
 
 const jobColumns = `id::text, revision, place, submitter, spec, payload, traceparent, submit_time, priority, state, reason, intent, pause,
 	not_before, batch, accumulate, rate_scale, spent, free, attempts, fence, failure, checkpoint, warnings, update_time, wait_time, start_time, end_time,
-	coalesce(array_id::text, ''), array_index, coalesce(graph_id::text, ''), graph_node, coalesce(schedule_id::text, ''), after, poison`
+	coalesce(array_id::text, ''), array_index, coalesce(graph_id::text, ''), graph_node, coalesce(schedule_id::text, ''), after, poison, alone`
 
 func scanJob(r pgx.CollectableRow) (job.Job, error) {
 	var (
@@ -25,7 +25,7 @@ func scanJob(r pgx.CollectableRow) (job.Job, error) {
 	)
 	err := r.Scan(&j.ID, &revision, &j.Place, &j.Submitter, &j.Spec, &payload, &j.Trace, &j.Submitted, &priority, &state, &j.Reason, &intent, &pause,
 		&notBefore, &j.Batch, &j.Accumulate, &j.RateScale, &spent, &j.Free, &j.Attempts, &fence, &failure, &j.Checkpoint, &j.Warnings, &j.Updated, &j.Waiting,
-		&started, &finished, &j.Origin.Array, &j.Origin.Index, &j.Origin.Graph, &j.Origin.Node, &j.Origin.Schedule, &j.After, &j.Poison)
+		&started, &finished, &j.Origin.Array, &j.Origin.Index, &j.Origin.Graph, &j.Origin.Node, &j.Origin.Schedule, &j.After, &j.Poison, &j.Alone)
 	if err != nil {
 		return j, err
 	}

@@ -158,6 +158,7 @@ func roundTrip(b *bench) {
 		ExitCode: 3, Signal: "SIGKILL", Message: "m", Problems: []string{"p"}, Stderr: "tail", Samples: []int64{1, 2},
 	}}, job.DefaultPolicy(), nil, t0.Add(3*time.Minute))
 	j.NotBefore, j.Revision = t0.Add(time.Hour), b.next()
+	j.Poison, j.Alone = true, true
 	a.Lost, a.Revision = true, b.next()
 	b.commit(cycle.Changes{Agents: []cycle.Agent{a}, Jobs: []job.Job{j}, Attempts: []job.Attempt{at}})
 	if w, err = b.store.Load(b.t.Context()); err != nil {
