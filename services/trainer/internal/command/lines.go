@@ -163,11 +163,14 @@ func (l *lines) tell(ctx context.Context) error {
 	if l.good == 0 {
 		return nil
 	}
+	// The last word comes right after the one before it: no time to measure a speed in.
 	now := time.Now()
-	if s := now.Sub(l.told).Seconds(); !l.told.IsZero() && s > 0 {
-		l.progress.StepsPerSecond = float64(l.progress.Step-l.toldStep) / s
+	if passed := now.Sub(l.told); l.told.IsZero() || passed >= progressEvery {
+		if !l.told.IsZero() {
+			l.progress.StepsPerSecond = float64(l.progress.Step-l.toldStep) / passed.Seconds()
+		}
+		l.told, l.toldStep = now, l.progress.Step
 	}
-	l.told, l.toldStep = now, l.progress.Step
 	return l.report.Progress(ctx, l.progress)
 }
 
