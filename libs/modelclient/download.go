@@ -30,11 +30,8 @@ type source func(ctx context.Context, offset int64) (io.ReadCloser, error)
 // where the store cannot be reached.
 func (c *Client) download(ctx context.Context, f File, from *registryv1.ResolveModelResponse) error {
 	var failed error
-	for _, t := range from.GetDownloads() {
-		if !slices.Contains(t.GetPaths(), f.Path) {
-			continue
-		}
-		if failed = c.cache.fill(ctx, f, func(ctx context.Context, offset int64) (io.ReadCloser, error) { return c.get(ctx, t, offset) }); failed == nil {
+	if pieces := piecesOf(f, from); len(pieces) > 0 {
+		if failed = c.cache.fill(ctx, f, func(ctx context.Context, offset int64) (io.ReadCloser, error) { return c.piece(ctx, pieces, offset) }); failed == nil {
 			return nil
 		}
 		c.log.Warn("the object store did not give a file; asking the registry for it", zap.String("file", f.Path), zap.Error(failed))
@@ -56,6 +53,51 @@ func (c *Client) download(ctx context.Context, f File, from *registryv1.ResolveM
 		return errors.Join(err, failed)
 	}
 	return nil
+}
+
+// piecesOf are the transfers that a file is made of, in its order: one, or one for each chunk that it is stored as. None when
+// one of them is not offered.
+func piecesOf(f File, from *registryv1.ResolveModelResponse) []*registryv1.TransferURL {
+	byDigest := map[string]*registryv1.TransferURL{}
+	for _, t := range from.GetDownloads() {
+		if slices.Contains(t.GetPaths(), f.Path) {
+			return []*registryv1.TransferURL{t}
+		}
+		byDigest[string(t.GetSha256())] = t
+	}
+	var out []*registryv1.TransferURL
+	for _, file := range from.GetCheckpoint().GetFiles() {
+		if file.GetPath() != f.Path {
+			continue
+		}
+		for _, chunk := range file.GetChunks() {
+			t := byDigest[string(chunk.GetSha256())]
+			if t == nil || t.GetSizeBytes() != chunk.GetSizeBytes() {
+				return nil
+			}
+			out = append(out, t)
+		}
+	}
+	return out
+}
+
+// piece reads from an offset of the file to the end of the piece that it is in; whoever reads goes on with the next.
+func (c *Client) piece(ctx context.Context, pieces []*registryv1.TransferURL, offset int64) (io.ReadCloser, error) {
+	last := len(pieces) - 1
+	for _, t := range pieces[:last] {
+		if offset < t.GetSizeBytes() {
+			body, err := c.get(ctx, t, offset)
+			if err != nil {
+				return nil, err
+			}
+			return struct {
+				io.Reader
+				io.Closer
+			}{io.LimitReader(body, t.GetSizeBytes()-offset), body}, nil
+		}
+		offset -= t.GetSizeBytes()
+	}
+	return c.get(ctx, pieces[last], offset)
 }
 
 // get sends a presigned request as it is.

@@ -40,6 +40,8 @@ type registry struct {
 	ranged  atomic.Int64
 	served  atomic.Int64
 	through atomic.Int64
+	// chunk, when set, stores files in chunks of so many bytes.
+	chunk atomic.Int64
 
 	mu       sync.Mutex
 	versions map[int64]map[string]string
@@ -83,11 +85,21 @@ func (r *registry) release(version int64, files map[string]string) {
 	defer r.mu.Unlock()
 	r.versions[version] = files
 	for _, content := range files {
-		if _, ok := r.stored[sum(content)]; !ok {
-			r.stored[sum(content)] = content
+		for _, piece := range r.pieces(content) {
+			if _, ok := r.stored[sum(piece)]; !ok {
+				r.stored[sum(piece)] = piece
+			}
 		}
 	}
 	r.move(version)
+}
+
+// pieces are what a content is stored as.
+func (r *registry) pieces(content string) (out []string) {
+	for n := int(r.chunk.Load()); n > 0 && len(content) > n; content = content[n:] {
+		out = append(out, content[:n])
+	}
+	return append(out, content)
 }
 
 func (r *registry) move(version int64) {
@@ -118,8 +130,18 @@ func (r *registry) ResolveModel(_ context.Context, q *registryv1.ResolveModelReq
 	out := &registryv1.ResolveModelResponse{Version: r.version(v), Checkpoint: &registryv1.Checkpoint{CheckpointId: fmt.Sprint("c", v)}}
 	for path, content := range r.versions[v] {
 		s := sha256.Sum256([]byte(content))
-		out.Checkpoint.Files = append(out.Checkpoint.Files, &registryv1.CheckpointFile{Path: path, Sha256: s[:], SizeBytes: int64(len(content))})
-		out.Downloads = append(out.Downloads, &registryv1.TransferURL{Sha256: s[:], Method: http.MethodGet, Url: r.objects.URL + "/" + sum(content), Paths: []string{path}})
+		file := &registryv1.CheckpointFile{Path: path, Sha256: s[:], SizeBytes: int64(len(content))}
+		out.Checkpoint.Files = append(out.Checkpoint.Files, file)
+		for _, piece := range r.pieces(content) {
+			s := sha256.Sum256([]byte(piece))
+			t := &registryv1.TransferURL{Sha256: s[:], SizeBytes: int64(len(piece)), Method: http.MethodGet, Url: r.objects.URL + "/" + sum(piece)}
+			if piece == content {
+				t.Paths = []string{path}
+			} else {
+				file.Chunks = append(file.Chunks, &registryv1.Chunk{Sha256: s[:], SizeBytes: int64(len(piece))})
+			}
+			out.Downloads = append(out.Downloads, t)
+		}
 	}
 	return out, nil
 }
@@ -342,6 +364,36 @@ func TestBrokenDownloadGoesOn(t *testing.T) {
 	}
 	if _, err := c.Fetch(t.Context(), "bull", modelclient.Selector{Version: 7}); status.Code(err) != codes.NotFound {
 		t.Errorf("a version that is not there: %v", err)
+	}
+}
+
+// A file that is stored as chunks comes from the object store piece by piece, goes on within a piece after a broken connection, and from
+// the registry when a piece cannot be had.
+func TestChunkedFilesArePutTogether(t *testing.T) {
+	t.Parallel()
+	r := newRegistry(t)
+	r.chunk.Store(100_000)
+	conn, _ := r.serve()
+	var text strings.Builder
+	for i := range 30_000 {
+		_, _ = fmt.Fprintf(&text, "%09d ", i)
+	}
+	content := text.String()
+	f, _ := follow(t, open(t, conn, t.TempDir()))
+	r.cut.Store(40_000)
+	r.release(1, map[string]string{"model.safetensors": content})
+	expect(t, f, 1, "model.safetensors", content)
+	if r.through.Load() != 0 || r.ranged.Load() != 1 {
+		t.Errorf("%d files through the registry, %d ranges", r.through.Load(), r.ranged.Load())
+	}
+	other := "another head" + content[12:]
+	r.mu.Lock()
+	r.stored[sum(other[:100_000])] = "what was committed" + other[18:100_000]
+	r.mu.Unlock()
+	r.release(2, map[string]string{"model.safetensors": other})
+	expect(t, f, 2, "model.safetensors", other)
+	if r.through.Load() != 1 {
+		t.Errorf("%d files through the registry", r.through.Load())
 	}
 }
 

@@ -388,6 +388,47 @@ func TestRestore(t *testing.T) {
 	})
 }
 
+// Two jobs with one trunk: the agent sends it once. What is stored as chunks is the same file for the next attempt, on a host that has
+// nothing of it.
+func TestTrunkIsSentOnce(t *testing.T) {
+	t.Parallel()
+	b := newBench(t)
+	first := b.assign(1, 0, "steps=30 checkpoint trunk")
+	b.awaitExit(1)
+	b.assign(2, 1, "steps=31 checkpoint trunk")
+	b.awaitExit(2)
+	b.registry.set(func() {
+		var bytes, whole int
+		for _, o := range b.registry.objects {
+			bytes += len(o)
+		}
+		for _, c := range b.registry.checkpoints {
+			whole += int(c.Files[0].SizeBytes)
+			if len(c.Files[0].Chunks) < 2 {
+				t.Errorf("a model is not cut: %v", c.Files)
+			}
+		}
+		if trunk := 128 << 10; len(b.registry.checkpoints) != 2 || bytes > trunk+2048 || whole < 2*trunk {
+			t.Errorf("%d bytes are stored of %d in %d checkpoints", bytes, whole, len(b.registry.checkpoints))
+		}
+	})
+	b.stop(syscall.SIGKILL)
+	if err := os.RemoveAll(filepath.Join(b.state, "s", "tier")); err != nil {
+		t.Fatal(err)
+	}
+	b.start()
+	b.scheduler.with(func() {
+		b.scheduler.assign = append(b.scheduler.assign, &fleetv1.Assignment{JobId: first.JobId, Attempt: 2, Fence: 3, DeviceIds: first.DeviceIds,
+			ReservedBytes: first.ReservedBytes, Resume: true, Spec: &jobv1.JobSpec{DisplayName: "steps=40 trunk", Experiment: "test", Runtime: first.Spec.Runtime}})
+	})
+	if exit := b.awaitExit(3); exit.Outcome != fleetv1.Exit_OUTCOME_SUCCEEDED {
+		t.Fatalf("exit %v", exit)
+	}
+	if steps, _, _ := b.registry.steps(3); len(steps) != 10 || steps[0] != 31 {
+		t.Fatalf("the second attempt logged %v", steps)
+	}
+}
+
 // Poisoned weights never become a checkpoint.
 func TestPoisonedCheckpoint(t *testing.T) {
 	t.Parallel()

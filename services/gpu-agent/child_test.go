@@ -1,6 +1,7 @@
 package gpuagent_test
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/binary"
@@ -22,6 +23,7 @@ import (
 	"github.com/ultrathink-pilot/trainyard/libs/config"
 	"github.com/ultrathink-pilot/trainyard/libs/lifecycle"
 	"github.com/ultrathink-pilot/trainyard/libs/rpcclient"
+	"github.com/ultrathink-pilot/trainyard/libs/safetensors"
 	fleetv1 "github.com/ultrathink-pilot/trainyard/proto/gen/go/trainyard/fleet/v1"
 	jobv1 "github.com/ultrathink-pilot/trainyard/proto/gen/go/trainyard/job/v1"
 	trainv1 "github.com/ultrathink-pilot/trainyard/proto/gen/go/trainyard/train/v1"
@@ -213,7 +215,7 @@ func (c *child) finish(f *trainv1.Finished) {
 func (c *child) run() error {
 	var steps, crash, grow, push int
 	var every time.Duration
-	checkpoint, bad, deaf, gap := false, false, false, false
+	checkpoint, bad, deaf, gap, trunk := false, false, false, false, false
 	for _, word := range strings.Fields(c.opened.Spec.DisplayName) {
 		key, value, _ := strings.Cut(word, "=")
 		switch key {
@@ -231,6 +233,8 @@ func (c *child) run() error {
 			checkpoint = true
 		case "poison":
 			checkpoint, bad = true, true
+		case "trunk":
+			trunk = true
 		case "deaf":
 			deaf = true
 		case "gap":
@@ -239,8 +243,12 @@ func (c *child) run() error {
 	}
 	step := int64(0)
 	if r := c.opened.Restore; r != nil {
-		if _, err := os.Stat(r.Directory + "/model.safetensors"); err != nil {
+		raw, err := os.ReadFile(r.Directory + "/model.safetensors")
+		if err != nil {
 			return err
+		}
+		if trunk && !bytes.Equal(raw, trunkModel(r.Step)) {
+			return errors.New("the restored model is another one")
 		}
 		step = r.Step
 	}
@@ -273,7 +281,11 @@ func (c *child) run() error {
 		time.Sleep(every)
 	}
 	if checkpoint {
-		if err := c.checkpoint(step, bad); err != nil {
+		data := weights(bad)
+		if trunk {
+			data = trunkModel(step)
+		}
+		if err := c.checkpoint(step, data); err != nil {
 			return err
 		}
 	}
@@ -349,9 +361,19 @@ func weights(poisoned bool) []byte {
 	return append(out, 0, 0, 0x80, 0x3f)
 }
 
+// trunkModel is a model whose trunk is always the same, and whose head is the step's.
+func trunkModel(step int64) []byte {
+	out, err := safetensors.Encode([]safetensors.Tensor{
+		safetensors.Float32("policy.weight", []float32{float32(step)}, 1), safetensors.Float32("trunk.weight", make([]float32, 32<<10), 32<<10),
+	}, nil)
+	if err != nil {
+		panic(err)
+	}
+	return out
+}
+
 // checkpoint pushes, over restarts of the agent, and waits for the verdict.
-func (c *child) checkpoint(step int64, bad bool) error {
-	data := weights(bad)
+func (c *child) checkpoint(step int64, data []byte) error {
 	sum := sha256.Sum256(data)
 	for {
 		err := c.push(data, sum)

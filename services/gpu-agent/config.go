@@ -43,14 +43,15 @@ type Config struct {
 	MLflowURL    string `conf:"mlflow-url" usage:"base URL of the registry's MLflow API, for clients inside jobs; empty means that there is none"`
 	MLflowListen string `conf:"mlflow-listen" default:"127.0.0.1:0" usage:"loopback host:port of the proxy that jobs reach it by"`
 
-	OrphanTimeout time.Duration `conf:"orphan-timeout" default:"10m" usage:"trainers end when no agent lived for this long"`
-	SettleTime    time.Duration `conf:"settle-time" default:"5s" usage:"how long the end of an attempt waits for its last uploads before it is reported"`
-	SpoolSize     config.Bytes  `conf:"spool-size" default:"256MiB" usage:"bound of one attempt's metric spool"`
-	StagingSize   config.Bytes  `conf:"staging-size" default:"16GiB" usage:"bound of one attempt's staged checkpoints"`
-	WorkSize      config.Bytes  `conf:"work-size" default:"64GiB" usage:"quota of one attempt's work directory; who goes over it is evicted"`
-	TierSize      config.Bytes  `conf:"tier-size" default:"16GiB" usage:"bound of the newest checkpoints kept on the host"`
-	LogSize       config.Bytes  `conf:"log-size" default:"8MiB" usage:"bound of each of a trainer's two output files"`
-	KeepEnded     int           `conf:"keep-ended" default:"200" usage:"ended attempts whose output is kept"`
+	OrphanTimeout    time.Duration `conf:"orphan-timeout" default:"10m" usage:"trainers end when no agent lived for this long"`
+	SettleTime       time.Duration `conf:"settle-time" default:"5s" usage:"how long the end of an attempt waits for its last uploads before it is reported"`
+	SpoolSize        config.Bytes  `conf:"spool-size" default:"256MiB" usage:"bound of one attempt's metric spool"`
+	StagingSize      config.Bytes  `conf:"staging-size" default:"16GiB" usage:"bound of one attempt's staged checkpoints"`
+	WorkSize         config.Bytes  `conf:"work-size" default:"64GiB" usage:"quota of one attempt's work directory; who goes over it is evicted"`
+	TierSize         config.Bytes  `conf:"tier-size" default:"16GiB" usage:"bound of the newest checkpoints kept on the host"`
+	ShareTensorsFrom config.Bytes  `conf:"share-tensors-from" default:"16KiB" usage:"least size of a tensor that is stored by itself, so that checkpoints share it; 0 stores files whole"`
+	LogSize          config.Bytes  `conf:"log-size" default:"8MiB" usage:"bound of each of a trainer's two output files"`
+	KeepEnded        int           `conf:"keep-ended" default:"200" usage:"ended attempts whose output is kept"`
 }
 
 // Validate checks what single fields cannot tell.

@@ -237,12 +237,25 @@ func (r *registry) BeginCheckpoint(_ context.Context, req *registryv1.BeginCheck
 	id := uuid.NewSHA1(uuid.NameSpaceOID, []byte(req.RequestId)).String()
 	r.staged[id] = req
 	out := &registryv1.BeginCheckpointResponse{CheckpointId: id}
-	for _, f := range req.Files {
+	for _, f := range contents(req.Files) {
 		if _, ok := r.objects[hex.EncodeToString(f.Sha256)]; !ok {
 			out.Uploads = append(out.Uploads, r.transfer(http.MethodPut, f))
 		}
 	}
 	return out, nil
+}
+
+// contents are what files are stored as.
+func contents(files []*registryv1.CheckpointFile) (out []*registryv1.CheckpointFile) {
+	for _, f := range files {
+		for _, c := range f.Chunks {
+			out = append(out, &registryv1.CheckpointFile{Path: f.Path, Sha256: c.Sha256, SizeBytes: c.SizeBytes})
+		}
+		if len(f.Chunks) == 0 {
+			out = append(out, f)
+		}
+	}
+	return out
 }
 
 func (r *registry) CommitCheckpoint(_ context.Context, req *registryv1.CommitCheckpointRequest) (*registryv1.CommitCheckpointResponse, error) {
@@ -276,7 +289,7 @@ func (r *registry) ResolveCheckpoint(_ context.Context, req *registryv1.ResolveC
 		return nil, rpcerr.NotFound("none")
 	}
 	out := &registryv1.ResolveCheckpointResponse{Checkpoint: best}
-	for _, f := range best.Files {
+	for _, f := range contents(best.Files) {
 		out.Downloads = append(out.Downloads, r.transfer(http.MethodGet, f))
 	}
 	return out, nil

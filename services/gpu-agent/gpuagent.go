@@ -160,7 +160,8 @@ func (a *agent) build() error {
 		StateDir: a.cfg.StateDir, Socket: a.cfg.Socket, TrainerBinary: a.cfg.TrainerBinary, AgentLock: lockPath,
 		TrainerEnv: a.trainerEnv(), OrphanTimeout: a.cfg.OrphanTimeout, LogBytes: int64(a.cfg.LogSize),
 		SpoolBytes: int64(a.cfg.SpoolSize), StagingBytes: int64(a.cfg.StagingSize), WorkBytes: int64(a.cfg.WorkSize),
-		SettleTime: a.cfg.SettleTime, KeepEnded: a.cfg.KeepEnded, MPSPipe: a.cfg.MPSPipe, TrackingURL: proxy.url(),
+		ShareTensorsFrom: int64(a.cfg.ShareTensorsFrom),
+		SettleTime:       a.cfg.SettleTime, KeepEnded: a.cfg.KeepEnded, MPSPipe: a.cfg.MPSPipe, TrackingURL: proxy.url(),
 	}, host.Deps{
 		Journal: exits, Launcher: processes{&launch.Launcher{Program: program}},
 		Registry: registry, Tier: tier, Bin: bin, Attribution: dog, Groups: groups, Counters: counters, Log: a.tel.Log,

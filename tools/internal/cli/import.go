@@ -19,6 +19,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/ultrathink-pilot/trainyard/libs/safetensors"
 	registryv1 "github.com/ultrathink-pilot/trainyard/proto/gen/go/trainyard/registry/v1"
 	"github.com/ultrathink-pilot/trainyard/tools/internal/modelfile"
 )
@@ -116,11 +117,17 @@ func (a *app) register(ctx context.Context, s *session, o *importOptions, p *mod
 	for name, text := range o.notes {
 		ask.Provenance[name] = text
 	}
-	contents := map[[sha256.Size]byte][]byte{}
+	contents, names := map[[sha256.Size]byte][]byte{}, map[[sha256.Size]byte]string{}
 	for _, f := range p.Files {
 		sum := sha256.Sum256(f.Data)
-		contents[sum] = f.Data
-		ask.Files = append(ask.Files, &registryv1.CheckpointFile{Path: f.Name, Sha256: sum[:], SizeBytes: int64(len(f.Data))})
+		contents[sum], names[sum] = f.Data, f.Name
+		file := &registryv1.CheckpointFile{Path: f.Name, Sha256: sum[:], SizeBytes: int64(len(f.Data))}
+		for _, piece := range pieces(f.Data) {
+			sum := sha256.Sum256(piece)
+			contents[sum], names[sum] = piece, f.Name
+			file.Chunks = append(file.Chunks, &registryv1.Chunk{Sha256: sum[:], SizeBytes: int64(len(piece))})
+		}
+		ask.Files = append(ask.Files, file)
 	}
 	begun, err := s.Imports.BeginImport(ctx, ask)
 	if err != nil {
@@ -135,8 +142,9 @@ func (a *app) register(ctx context.Context, s *session, o *importOptions, p *mod
 		if len(u.GetSha256()) != sha256.Size {
 			return errors.New("the registry asks for a content without a digest")
 		}
-		if err := upload(ctx, store, u, contents[[sha256.Size]byte(u.GetSha256())]); err != nil {
-			return fmt.Errorf("uploading %s: %w", strings.Join(u.GetPaths(), ", "), err)
+		sum := [sha256.Size]byte(u.GetSha256())
+		if err := upload(ctx, store, u, contents[sum]); err != nil {
+			return fmt.Errorf("uploading %s: %w", names[sum], err)
 		}
 	}
 	answer, err := s.Imports.CommitImport(ctx, &registryv1.CommitImportRequest{ImportId: begun.GetImportId(), RequestId: newRequestID()})
@@ -155,6 +163,24 @@ func (a *app) register(ctx context.Context, s *session, o *importOptions, p *mod
 		}
 		return nil
 	})
+}
+
+// shareTensorsFrom and mostPieces are the agents' defaults: a job that starts from an import, with its trunk frozen, shares it.
+const (
+	shareTensorsFrom = 16 << 10
+	mostPieces       = 128
+)
+
+// pieces are what a model file is best stored as; none means as it is, which is right for a file that is no safetensors.
+func pieces(data []byte) (out [][]byte) {
+	sizes, err := safetensors.Cut(bytes.NewReader(data), int64(len(data)), shareTensorsFrom, mostPieces)
+	if err != nil {
+		return nil
+	}
+	for _, n := range sizes {
+		out, data = append(out, data[:n]), data[n:]
+	}
+	return out
 }
 
 // upload sends one content to its presigned URL.

@@ -59,8 +59,14 @@ func (f *fakeMesh) BeginImport(_ context.Context, r *registryv1.BeginImportReque
 	f.begun = r
 	answer := &registryv1.BeginImportResponse{ImportId: "01990000-0000-7000-8000-000000000009", RunId: "run-9"}
 	for _, file := range r.GetFiles() {
-		answer.Uploads = append(answer.Uploads, &registryv1.TransferURL{Sha256: file.GetSha256(), Method: http.MethodPut,
-			Url: f.store + "/" + hex.EncodeToString(file.GetSha256()), Headers: map[string]string{"X-Signed": "yes"}, Paths: []string{file.GetPath()}})
+		chunks := file.GetChunks()
+		if len(chunks) == 0 {
+			chunks = []*registryv1.Chunk{{Sha256: file.GetSha256(), SizeBytes: file.GetSizeBytes()}}
+		}
+		for _, c := range chunks {
+			answer.Uploads = append(answer.Uploads, &registryv1.TransferURL{Sha256: c.GetSha256(), Method: http.MethodPut,
+				Url: f.store + "/" + hex.EncodeToString(c.GetSha256()), Headers: map[string]string{"X-Signed": "yes"}})
+		}
 	}
 	return answer, nil
 }
@@ -111,6 +117,12 @@ func TestImportRegisters(t *testing.T) {
 	}
 	for _, file := range b.GetFiles() {
 		data := stored[hex.EncodeToString(file.GetSha256())]
+		for _, c := range file.GetChunks() {
+			data = append(data, stored[hex.EncodeToString(c.GetSha256())]...)
+		}
+		if file.GetPath() == "model.safetensors" && len(file.GetChunks()) < 4 {
+			t.Errorf("the model is announced in %d pieces", len(file.GetChunks()))
+		}
 		if int64(len(data)) != file.GetSizeBytes() || len(data) == 0 {
 			t.Errorf("%s: %d bytes stored, %d announced", file.GetPath(), len(data), file.GetSizeBytes())
 		}

@@ -99,7 +99,8 @@ func (a *app) metricsCommand() *cobra.Command {
 func (a *app) checkpointsCommand() *cobra.Command {
 	var all bool
 	cmd := &cobra.Command{
-		Use: "checkpoints [JOB]", Short: "List checkpoints, newest first", Args: arguments(cobra.MaximumNArgs(1)),
+		Use: "checkpoints [JOB]", Short: "List checkpoints, newest first",
+		Long: "SIZE is all of a checkpoint; SHARED is the part of it that other checkpoints hold too, stored once for all of them.", Args: arguments(cobra.MaximumNArgs(1)),
 		RunE: a.with(func(ctx context.Context, s *session, args []string) error {
 			ask := &registryv1.ListCheckpointsRequest{PageSize: pageSize}
 			if len(args) == 1 {
@@ -120,14 +121,14 @@ func (a *app) checkpointsCommand() *cobra.Command {
 				return err
 			}
 			return a.show(answer, func(w io.Writer) error {
-				t := newTable("CHECKPOINT", "EXPERIMENT", "STEP", "STATE", "VAL SHARPE", "SIZE", "RESUMABLE", "AGE").numbers(2, 4, 5, 7)
+				t := newTable("CHECKPOINT", "EXPERIMENT", "STEP", "STATE", "VAL SHARPE", "SIZE", "SHARED", "RESUMABLE", "AGE").numbers(2, 4, 5, 6, 8)
 				for _, c := range answer.GetCheckpoints() {
 					state := enumText(c.GetState().String(), "STATE_")
 					if c.GetPinned() {
 						state += ", pinned"
 					}
 					t.add(c.GetCheckpointId(), c.GetExperiment(), fmt.Sprint(c.GetStep()), state,
-						metricText(c.GetMetrics(), "validation/sharpe", "%.3f"), bytesText(c.GetSizeBytes()), fmt.Sprint(c.GetResumable()),
+						metricText(c.GetMetrics(), "validation/sharpe", "%.3f"), bytesText(c.GetSizeBytes()), bytesText(c.GetSharedBytes()), fmt.Sprint(c.GetResumable()),
 						ageText(c.GetCreateTime(), time.Now()))
 				}
 				return t.write(w)

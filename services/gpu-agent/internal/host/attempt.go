@@ -97,7 +97,7 @@ func (h *Host) newAttempt(l journal.Lease) (*Attempt, error) {
 	}
 	a.pipe, err = upload.Open(upload.Options{
 		Key: a.Key, Dir: filepath.Join(a.dir, "uploads"), Staging: a.stage, Registry: h.deps.Registry, Log: h.deps.Log,
-		Report: a.uploaded, Keep: a.keep,
+		Report: a.uploaded, Keep: a.keep, ShareTensorsFrom: h.ShareTensorsFrom,
 	})
 	if err != nil {
 		return nil, errors.Join(err, a.spool.Close(), a.stage.Close())

@@ -73,6 +73,8 @@ type Settings struct {
 	OrphanTimeout time.Duration
 	// Bounds in bytes: of one log file, one spool, one staging area, one work directory.
 	LogBytes, SpoolBytes, StagingBytes, WorkBytes int64
+	// ShareTensorsFrom is the least size of a tensor that is stored by itself; 0 keeps files whole.
+	ShareTensorsFrom int64
 	// SettleTime is how long an attempt's end waits for its last uploads before it
 	// is reported.
 	SettleTime time.Duration
@@ -85,7 +87,8 @@ type Counters interface {
 	Launched()
 	Ended(outcome, class string)
 	BatchRefused(reason string)
-	CheckpointCommitted(bytes int64, took time.Duration)
+	// CheckpointCommitted had bytes, of which sent were not in the store.
+	CheckpointCommitted(bytes, sent int64, took time.Duration)
 	CheckpointRejected()
 	SpoolDamage()
 	SelfFenced()

@@ -295,8 +295,9 @@ func (a *Attempt) uploaded(r upload.Result) {
 		for _, f := range r.Item.Files {
 			bytes += f.Size
 		}
-		a.host.deps.Counters.CheckpointCommitted(bytes, time.Since(r.Item.Submitted))
-		log.Info("checkpoint committed", append(a.fields(), zap.Int64("step", r.Item.Step), zap.String("checkpoint_id", r.ID))...)
+		a.host.deps.Counters.CheckpointCommitted(bytes, r.Sent, time.Since(r.Item.Submitted))
+		log.Info("checkpoint committed", append(a.fields(), zap.Int64("step", r.Item.Step), zap.String("checkpoint_id", r.ID),
+			zap.Int64("bytes", bytes), zap.Int64("bytes_sent", r.Sent))...)
 		a.changeProgress(true, func(p *lease.Progress) {
 			if r.Item.Resumable && r.Item.Step >= p.CheckpointStep {
 				p.CheckpointStep, p.CheckpointID = r.Item.Step, r.ID

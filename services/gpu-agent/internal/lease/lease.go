@@ -202,6 +202,12 @@ type File struct {
 	Size   int64    `json:"size"`
 }
 
+// Chunk is a run of a file's bytes that is stored by itself.
+type Chunk struct {
+	SHA256 [32]byte
+	Size   int64
+}
+
 // Transfer is a presigned request for one content. Its URL is a secret.
 type Transfer struct {
 	SHA256  [32]byte
@@ -221,9 +227,12 @@ type Part struct {
 
 // Checkpoint is a committed checkpoint with the downloads of its contents.
 type Checkpoint struct {
-	ID        string
-	Step      int64
-	Files     []File
+	ID    string
+	Step  int64
+	Files []File
+	// Chunks are what files are stored as, by path and in their order; a file without
+	// any is stored whole.
+	Chunks    map[string][]Chunk
 	Downloads []Transfer
 }
 

@@ -16,7 +16,7 @@ import (
 // Metrics implements host.Counters and prometheus.Collector.
 type Metrics struct {
 	launched, selfFenced, damage, gaps, rejected, verifyFailures prometheus.Counter
-	committedBytes                                               prometheus.Counter
+	committedBytes, sentBytes                                    prometheus.Counter
 	ended                                                        *prometheus.CounterVec
 	refused                                                      *prometheus.CounterVec
 	oom                                                          *prometheus.CounterVec
@@ -52,6 +52,7 @@ func New(registry prometheus.Registerer, hostname string) (*Metrics, error) {
 		rejected:        counter("checkpoint_rejected_total", "Checkpoints and artifacts that failed validation or were refused."),
 		verifyFailures:  counter("checkpoint_verify_failures_total", "Checkpoints whose bytes did not match their digest at a restore."),
 		committedBytes:  counter("checkpoint_committed_bytes_total", "Bytes of committed checkpoints."),
+		sentBytes:       counter("checkpoint_uploaded_bytes_total", "Bytes of committed checkpoints that the store lacked; the rest it had already."),
 		ended:           counters("attempts_ended_total", "Attempts that ended on this host.", "outcome", "class"),
 		refused:         counters("ingest_refused_total", "Batches that the registry refused for ever.", "reason"),
 		oom:             counters("trainer_oom_total", "Out-of-memory ends.", "class"),
@@ -70,7 +71,7 @@ func New(registry prometheus.Registerer, hostname string) (*Metrics, error) {
 	})
 	for _, c := range []prometheus.Collector{
 		m.saved,
-		m.launched, m.selfFenced, m.damage, m.gaps, m.rejected, m.verifyFailures, m.committedBytes,
+		m.launched, m.selfFenced, m.damage, m.gaps, m.rejected, m.verifyFailures, m.committedBytes, m.sentBytes,
 		m.ended, m.refused, m.oom, m.idle, m.allocated, m.busy, m.trainRefused, m.trackingRefused, m.lastContact, m,
 	} {
 		if err := registry.Register(c); err != nil {
@@ -102,8 +103,9 @@ func (m *Metrics) Ended(outcome, class string) {
 func (m *Metrics) BatchRefused(reason string) { m.refused.WithLabelValues(reason).Inc() }
 
 // CheckpointCommitted implements host.Counters.
-func (m *Metrics) CheckpointCommitted(bytes int64, took time.Duration) {
+func (m *Metrics) CheckpointCommitted(bytes, sent int64, took time.Duration) {
 	m.committedBytes.Add(float64(bytes))
+	m.sentBytes.Add(float64(sent))
 	m.saved.Observe(took.Seconds())
 }
 

@@ -66,12 +66,8 @@ func translate(err error) error {
 	return err
 }
 
-func files(in []lease.File) []*registryv1.CheckpointFile {
-	out := make([]*registryv1.CheckpointFile, len(in))
-	for i, f := range in {
-		out[i] = &registryv1.CheckpointFile{Path: f.Path, Sha256: f.SHA256[:], SizeBytes: f.Size}
-	}
-	return out
+func wireFile(f lease.File) *registryv1.CheckpointFile {
+	return &registryv1.CheckpointFile{Path: f.Path, Sha256: f.SHA256[:], SizeBytes: f.Size}
 }
 
 func transfers(in []*registryv1.TransferURL) ([]lease.Transfer, error) {
@@ -86,18 +82,26 @@ func transfers(in []*registryv1.TransferURL) ([]lease.Transfer, error) {
 }
 
 // BeginCheckpoint announces a checkpoint and returns its id and the uploads
-// that the store still needs. The request id follows from the key and step, so
-// that a repeat after a crash is the same call.
-func (c *Client) BeginCheckpoint(ctx context.Context, key lease.Key, step int64, in []lease.File) (string, []lease.Transfer, error) {
+// that the store still needs, for whole files or for the chunks that they are
+// stored as. The request id follows from all of it, so that a repeat after a crash
+// is the same call.
+func (c *Client) BeginCheckpoint(ctx context.Context, key lease.Key, step int64, in []lease.File, chunks map[string][]lease.Chunk) (string, []lease.Transfer, error) {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
 	name := fmt.Sprintf("checkpoint/%s/%d", key, step)
+	var files []*registryv1.CheckpointFile
 	for _, f := range in {
 		name += fmt.Sprintf("/%s=%x", f.Path, f.SHA256)
+		file := wireFile(f)
+		for _, chunk := range chunks[f.Path] {
+			name += fmt.Sprintf("+%d", chunk.Size)
+			file.Chunks = append(file.Chunks, &registryv1.Chunk{Sha256: chunk.SHA256[:], SizeBytes: chunk.Size})
+		}
+		files = append(files, file)
 	}
 	resp, err := c.ingest.BeginCheckpoint(ctx, &registryv1.BeginCheckpointRequest{
 		RequestId: uuid.NewSHA1(uuid.NameSpaceOID, []byte(name)).String(),
-		JobId:     key.JobID, Attempt: key.Attempt, Fence: key.Fence, Step: step, Files: files(in),
+		JobId:     key.JobID, Attempt: key.Attempt, Fence: key.Fence, Step: step, Files: files,
 	})
 	if err != nil {
 		return "", nil, translate(err)
@@ -110,7 +114,7 @@ func (c *Client) BeginCheckpoint(ctx context.Context, key lease.Key, step int64,
 func (c *Client) PrepareParts(ctx context.Context, key lease.Key, file lease.File, parts []lease.Part) (map[uint32]lease.Transfer, bool, error) {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
-	req := &registryv1.PreparePartsRequest{JobId: key.JobID, Fence: key.Fence, File: files([]lease.File{file})[0]}
+	req := &registryv1.PreparePartsRequest{JobId: key.JobID, Fence: key.Fence, File: wireFile(file)}
 	for _, p := range parts {
 		req.Parts = append(req.Parts, &registryv1.PreparePartsRequest_Part{Number: p.Number, SizeBytes: p.Size, Crc32C: p.CRC32C})
 	}
@@ -159,7 +163,7 @@ func (c *Client) BeginArtifact(ctx context.Context, key lease.Key, file lease.Fi
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
 	resp, err := c.ingest.BeginArtifact(ctx, &registryv1.BeginArtifactRequest{
-		JobId: key.JobID, Fence: key.Fence, File: files([]lease.File{file})[0],
+		JobId: key.JobID, Fence: key.Fence, File: wireFile(file),
 	})
 	if err != nil || resp.Upload == nil {
 		return nil, translate(err)
@@ -176,7 +180,7 @@ func (c *Client) CommitArtifact(ctx context.Context, key lease.Key, file lease.F
 	ctx, cancel := context.WithTimeout(ctx, callTimeout+time.Duration(file.Size/proofRate)*time.Second)
 	defer cancel()
 	_, err := c.ingest.CommitArtifact(ctx, &registryv1.CommitArtifactRequest{
-		JobId: key.JobID, Fence: key.Fence, File: files([]lease.File{file})[0], ContentType: contentType,
+		JobId: key.JobID, Fence: key.Fence, File: wireFile(file), ContentType: contentType,
 	})
 	return translate(err)
 }
@@ -189,24 +193,33 @@ func (c *Client) Resolve(ctx context.Context, key lease.Key, id string) (*lease.
 	if err != nil {
 		return nil, translate(err)
 	}
-	found := &lease.Checkpoint{ID: resp.Checkpoint.GetCheckpointId(), Step: resp.Checkpoint.GetStep()}
+	found := &lease.Checkpoint{ID: resp.Checkpoint.GetCheckpointId(), Step: resp.Checkpoint.GetStep(), Chunks: map[string][]lease.Chunk{}}
 	for _, f := range resp.Checkpoint.GetFiles() {
 		if len(f.Sha256) != 32 {
 			return nil, errors.New("the registry sent a file without a digest")
 		}
 		found.Files = append(found.Files, lease.File{Path: f.Path, SHA256: [32]byte(f.Sha256), Size: f.SizeBytes})
+		for _, chunk := range f.Chunks {
+			if len(chunk.Sha256) != 32 {
+				return nil, errors.New("the registry sent a chunk without a digest")
+			}
+			found.Chunks[f.Path] = append(found.Chunks[f.Path], lease.Chunk{SHA256: [32]byte(chunk.Sha256), Size: chunk.SizeBytes})
+		}
 	}
 	found.Downloads, err = transfers(resp.Downloads)
 	return found, err
 }
 
-// ReportCorrupt marks a checkpoint whose bytes are not what was committed.
-func (c *Client) ReportCorrupt(ctx context.Context, key lease.Key, id, reason string) error {
+// ReportCorrupt marks a checkpoint whose bytes are not what was committed; bad are
+// the contents that were not.
+func (c *Client) ReportCorrupt(ctx context.Context, key lease.Key, id, reason string, bad ...[32]byte) error {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
-	_, err := c.ingest.ReportCorruptCheckpoint(ctx, &registryv1.ReportCorruptCheckpointRequest{
-		CheckpointId: id, Reason: reason, Fence: key.Fence,
-	})
+	ask := &registryv1.ReportCorruptCheckpointRequest{CheckpointId: id, Reason: reason, Fence: key.Fence}
+	for _, digest := range bad {
+		ask.ContentsSha256 = append(ask.ContentsSha256, digest[:])
+	}
+	_, err := c.ingest.ReportCorruptCheckpoint(ctx, ask)
 	return translate(err)
 }
 

@@ -2,6 +2,7 @@ package restore
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io"
@@ -21,7 +22,8 @@ type Registry interface {
 	// Resolve returns a checkpoint; an empty id means the job's newest good one.
 	Resolve(ctx context.Context, key lease.Key, id string) (*lease.Checkpoint, error)
 	Get(ctx context.Context, t lease.Transfer) (io.ReadCloser, error)
-	ReportCorrupt(ctx context.Context, key lease.Key, id, reason string) error
+	// ReportCorrupt marks a checkpoint; bad are the contents that were not what they should be.
+	ReportCorrupt(ctx context.Context, key lease.Key, id, reason string, bad ...[32]byte) error
 }
 
 // Restorer prepares restores.
@@ -36,8 +38,17 @@ type Restorer struct {
 	Corrupt func()
 }
 
-// errCorrupt: the bytes are not what the manifest says.
-var errCorrupt = errors.New("the bytes do not match their digest")
+// corruptError: the bytes of a content are not what the manifest says.
+type corruptError struct {
+	path    string
+	content [32]byte
+	size    int64
+	found   [32]byte
+}
+
+func (e *corruptError) Error() string {
+	return fmt.Sprintf("%s: the bytes of %x do not match their digest: %d bytes, SHA-256 %x", e.path, e.content[:6], e.size, e.found)
+}
 
 // Prepare puts the job's newest good checkpoint under dir. It returns nil when
 // the job has none: start from scratch. It tries until ctx ends.
@@ -68,11 +79,12 @@ func (r *Restorer) prepare(ctx context.Context, key lease.Key, id, dir string) (
 				return restored, nil
 			}
 			r.Log.Warn("a restore will be tried again", zap.Stringer("attempt", key), zap.String("checkpoint_id", found.ID), zap.Error(err))
-			if errors.Is(err, errCorrupt) {
+			var bad *corruptError
+			if errors.As(err, &bad) {
 				if r.Corrupt != nil {
 					r.Corrupt()
 				}
-				if err := r.Registry.ReportCorrupt(ctx, key, found.ID, err.Error()); err != nil {
+				if err := r.Registry.ReportCorrupt(ctx, key, found.ID, bad.Error(), bad.content); err != nil {
 					r.Log.Warn("a corrupt checkpoint was not reported", zap.String("checkpoint_id", found.ID), zap.Error(err))
 				}
 			}
@@ -132,18 +144,56 @@ func (r *Restorer) fill(ctx context.Context, root *os.Root, key lease.Key, c *le
 				continue
 			}
 		}
-		d, ok := downloads[f.SHA256]
-		if !ok {
+		if err := r.download(ctx, root, f, c.Chunks[f.Path], downloads); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// download brings a file from the store: whole, or as the chunks that it is stored as, each of which is proven
+// by itself, so that a bad one is named, and all of them as the file.
+func (r *Restorer) download(ctx context.Context, root *os.Root, f lease.File, chunks []lease.Chunk, from map[[32]byte]lease.Transfer) error {
+	if len(chunks) == 0 {
+		chunks = []lease.Chunk{{SHA256: f.SHA256, Size: f.Size}}
+	}
+	for _, c := range chunks {
+		if _, ok := from[c.SHA256]; !ok {
 			return fmt.Errorf("%s: neither on the host nor offered for download", f.Path)
 		}
-		body, err := r.Registry.Get(ctx, d)
-		if err != nil {
-			return err
+	}
+	out, err := root.OpenFile(f.Path, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	if err != nil {
+		return err
+	}
+	whole, size := sha256.New(), int64(0)
+	for _, c := range chunks {
+		if err = r.content(ctx, io.MultiWriter(out, whole), f.Path, c, from[c.SHA256]); err != nil {
+			break
 		}
-		err = write(root, f, body)
-		if err := errors.Join(err, body.Close()); err != nil {
-			return err
-		}
+		size += c.Size
+	}
+	if err := errors.Join(err, out.Close()); err != nil {
+		return err
+	}
+	if digest := [32]byte(whole.Sum(nil)); digest != f.SHA256 || size != f.Size {
+		return &corruptError{f.Path, f.SHA256, size, digest}
+	}
+	return nil
+}
+
+// content copies and verifies one object.
+func (r *Restorer) content(ctx context.Context, to io.Writer, path string, c lease.Chunk, from lease.Transfer) error {
+	body, err := r.Registry.Get(ctx, from)
+	if err != nil {
+		return err
+	}
+	digest, size, err := staging.Digest(io.TeeReader(io.LimitReader(body, c.Size+1), to))
+	if err := errors.Join(err, body.Close()); err != nil {
+		return err
+	}
+	if digest != c.SHA256 || size != c.Size {
+		return &corruptError{path, c.SHA256, size, digest}
 	}
 	return nil
 }
@@ -160,7 +210,7 @@ func write(root *os.Root, f lease.File, from io.Reader) error {
 		return err
 	}
 	if digest != f.SHA256 || size != f.Size {
-		return fmt.Errorf("%s: %w: %d bytes, SHA-256 %x", f.Path, errCorrupt, size, digest)
+		return &corruptError{f.Path, f.SHA256, size, digest}
 	}
 	return nil
 }

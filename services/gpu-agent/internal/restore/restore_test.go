@@ -32,6 +32,7 @@ type registry struct {
 	checkpoints []lease.Checkpoint
 	objects     map[[32]byte]string
 	corrupt     []string
+	bad         [][32]byte
 	fail        error // of every Resolve while it is set
 	downloads   int
 }
@@ -43,7 +44,12 @@ func (r *registry) Resolve(_ context.Context, _ lease.Key, id string) (*lease.Ch
 	for _, c := range slices.Backward(r.checkpoints) {
 		if (id == "" || c.ID == id) && !slices.Contains(r.corrupt, c.ID) {
 			for _, f := range c.Files {
-				c.Downloads = append(c.Downloads, lease.Transfer{SHA256: f.SHA256, Size: f.Size})
+				for _, chunk := range c.Chunks[f.Path] {
+					c.Downloads = append(c.Downloads, lease.Transfer{SHA256: chunk.SHA256, Size: chunk.Size})
+				}
+				if len(c.Chunks[f.Path]) == 0 {
+					c.Downloads = append(c.Downloads, lease.Transfer{SHA256: f.SHA256, Size: f.Size})
+				}
 			}
 			return &c, nil
 		}
@@ -56,8 +62,8 @@ func (r *registry) Get(_ context.Context, t lease.Transfer) (io.ReadCloser, erro
 	return io.NopCloser(bytes.NewReader([]byte(r.objects[t.SHA256]))), nil
 }
 
-func (r *registry) ReportCorrupt(_ context.Context, _ lease.Key, id, _ string) error {
-	r.corrupt = append(r.corrupt, id)
+func (r *registry) ReportCorrupt(_ context.Context, _ lease.Key, id, _ string, bad ...[32]byte) error {
+	r.corrupt, r.bad = append(r.corrupt, id), append(r.bad, bad...)
 	return nil
 }
 
@@ -237,4 +243,49 @@ func TestTierBounds(t *testing.T) {
 	if len(tier.Newest("b")) != 1 || len(tier.Newest("a")) != 0 {
 		t.Fatalf("a has %d, b %d", len(tier.Newest("a")), len(tier.Newest("b")))
 	}
+}
+
+// cut stores a checkpoint's only file as chunks.
+func (r *registry) cut(id string, chunks ...string) {
+	whole := ""
+	c := lease.Checkpoint{ID: id, Chunks: map[string][]lease.Chunk{}}
+	for _, text := range chunks {
+		f := file("model.safetensors", text)
+		c.Chunks[f.Path] = append(c.Chunks[f.Path], lease.Chunk{SHA256: f.SHA256, Size: f.Size})
+		if r.objects == nil {
+			r.objects = map[[32]byte]string{}
+		}
+		r.objects[f.SHA256] = text
+		whole += text
+	}
+	c.Files = []lease.File{file("model.safetensors", whole)}
+	r.checkpoints = append(r.checkpoints, c)
+}
+
+// A file that is stored as chunks comes back as itself. A bad chunk is named, so that nothing else is doubted;
+// chunks that are good and not the file are no chunk's fault.
+func TestChunksBecomeTheFile(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		r := &registry{}
+		r.cut("good", "header", "trunk", "trunk", "head")
+		restorer, _, bad := newRestorer(t, r)
+		got, err := restorer.Prepare(t.Context(), key, t.TempDir())
+		if err != nil || got.ID != "good" || read(t, got, "model.safetensors") != "headertrunktrunkhead" || *bad != 0 {
+			t.Fatalf("%+v, %v", got, err)
+		}
+		r.cut("spoilt", "header", "trunk", "another head")
+		r.objects[file("", "another head").SHA256] = "another heat"
+		r.cut("short", "header", "trunk", "third head")
+		r.objects[file("", "third head").SHA256] = "third"
+		r.cut("mixed", "header", "trunk", "fourth head")
+		r.checkpoints[3].Files[0].SHA256 = file("", "headerfourth headtrunk").SHA256
+		if got, err = restorer.Prepare(t.Context(), key, t.TempDir()); err != nil || got.ID != "good" {
+			t.Fatalf("%+v, %v", got, err)
+		}
+		want := [][32]byte{r.checkpoints[3].Files[0].SHA256, file("", "third head").SHA256, file("", "another head").SHA256}
+		if !slices.Equal(r.corrupt, []string{"mixed", "short", "spoilt"}) || !slices.Equal(r.bad, want) {
+			t.Fatalf("reported %v, %x", r.corrupt, r.bad)
+		}
+	})
 }

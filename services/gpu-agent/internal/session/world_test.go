@@ -330,13 +330,15 @@ var errUnused = errors.New("not part of this world")
 func (w *world) Resolve(context.Context, lease.Key, string) (*lease.Checkpoint, error) {
 	return nil, errUnused
 }
-func (w *world) Get(context.Context, lease.Transfer) (io.ReadCloser, error)     { return nil, errUnused }
-func (w *world) ReportCorrupt(context.Context, lease.Key, string, string) error { return errUnused }
-func (w *world) Put(context.Context, lease.Transfer, io.Reader) error           { return errUnused }
+func (w *world) Get(context.Context, lease.Transfer) (io.ReadCloser, error) { return nil, errUnused }
+func (w *world) ReportCorrupt(context.Context, lease.Key, string, string, ...[32]byte) error {
+	return errUnused
+}
+func (w *world) Put(context.Context, lease.Transfer, io.Reader) error { return errUnused }
 func (w *world) CommitCheckpoint(context.Context, lease.Key, string, []byte, string) error {
 	return errUnused
 }
-func (w *world) BeginCheckpoint(context.Context, lease.Key, int64, []lease.File) (string, []lease.Transfer, error) {
+func (w *world) BeginCheckpoint(context.Context, lease.Key, int64, []lease.File, map[string][]lease.Chunk) (string, []lease.Transfer, error) {
 	return "", nil, errUnused
 }
 func (w *world) BeginArtifact(context.Context, lease.Key, lease.File) (*lease.Transfer, error) {
@@ -365,7 +367,7 @@ func (s silent) SelfFenced() {
 func (silent) Launched()                                         {}
 func (silent) Ended(string, string)                              {}
 func (silent) BatchRefused(string)                               {}
-func (silent) CheckpointCommitted(int64, time.Duration)          {}
+func (silent) CheckpointCommitted(int64, int64, time.Duration)   {}
 func (silent) CheckpointRejected()                               {}
 func (silent) SpoolDamage()                                      {}
 func (silent) SequenceGap()                                      {}

@@ -11,7 +11,6 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"os"
 	"path/filepath"
 	"slices"
 	"sync"
@@ -31,7 +30,9 @@ import (
 // Registry is what an upload needs of the registry. Errors that wrap
 // lease.ErrFenced or lease.ErrRefused are final, others are tried again.
 type Registry interface {
-	BeginCheckpoint(ctx context.Context, key lease.Key, step int64, files []lease.File) (id string, uploads []lease.Transfer, err error)
+	// BeginCheckpoint announces files and, by path, the chunks that they are to be stored
+	// as; the uploads are for files or chunks that the store lacks.
+	BeginCheckpoint(ctx context.Context, key lease.Key, step int64, files []lease.File, chunks map[string][]lease.Chunk) (id string, uploads []lease.Transfer, err error)
 	CommitCheckpoint(ctx context.Context, key lease.Key, id string, ready []byte, parent string) error
 	BeginArtifact(ctx context.Context, key lease.Key, file lease.File) (*lease.Transfer, error)
 	CommitArtifact(ctx context.Context, key lease.Key, file lease.File, contentType string) error
@@ -61,6 +62,8 @@ type Result struct {
 	Item     Item
 	ID       string
 	Problems []string
+	// Sent are the bytes that the store lacked.
+	Sent int64
 }
 
 // Pipeline works through one attempt's items in order.
@@ -72,6 +75,8 @@ type Pipeline struct {
 	log      *zap.Logger
 	report   func(Result)
 	keep     func(id string, item Item, path func([32]byte) string) error
+	share    int64
+	cuts     map[[32]byte][]lease.Chunk // of the item in hand; only Run touches it
 
 	mu      sync.Mutex
 	changed chan struct{}
@@ -93,6 +98,9 @@ type Options struct {
 	Log      *zap.Logger
 	// Report is told of every final result.
 	Report func(Result)
+	// ShareTensorsFrom is the least size in bytes of a tensor that is stored by itself;
+	// 0 stores every file whole.
+	ShareTensorsFrom int64
 	// Keep may link a committed checkpoint's files before they leave staging.
 	Keep func(id string, item Item, path func([32]byte) string) error
 }
@@ -104,7 +112,7 @@ func Open(opts Options) (*Pipeline, error) {
 	}
 	p := &Pipeline{
 		key: opts.Key, dir: opts.Dir, staging: opts.Staging, registry: opts.Registry, log: opts.Log,
-		report: opts.Report, keep: opts.Keep, changed: make(chan struct{}),
+		report: opts.Report, keep: opts.Keep, share: opts.ShareTensorsFrom, cuts: map[[32]byte][]lease.Chunk{}, changed: make(chan struct{}),
 	}
 	names, err := disk.OS().List(opts.Dir)
 	if err != nil {
@@ -248,7 +256,7 @@ func (p *Pipeline) process(ctx context.Context, item Item) (Result, error) {
 		return result, nil
 	}
 	if item.Ready != nil {
-		result.ID, err = p.checkpoint(ctx, item)
+		result.ID, result.Sent, err = p.checkpoint(ctx, item)
 	} else {
 		err = p.artifact(ctx, item)
 	}
@@ -277,26 +285,6 @@ func (p *Pipeline) validate(item Item) (problems []string, err error) {
 	return problems, nil
 }
 
-func (p *Pipeline) checkpoint(ctx context.Context, item Item) (string, error) {
-	id, uploads, err := p.registry.BeginCheckpoint(ctx, p.key, item.Step, item.Files)
-	if err != nil {
-		return "", err
-	}
-	for _, t := range uploads {
-		for _, f := range item.Files {
-			if f.SHA256 == t.SHA256 {
-				err = p.put(ctx, f, t)
-				break
-			}
-			err = fmt.Errorf("%w: the registry asked for %x, which was not announced", lease.ErrRefused, t.SHA256)
-		}
-		if err != nil {
-			return "", err
-		}
-	}
-	return id, p.registry.CommitCheckpoint(ctx, p.key, id, item.Ready, item.Parent)
-}
-
 func (p *Pipeline) artifact(ctx context.Context, item Item) error {
 	if len(item.Files) != 1 {
 		return fmt.Errorf("%w: an artifact is one file", lease.ErrRefused)
@@ -306,32 +294,11 @@ func (p *Pipeline) artifact(ctx context.Context, item Item) error {
 		return err
 	}
 	if t != nil {
-		if err := p.put(ctx, item.Files[0], *t); err != nil {
+		if err := p.put(ctx, piece{item.Files[0], t.SHA256, 0}, *t); err != nil {
 			return err
 		}
 	}
 	return p.registry.CommitArtifact(ctx, p.key, item.Files[0], item.ContentType)
-}
-
-func (p *Pipeline) put(ctx context.Context, file lease.File, t lease.Transfer) error {
-	f, err := p.staging.OpenFile(t.SHA256)
-	if err != nil {
-		return err
-	}
-	if file.Size > partsFrom {
-		if err = p.putParts(ctx, file, f); !errors.Is(err, lease.ErrNoParts) {
-			return errors.Join(err, f.Close())
-		}
-	}
-	return errors.Join(p.registry.Put(ctx, t, f), ignoreClosed(f.Close()))
-}
-
-// ignoreClosed: net/http closes the body that it was given.
-func ignoreClosed(err error) error {
-	if errors.Is(err, os.ErrClosed) {
-		return nil
-	}
-	return err
 }
 
 // finish keeps, reports and forgets an item, in this order: a crash between any
@@ -343,6 +310,7 @@ func (p *Pipeline) finish(name string, result Result) {
 		}
 	}
 	p.report(result)
+	clear(p.cuts)
 	err := disk.OS().Remove(filepath.Join(p.dir, name))
 	if err == nil || errors.Is(err, fs.ErrNotExist) {
 		err = disk.OS().SyncDir(p.dir)

@@ -18,6 +18,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/ultrathink-pilot/trainyard/libs/safetensors"
 	"github.com/ultrathink-pilot/trainyard/services/gpu-agent/internal/lease"
 	"github.com/ultrathink-pilot/trainyard/services/gpu-agent/internal/staging"
 	"github.com/ultrathink-pilot/trainyard/services/gpu-agent/internal/upload"
@@ -34,6 +35,9 @@ type registry struct {
 	// fail is asked before every call.
 	fail    func(call string) error
 	noParts bool
+	// wholeOnly is a registry that does not know chunks.
+	wholeOnly bool
+	chunks    map[string][]lease.Chunk
 }
 
 func (r *registry) call(format string, args ...any) error {
@@ -49,18 +53,27 @@ func (r *registry) call(format string, args ...any) error {
 	return nil
 }
 
-func (r *registry) BeginCheckpoint(_ context.Context, _ lease.Key, step int64, files []lease.File) (string, []lease.Transfer, error) {
+func (r *registry) BeginCheckpoint(_ context.Context, _ lease.Key, step int64, files []lease.File, chunks map[string][]lease.Chunk) (string, []lease.Transfer, error) {
 	if err := r.call("begin %d", step); err != nil {
 		return "", nil, err
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	var out []lease.Transfer
-	for _, f := range files {
-		if _, ok := r.objects[f.SHA256]; !ok {
-			out = append(out, lease.Transfer{SHA256: f.SHA256, Size: f.Size})
+	lacks := func(digest [32]byte, size int64) {
+		if _, ok := r.objects[digest]; !ok && !slices.ContainsFunc(out, func(t lease.Transfer) bool { return t.SHA256 == digest }) {
+			out = append(out, lease.Transfer{SHA256: digest, Size: size})
 		}
 	}
+	for _, f := range files {
+		for _, c := range chunks[f.Path] {
+			lacks(c.SHA256, c.Size)
+		}
+		if len(chunks[f.Path]) == 0 || r.wholeOnly {
+			lacks(f.SHA256, f.Size)
+		}
+	}
+	r.chunks = chunks
 	return fmt.Sprint("id-", step), out, nil
 }
 
@@ -130,6 +143,7 @@ type bench struct {
 	store *staging.Store
 	pipe  *upload.Pipeline
 
+	share   int64
 	results []upload.Result
 	kept    []string
 }
@@ -156,7 +170,8 @@ func (b *bench) open() {
 	})
 	b.pipe, err = upload.Open(upload.Options{
 		Key: key, Dir: filepath.Join(b.dir, "uploads"), Staging: b.store, Registry: b.registry, Log: zap.NewNop(),
-		Report: func(r upload.Result) { b.results = append(b.results, r) },
+		ShareTensorsFrom: b.share,
+		Report:           func(r upload.Result) { b.results = append(b.results, r) },
 		Keep: func(id string, _ upload.Item, path func([32]byte) string) error {
 			b.kept = append(b.kept, id)
 			return nil
@@ -351,6 +366,103 @@ func TestRepeat(t *testing.T) {
 		b.submit(item)
 		if b.run(); len(b.results) != 1 {
 			t.Fatalf("%+v", b.results)
+		}
+	})
+}
+
+// model is a specialist's file: a trunk of two layers and a head.
+func model(t *testing.T, trunk, head byte) []byte {
+	t.Helper()
+	f := func(name string, fill byte, n int) safetensors.Tensor {
+		return safetensors.Tensor{Name: name, DType: "U8", Shape: []int{n}, Data: bytes.Repeat([]byte{fill}, n)}
+	}
+	b, err := safetensors.Encode([]safetensors.Tensor{f("policy.weight", head, 1500), f("trunk.0.bias", trunk, 512), f("trunk.0.weight", trunk, 32<<10),
+		f("trunk.1.weight", trunk+1, 64<<10), f("value.weight", head, 500)}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+// whole puts a file together from what the store has.
+func (r *registry) whole(f lease.File) []byte {
+	var out []byte
+	for _, c := range r.chunks[f.Path] {
+		out = append(out, r.objects[c.SHA256]...)
+	}
+	return out
+}
+
+// Two models with one trunk: the trunk leaves the host once.
+func TestATrunkIsSentOnce(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t)
+		b.share = 16 << 10
+		b.open()
+		for step, head := range []byte{1, 2} {
+			data := model(t, 40, head)
+			file := b.push("model.safetensors", data)
+			b.submit(upload.Item{Step: int64(step), Files: []lease.File{file, b.push("meta.json", []byte(`{}`))}, Ready: []byte("r")})
+			b.run()
+			if !bytes.Equal(b.whole(file), data) || len(b.chunks) != 1 {
+				t.Fatalf("step %d: %d chunks are not the file", step, len(b.chunks[file.Path]))
+			}
+		}
+		if len(b.results) != 2 || b.results[0].Sent < 96<<10 || b.results[1].Sent >= 4<<10 || b.results[1].Sent < 2000 {
+			t.Fatalf("sent %d, then %d", b.results[0].Sent, b.results[1].Sent)
+		}
+	})
+}
+
+// A registry that knows no chunks asks for the whole, and gets it; a setting of 0 offers nothing else.
+func TestAFileStaysWhole(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		for _, share := range []int64{0, 16 << 10} {
+			b := newBench(t)
+			b.share, b.wholeOnly = share, share > 0
+			b.open()
+			data := model(t, 40, 1)
+			file := b.push("model.safetensors", data)
+			odd := b.push("odd.bin", bytes.Repeat([]byte("x"), 100<<10))
+			b.submit(upload.Item{Step: 1, Files: []lease.File{file, odd}, Ready: []byte("r")})
+			b.run()
+			if !bytes.Equal(b.objects[file.SHA256], data) || len(b.chunks[odd.Path]) != 0 || (len(b.chunks) > 0) != (share > 0) {
+				t.Fatalf("%d: chunks %v, calls %q", share, b.chunks, b.calls)
+			}
+		}
+	})
+}
+
+// A large tensor goes in parts, as a large file does; one checkpoint is never cut into more than the registry takes.
+func TestLargeAndManyChunks(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t)
+		b.share = 1 << 10
+		b.open()
+		var tensors []safetensors.Tensor
+		for i := range 600 {
+			tensors = append(tensors, safetensors.Tensor{Name: fmt.Sprintf("t%03d", i), DType: "U8", Shape: []int{1 << 10}, Data: bytes.Repeat([]byte{byte(i), byte(i >> 8)}, 512)})
+		}
+		large := safetensors.Tensor{Name: "z", DType: "U8", Shape: []int{65 << 20}, Data: make([]byte, 65<<20)}
+		data, err := safetensors.Encode(append(tensors, large), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var files []lease.File
+		for i := range 5 {
+			files = append(files, lease.File{Path: fmt.Sprintf("shard%d.safetensors", i), SHA256: b.push("x", data).SHA256, Size: int64(len(data))})
+		}
+		b.submit(upload.Item{Step: 1, Files: files, Ready: []byte("r")})
+		b.run()
+		contents := 0
+		for _, f := range files {
+			contents += max(1, len(b.chunks[f.Path]))
+		}
+		if contents > 512 || !bytes.Equal(b.whole(files[0]), data) || !slices.Contains(b.calls, "prepare") {
+			t.Fatalf("%d contents; calls %.20q", contents, b.calls)
 		}
 	})
 }

@@ -57,7 +57,7 @@ func (a *api) stored(s postgres.Stored) {
 func Register(s grpc.ServiceRegistrar, deps Deps) (err error) {
 	a := &api{Deps: deps, fenced: prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "trainyard_stale_fence_rejected_total", Help: "Writes refused because their fence was stale."}, []string{"rpc"}),
-		bytes: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "trainyard_checkpoint_committed_bytes_total",
+		bytes: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "trainyard_checkpoint_stored_bytes_total",
 			Help: "Bytes of committed checkpoints by how they came: uploaded, or shared with what the store had."}, []string{"source"})}
 	a.proofs.prove = a.verify
 	if err := errors.Join(deps.Metrics.Register(a.fenced), deps.Metrics.Register(a.bytes)); err != nil {
