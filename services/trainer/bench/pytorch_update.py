@@ -1,13 +1,14 @@
-"""Update step of the specialists' network in PyTorch on one core: samples per processor second, as JSON by batch size.
+"""Update step of the specialists' network in PyTorch: samples per processor second, as JSON by batch size.
 
-python pytorch_update.py [seconds per batch size]
+python pytorch_update.py SECONDS THREADS BATCH...    (0 threads: as many as PyTorch takes by itself)
 """
 import json, sys, time
 import torch
 
-torch.set_num_threads(1)
+seconds, threads, batches = float(sys.argv[1]), int(sys.argv[2]), [int(b) for b in sys.argv[3:]]
+if threads:
+    torch.set_num_threads(threads)
 torch.manual_seed(1)
-seconds = float(sys.argv[1]) if len(sys.argv) > 1 else 3
 
 
 class Net(torch.nn.Module):
@@ -21,11 +22,14 @@ class Net(torch.nn.Module):
         return self.policy(h), self.value(h).squeeze(1)
 
 
-out = {"torch": torch.__version__.split("+")[0], "simd": torch.backends.cpu.get_cpu_capability()}
-for batch in (32, 256, 2048):
+simd = torch.backends.cpu.get_cpu_capability() if hasattr(torch.backends, "cpu") else ""
+out = {"torch": torch.__version__.split("+")[0], "simd": simd, "threads": torch.get_num_threads()}
+for batch in batches:
     net = Net()
     params = list(net.parameters())
-    opt = torch.optim.AdamW(params, lr=3e-4, eps=1e-5, weight_decay=1.0, fused=True)
+    # Versions before 2 fuse on a GPU only.
+    fused = {} if torch.__version__.startswith("1.") else {"fused": True}
+    opt = torch.optim.AdamW(params, lr=3e-4, eps=1e-5, weight_decay=1.0, **fused)
     n = 2048
     obs, actions = torch.randn(n, 64), torch.randint(0, 3, (n,))
     old, adv, target = -1 - 0.1 * torch.rand(n), torch.randn(n), torch.randn(n)

@@ -60,10 +60,7 @@ func (c *conv) forward(k *kernel.Set, params []float32, ws *workspace, rows, str
 	bias := params[c.b : c.b+c.Channels]
 	for p := range c.positions {
 		at := market.ObservationWidth + p*c.Channels
-		k.GemmFrom(bias, ws.x[at:], stride, ws.past[p*c.Stride*c.width:], c.row(), 1, params[c.w:c.b], c.Channels, rows, c.Channels, c.Width*c.width)
-	}
-	for r := range rows {
-		k.Relu(ws.x[r*stride+market.ObservationWidth : r*stride+market.ObservationWidth+c.outputs()])
+		k.GemmRelu(&ws.product, bias, ws.x[at:], stride, ws.past[p*c.Stride*c.width:], c.row(), 1, params[c.w:c.b], c.Channels, rows, c.Channels, c.Width*c.width)
 	}
 }
 
@@ -71,7 +68,7 @@ func (c *conv) forward(k *kernel.Set, params []float32, ws *workspace, rows, str
 func (c *conv) backward(k *kernel.Set, grad []float32, ws *workspace, rows, stride int) {
 	for p := range c.positions {
 		dy := ws.dx[market.ObservationWidth+p*c.Channels:]
-		k.Gemm(grad[c.w:c.b], c.Channels, ws.past[p*c.Stride*c.width:], 1, c.row(), dy, stride, c.Width*c.width, c.Channels, rows)
-		k.Gemm(grad[c.b:c.b+c.Channels], c.Channels, ws.ones, 1, 1, dy, stride, 1, c.Channels, rows)
+		k.Gemm(&ws.product, grad[c.w:c.b], c.Channels, ws.past[p*c.Stride*c.width:], 1, c.row(), dy, stride, c.Width*c.width, c.Channels, rows)
+		k.SumRows(grad[c.b:c.b+c.Channels], dy, stride, rows)
 	}
 }

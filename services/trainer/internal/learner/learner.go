@@ -48,6 +48,7 @@ type Learner struct {
 	order   []int32
 	policy  greedy
 	current batch
+	noise   []float32 // standard deviation of the noise per feature, in the kernel's units
 }
 
 // shard is one fixed part of the parallel work.
@@ -56,7 +57,7 @@ type shard struct {
 	rng      *rand.Rand
 	envs     []market.Env
 	ws       *workspace
-	seen     [market.ObservationWidth]float32
+	seeds    [blockRows]uint64 // of the noise
 	grad     []float32
 	used     bool // grad holds something
 	sums     lossSums
@@ -68,7 +69,7 @@ type shard struct {
 type batch struct {
 	rows    []int32
 	block   int // number of the first block within the optimiser step
-	weights lossWeights
+	weights kernel.LossWeights
 }
 
 // New builds a learner. The configuration must have passed Check.
@@ -94,9 +95,15 @@ func New(world *market.World, cfg Config) (*Learner, error) {
 	// Every random stream has its own number, so that none depends on how much
 	// another has drawn.
 	l.net.initialise(l.params, rand.New(rand.NewPCG(cfg.Seed, 1)))
-	l.net.transpose(l.wt, l.params)
+	l.net.transpose(l.kernel, l.wt, l.params)
 	l.shuffle = rand.NewPCG(cfg.Seed, 2)
 	l.rng = rand.New(l.shuffle)
+	features := len(world.Scaler.Mean)
+	l.noise = make([]float32, kernel.Pad(features))
+	for j := range features {
+		// The kernel sums four uniforms on 0..65535, each of variance (65536^2-1)/12.
+		l.noise[j] = float32(cfg.FeatureNoise) / 37837.23
+	}
 	per := cfg.Envs / Shards
 	for i := range l.shards {
 		s := &shard{src: rand.NewPCG(cfg.Seed, uint64(100+i)), envs: make([]market.Env, per),
@@ -107,7 +114,7 @@ func New(world *market.World, cfg Config) (*Learner, error) {
 		}
 		l.shards[i] = s
 	}
-	l.policy = greedy{l: l, params: l.params, ws: l.net.newWorkspace()}
+	l.policy = greedy{l: l, params: l.params, wt: l.wt, ws: l.net.newWorkspace()}
 	l.pool = newPool(min(max(cfg.Workers, 1), Shards), l.collectShard, l.gradientShard)
 	return l, nil
 }
@@ -149,71 +156,73 @@ func (l *Learner) Collect() Rollout {
 func (l *Learner) collectShard(index int) {
 	s, per, all := l.shards[index], l.cfg.Envs/Shards, l.cfg.Envs
 	s.rewards, s.episodes = 0, 0
-	const width = market.ObservationWidth
 	for t := range l.cfg.Steps {
 		base := t*all + index*per
 		for from := 0; from < per; from += blockRows {
-			rows := min(blockRows, per-from)
-			for r := range rows {
-				i := base + from + r
-				o := l.obs[i*width : (i+1)*width]
-				l.world.Observe(&s.envs[from+r], o)
-				s.blur(o[:len(l.world.Scaler.Mean)], float32(l.cfg.FeatureNoise))
-				l.bars[i] = s.envs[from+r].Bar
-				l.net.observe(l.world, s.ws, r, l.bars[i], o)
-			}
-			out := l.net.forward(l.kernel, l.params, s.ws, rows)
-			stride := len(out) / rows
-			for r := range rows {
-				i, e := base+from+r, &s.envs[from+r]
-				y := out[r*stride : r*stride+heads]
-				var logp, p [3]float64
-				softmax(y, &logp, &p)
-				u := s.rng.Float64()
-				a := int8(2)
-				if u < p[0] {
-					a = 0
-				} else if u < p[0]+p[1] {
-					a = 1
-				}
-				step := l.world.Step(e, a)
-				l.action[i], l.logp[i], l.value[i] = a, float32(logp[a]), y[heads-1]
-				l.reward[i], l.done[i] = float32(step.Reward), step.Done
-				s.rewards += step.Reward
-				if step.Done {
-					s.episodes++
-					l.world.Reset(e, s.rng)
-				}
-			}
+			l.act(s, from, base+from, min(blockRows, per-from))
 		}
 	}
 	for from := 0; from < per; from += blockRows {
 		rows := min(blockRows, per-from)
+		stride := l.net.layers[0].inPad
 		for r := range rows {
-			l.world.Observe(&s.envs[from+r], s.seen[:])
-			l.net.observe(l.world, s.ws, r, s.envs[from+r].Bar, s.seen[:])
+			e := &s.envs[from+r]
+			l.world.Observe(e, s.ws.x[r*stride:])
+			l.net.recall(l.world, s.ws, r, e.Bar)
 		}
-		out := l.net.forward(l.kernel, l.params, s.ws, rows)
-		stride := len(out) / rows
+		l.net.forward(l.kernel, l.params, l.wt, s.ws, s.ws.x, rows)
+		out, _ := s.ws.last()
 		for r := range rows {
-			l.last[index*per+from+r] = out[r*stride+heads-1]
+			l.last[index*per+from+r] = out[r*heads+heads-1]
 		}
 	}
 }
 
-// blur adds noise of that standard deviation to training observations: a few
-// hundred bars seen thousands of times would otherwise be learned by heart. The
-// noise is a sum of four 16-bit uniforms, near enough to normal and cheap.
-func (s *shard) blur(features []float32, sd float32) {
-	if sd == 0 {
-		return
+// act takes one step of a block of a shard's environments, the first of which is
+// number from; the transitions begin at number at.
+func (l *Learner) act(s *shard, from, at, rows int) {
+	const width = market.ObservationWidth
+	obs := l.obs[at*width : (at+rows)*width]
+	for r := range rows {
+		e := &s.envs[from+r]
+		l.world.Observe(e, obs[r*width:(r+1)*width])
+		l.bars[at+r] = e.Bar
 	}
-	// Each uniform on 0..65535 has variance (65536^2-1)/12.
-	scale := sd / 37837.23
-	for j := range features {
-		u := s.src.Uint64()
-		sum := int32(u&0xffff) + int32(u>>16&0xffff) + int32(u>>32&0xffff) + int32(u>>48) - 131070
-		features[j] += float32(float32(sum) * scale)
+	// Noise on training observations: a few hundred bars seen thousands of times
+	// would otherwise be learned by heart.
+	if l.cfg.FeatureNoise > 0 {
+		for r := range rows {
+			s.seeds[r] = s.src.Uint64()
+		}
+		l.kernel.Noise(obs, width, l.noise, s.seeds[:rows])
+	}
+	x := obs
+	if l.net.conv != nil {
+		x = s.ws.x
+		for r := range rows {
+			l.net.observe(l.world, s.ws, r, l.bars[at+r], obs[r*width:(r+1)*width])
+		}
+	}
+	l.net.forward(l.kernel, l.params, l.wt, s.ws, x, rows)
+	out, _ := s.ws.last()
+	l.kernel.Odds(out, s.ws.odds[:(rows+15)/16])
+	for r := range rows {
+		i, e, o, k := at+r, &s.envs[from+r], &s.ws.odds[r/16], kernel.Slot(r)
+		u := float32(s.src.Uint64()>>40) * 0x1p-24
+		a := int8(2)
+		if u < o.First[k] {
+			a = 0
+		} else if u < o.Second[k] {
+			a = 1
+		}
+		step := l.world.Step(e, a)
+		l.action[i], l.logp[i], l.value[i] = a, o.Logp[a][k], o.Value[k]
+		l.reward[i], l.done[i] = float32(step.Reward), step.Done
+		s.rewards += step.Reward
+		if step.Done {
+			s.episodes++
+			l.world.Reset(e, s.rng)
+		}
 	}
 }
 
@@ -246,7 +255,7 @@ func (l *Learner) Update(r Rates) Losses {
 	steps := 0
 	n := len(l.order)
 	part := (l.cfg.BatchRows + l.cfg.Accumulation - 1) / l.cfg.Accumulation
-	l.current.weights = lossWeights{clip: l.cfg.Clip, value: l.cfg.ValueWeight, entropy: r.Entropy}
+	l.current.weights.Set(l.cfg.Clip, l.cfg.ValueWeight, r.Entropy)
 	for range l.cfg.Passes {
 		for i := range l.order {
 			l.order[i] = int32(i)
@@ -288,28 +297,26 @@ func losses(s *lossSums, norms float64, steps int) Losses {
 // changes neither who adds a block nor when.
 func (l *Learner) gradientShard(index int) {
 	s, b := l.shards[index], &l.current
-	const width = market.ObservationWidth
-	last := len(l.net.layers) - 1
-	stride := l.net.layers[last].outPad
+	ws := s.ws
 	for k := 0; k*blockRows < len(b.rows); k++ {
 		if (b.block+k)%Shards != index {
 			continue
 		}
 		rows := b.rows[k*blockRows : min((k+1)*blockRows, len(b.rows))]
+		l.kernel.Gather(ws.x, l.net.layers[0].inPad, l.obs, market.ObservationWidth, rows)
 		for r, i := range rows {
-			l.net.observe(l.world, s.ws, r, l.bars[i], l.obs[int(i)*width:int(i+1)*width])
+			l.net.recall(l.world, ws, r, l.bars[i])
+			ws.place(r, l.action[i], l.logp[i], l.adv[i], l.target[i])
 		}
-		out := l.net.forward(l.kernel, l.params, s.ws, len(rows))
-		grad := s.ws.grads[last]
-		for r, i := range rows {
-			t := sample{action: l.action[i], logp: l.logp[i], advantage: l.adv[i], target: l.target[i]}
-			b.weights.loss(out[r*stride:r*stride+heads], grad[r*stride:r*stride+heads], &t, &s.sums)
-		}
+		l.net.forward(l.kernel, l.params, l.wt, ws, ws.x, len(rows))
+		out, grad := ws.last()
+		l.kernel.Loss(out, grad, ws.samples[:ws.groups(len(rows))], &b.weights, &ws.sums)
+		s.sums.take(&ws.sums, len(rows))
 		if !s.used {
 			clear(s.grad)
 			s.used = true
 		}
-		l.net.backward(l.kernel, l.wt, s.grad, s.ws, len(rows), l.cfg.FreezeTrunk)
+		l.net.backward(l.kernel, l.params, l.wt, s.grad, ws, len(rows), l.cfg.FreezeTrunk)
 	}
 }
 
@@ -357,13 +364,13 @@ func (l *Learner) step(rate float64, rows int) float64 {
 	for i := range l.net.layers {
 		switch layer := &l.net.layers[i]; {
 		case i == last:
-			l.adam(total, layer.w, layer.b+layer.outPad, 1)
+			l.adam(total, layer.w, layer.end, 1)
 		case trained == 0:
 			l.adam(total, layer.w, layer.b, keep)
-			l.adam(total, layer.b, layer.b+layer.outPad, 1)
+			l.adam(total, layer.b, layer.end, 1)
 		}
 	}
-	l.net.transpose(l.wt, l.params)
+	l.net.transpose(l.kernel, l.wt, l.params)
 	return norm
 }
 

@@ -15,7 +15,12 @@ import (
 
 func newWorld(t testing.TB) *market.World {
 	t.Helper()
-	w, problems := market.NewWorld(markettest.SyntheticTable(1, 1500), market.WorldOptions{Specialist: market.RegimeBull,
+	return worldOf(t, markettest.SyntheticTable(1, 1500))
+}
+
+func worldOf(t testing.TB, table *market.Table) *market.World {
+	t.Helper()
+	w, problems := market.NewWorld(table, market.WorldOptions{Specialist: market.RegimeBull,
 		Split: market.DefaultSplit(), Costs: market.Costs{CommissionBP: 1, SlippageBP: 1}, Reward: reward.Default(reward.RiskAdjusted)})
 	if problems != nil {
 		t.Fatal(problems)
@@ -47,10 +52,11 @@ var rates = Rates{LearningRate: 1e-3, Entropy: 0.01}
 // convolution whose filters overlap.
 func TestGradientsByFiniteDifferences(t *testing.T) {
 	t.Parallel()
+	const features = 6
 	for name, shape := range map[string]Temporal{"dense": {}, "temporal": {Bars: 7, Width: 3, Stride: 2, Channels: 16}} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			checkGradients(t, newNet([]int{5, 7}, shape, 6))
+			checkGradients(t, newNet([]int{5, 7}, shape, features))
 		})
 	}
 }
@@ -67,13 +73,13 @@ func checkGradients(t *testing.T, n *net) {
 	head := n.layers[2]
 	for r := range head.in {
 		for c := range head.out {
-			params[head.w+r*head.outPad+c] = float32(0.5 * rng.NormFloat64())
+			params[head.at(r, c)] = float32(0.5 * rng.NormFloat64())
 		}
 	}
 	const rows = 9
 	ws := n.newWorkspace()
 	for r := range rows {
-		for i := range market.ObservationWidth {
+		for i := range min(n.layers[0].used, market.ObservationWidth) {
 			ws.x[r*n.layers[0].inPad+i] = float32(rng.NormFloat64())
 		}
 	}
@@ -84,32 +90,27 @@ func checkGradients(t *testing.T, n *net) {
 			}
 		}
 	}
-	samples := make([]sample, rows)
-	for i := range samples {
-		samples[i] = sample{action: int8(i % 3), logp: float32(-1 - 0.3*rng.Float64()), advantage: float32(rng.NormFloat64()), target: float32(rng.NormFloat64())}
+	for i := range rows {
+		ws.place(i, int8(i%3), float32(-1-0.3*rng.Float64()), float32(rng.NormFloat64()), float32(rng.NormFloat64()))
 	}
 	k, err := kernel.Named("portable")
 	if err != nil {
 		t.Fatal(err)
 	}
-	weights := lossWeights{clip: 0.2, value: 0.5, entropy: 0.05}
-	total := func() float64 {
-		out := n.forward(k, params, ws, rows)
-		var sums lossSums
-		scratch := make([]float32, heads)
-		for r := range samples {
-			weights.loss(out[r*head.outPad:r*head.outPad+heads], scratch, &samples[r], &sums)
-		}
-		return sums.policy + weights.value*sums.value - weights.entropy*sums.entropy
-	}
-	out := n.forward(k, params, ws, rows)
 	grad, wt := make([]float32, n.size), make([]float32, n.wtSize)
-	n.transpose(wt, params)
-	var sums lossSums
-	for r := range samples {
-		weights.loss(out[r*head.outPad:r*head.outPad+heads], ws.grads[2][r*head.outPad:r*head.outPad+heads], &samples[r], &sums)
+	weights := kernel.NewLossWeights(0.2, 0.5, 0.05)
+	groups := ws.groups(rows)
+	total := func() float64 {
+		n.transpose(k, wt, params)
+		n.forward(k, params, wt, ws, ws.x, rows)
+		out, grad := ws.last()
+		k.Loss(out, grad, ws.samples[:groups], weights, &ws.sums)
+		var sums lossSums
+		sums.take(&ws.sums, rows)
+		return sums.policy + 0.5*sums.value - 0.05*sums.entropy
 	}
-	n.backward(k, wt, grad, ws, rows, false)
+	total()
+	n.backward(k, params, wt, grad, ws, rows, false)
 	const h = 2e-3
 	checked, kinks := 0, 0
 	type span struct{ from, weights, to, width, used int }
@@ -125,6 +126,10 @@ func checkGradients(t *testing.T, n *net) {
 		}
 	}
 	for _, l := range n.layers {
+		if l.heads {
+			spans = append(spans, span{l.w, l.b, l.b + l.out, l.inPad, l.in})
+			continue
+		}
 		spans = append(spans, span{l.w, l.b, l.b + l.out, l.outPad, l.out})
 	}
 	for _, l := range spans {
@@ -168,18 +173,6 @@ func TestAdvantagesByHand(t *testing.T) {
 		if math.Abs(float64(adv[i])-want) > 1e-6 || math.Abs(float64(target[i])-want-float64(value[i])) > 1e-6 {
 			t.Errorf("step %d: advantage %v, target %v, want %v", i, adv[i], target[i], want)
 		}
-	}
-}
-
-func TestExp(t *testing.T) {
-	t.Parallel()
-	for x := -699.0; x < 699; x += 0.37 {
-		if got, want := exp(x), math.Exp(x); math.Abs(got/want-1) > 1e-13 {
-			t.Fatalf("exp(%v) = %v, want %v", x, got, want)
-		}
-	}
-	if exp(math.Inf(-1)) != 0 || !math.IsInf(exp(800), 1) || !math.IsNaN(exp(math.NaN())) {
-		t.Error("the ends of exp")
 	}
 }
 

@@ -12,12 +12,25 @@ import (
 const heads = market.Actions + 1
 
 // layer is one affine map within the flat parameter vector. Rows are inputs, so
-// that x*W needs no transpose; widths are padded and the padding stays zero.
+// that x*W needs no transpose; widths are padded and the padding stays zero. The
+// last layer, the heads, is the other way round: four rows make a quarter of the
+// work of a matrix that is four of sixteen columns wide.
 type layer struct {
 	in, out       int // true widths
-	inPad, outPad int
-	w, b          int // offsets of the weights [inPad x outPad] and biases [outPad]
-	wt            int // offset in the transposed copy [outPad x inPad]
+	used          int // inputs that are ever other than zero, the first ones
+	inPad, outPad int // outPad of the heads is their number
+	heads         bool
+	w, b          int // offsets of the weights [inPad x outPad], of the heads [out x inPad], and biases
+	end           int // offset behind the biases and their padding
+	wt            int // offset of the transposed copy
+}
+
+// at returns the offset of one weight.
+func (l *layer) at(in, out int) int {
+	if l.heads {
+		return l.w + out*l.inPad + in
+	}
+	return l.w + in*l.outPad + out
 }
 
 // net is the shape of the network; it holds no numbers.
@@ -30,24 +43,30 @@ type net struct {
 }
 
 // newNet lays the parameters out: the convolution, the trunk, the heads. features
-// counts only for the convolution.
+// is how many an observation has; the rest of it, beside the position's values,
+// stays zero, and nothing is computed with it.
 func newNet(hidden []int, t Temporal, features int) *net {
 	n := &net{}
-	in := market.ObservationWidth
+	in, used := market.ObservationWidth, min(features+market.PositionSlots, market.ObservationWidth)
 	if t.On() {
 		n.conv = newConv(t, features)
 		n.size = n.conv.b + t.Channels
 		in += n.conv.outputs()
+		used = in
 	}
 	inPad := kernel.Pad(in)
 	for _, out := range append(append([]int(nil), hidden...), heads) {
-		l := layer{in: in, out: out, inPad: inPad, outPad: kernel.Pad(out), w: n.size, wt: n.wtSize}
+		l := layer{in: in, out: out, used: used, inPad: inPad, outPad: kernel.Pad(out), w: n.size, wt: n.wtSize}
+		if len(n.layers) == len(hidden) {
+			l.heads, l.outPad = true, heads
+		}
 		l.b = l.w + l.inPad*l.outPad
-		n.size = l.b + l.outPad
+		l.end = l.b + kernel.Pad(out)
+		n.size = l.end
 		n.wtSize += l.inPad * l.outPad
 		n.widest = max(n.widest, l.outPad)
 		n.layers = append(n.layers, l)
-		in, inPad = out, l.outPad
+		in, used, inPad = out, out, l.outPad
 	}
 	return n
 }
@@ -74,7 +93,7 @@ func (n *net) initialise(params []float32, rng *rand.Rand) {
 						gain = 1
 					}
 				}
-				params[l.w+r*l.outPad+c] = float32(gain * q[r*l.out+c])
+				params[l.at(r, c)] = float32(gain * q[r*l.out+c])
 			}
 		}
 	}
@@ -122,39 +141,37 @@ func orthogonal(rows, cols int, rng *rand.Rand) []float64 {
 	return out
 }
 
-// transpose refreshes the transposed copy that the backward pass reads. The
-// first layer needs none, unless a convolution feeds it: nobody asks for the
-// gradient of an observation.
-func (n *net) transpose(wt, params []float32) {
+// transpose refreshes the transposed copies: what the backward pass reads, and of
+// the heads what the forward pass reads. The first layer needs none, unless a
+// convolution feeds it: nobody asks for the gradient of an observation.
+func (n *net) transpose(k *kernel.Set, wt, params []float32) {
 	first := 1
 	if n.conv != nil {
 		first = 0
 	}
 	for _, l := range n.layers[first:] {
-		src, dst := params[l.w:l.b], wt[l.wt:l.wt+l.inPad*l.outPad]
-		// Blocks of 16 keep both sides in the first-level cache.
-		for r0 := 0; r0 < l.inPad; r0 += 16 {
-			for c := range l.out {
-				d := dst[c*l.inPad+r0 : c*l.inPad+r0+16]
-				s := src[r0*l.outPad+c:]
-				for r := range d {
-					d[r] = s[r*l.outPad]
-				}
-			}
+		rows, columns := l.inPad, l.outPad
+		if l.heads {
+			rows, columns = l.out, l.inPad
 		}
+		k.Transpose(wt[l.wt:l.wt+rows*columns], params[l.w:l.b], rows, columns)
 	}
 }
 
 // workspace holds one block on its way through the network.
 type workspace struct {
-	x     []float32   // blockRows x inPad of the first layer: observation, then the convolution's outputs
-	past  []float32   // blockRows x bars x features: what the convolution sees
-	dx    []float32   // the gradient of x, with a convolution only
-	acts  [][]float32 // per layer, blockRows x outPad; the last are logits and value
-	grads [][]float32 // the same shapes
-	ones  []float32
-	zeros []float32 // one row of the widest layer
-	lanes [16]float32
+	x       []float32   // blockRows x inPad of the first layer: observation, then the convolution's outputs
+	past    []float32   // blockRows x bars x features: what the convolution sees
+	dx      []float32   // the gradient of x, with a convolution only
+	acts    [][]float32 // per layer, blockRows x outPad; the last are logits and value
+	grads   [][]float32 // the same shapes
+	ones    []float32
+	zeros   []float32 // one row of the widest layer
+	lanes   [16]float32
+	product kernel.Product
+	odds    [blockRows / 16]kernel.Odds
+	samples [blockRows / 16]kernel.Samples
+	sums    kernel.LossSums
 }
 
 func (n *net) newWorkspace() *workspace {
@@ -174,30 +191,40 @@ func (n *net) newWorkspace() *workspace {
 	return ws
 }
 
-// forward computes the block of rows in ws.x and returns the last layer's
-// output, rows x outPad.
-func (n *net) forward(k *kernel.Set, params []float32, ws *workspace, rows int) []float32 {
-	in := ws.x
+// forward computes the block of rows in x, as wide as the first layer's inPad, and
+// leaves the outputs of the heads in the last of ws.acts. With a convolution x is
+// ws.x, which takes its outputs too.
+func (n *net) forward(k *kernel.Set, params, wt []float32, ws *workspace, x []float32, rows int) {
 	if n.conv != nil {
 		n.conv.forward(k, params, ws, rows, n.layers[0].inPad)
 	}
 	for i := range n.layers {
 		l := &n.layers[i]
 		out := ws.acts[i][:rows*l.outPad]
-		bias := params[l.b : l.b+l.outPad]
-		k.GemmFrom(bias, out, l.outPad, in, l.inPad, 1, params[l.w:l.b], l.outPad, rows, l.outPad, l.in)
-		if i < len(n.layers)-1 {
-			k.Relu(out)
+		bias := params[l.b:l.end]
+		if l.heads {
+			k.GemmFrom(&ws.product, bias, out, l.outPad, x, l.inPad, 1, wt[l.wt:], l.outPad, rows, l.outPad, l.used)
+		} else {
+			k.GemmRelu(&ws.product, bias, out, l.outPad, x, l.inPad, 1, params[l.w:l.b], l.outPad, rows, l.outPad, l.used)
 		}
-		in = out
+		x = out
 	}
-	return in
+}
+
+// last returns the outputs of the heads, and where their gradients go.
+func (ws *workspace) last() (out, grad []float32) {
+	return ws.acts[len(ws.acts)-1], ws.grads[len(ws.grads)-1]
 }
 
 // observe puts row r of the block together: its observation and, for a
 // convolution, the bars before it.
 func (n *net) observe(w *market.World, ws *workspace, r int, bar int32, observation []float32) {
 	copy(ws.x[r*n.layers[0].inPad:], observation)
+	n.recall(w, ws, r, bar)
+}
+
+// recall puts the bars before row r together, for a convolution.
+func (n *net) recall(w *market.World, ws *workspace, r int, bar int32) {
 	if c := n.conv; c != nil {
 		w.History(bar, c.Bars, ws.past[r*c.row():(r+1)*c.row()])
 	}
@@ -206,7 +233,7 @@ func (n *net) observe(w *market.World, ws *workspace, r int, bar int32, observat
 // backward adds the parameter gradients of the block to grad, of the heads alone
 // when the trunk is frozen. The gradient of the last layer's output is in
 // ws.grads[last].
-func (n *net) backward(k *kernel.Set, wt, grad []float32, ws *workspace, rows int, frozen bool) {
+func (n *net) backward(k *kernel.Set, params, wt, grad []float32, ws *workspace, rows int, frozen bool) {
 	for i := len(n.layers) - 1; i >= 0; i-- {
 		l := &n.layers[i]
 		dy := ws.grads[i][:rows*l.outPad]
@@ -214,8 +241,15 @@ func (n *net) backward(k *kernel.Set, wt, grad []float32, ws *workspace, rows in
 		if i > 0 {
 			in = ws.acts[i-1]
 		}
-		k.Gemm(grad[l.w:l.b], l.outPad, in, 1, l.inPad, dy, l.outPad, l.in, l.outPad, rows)
-		k.Gemm(grad[l.b:l.b+l.outPad], l.outPad, ws.ones, 1, 1, dy, l.outPad, 1, l.outPad, rows)
+		back := wt[l.wt : l.wt+l.inPad*l.outPad]
+		if l.heads {
+			k.Gemm(&ws.product, grad[l.w:l.b], l.inPad, dy, 1, l.outPad, in, l.inPad, l.out, l.inPad, rows)
+			k.Gemm(&ws.product, grad[l.b:l.end], l.outPad, ws.ones, 1, 1, dy, l.outPad, 1, l.outPad, rows)
+			back = params[l.w:l.b]
+		} else {
+			k.Gemm(&ws.product, grad[l.w:l.b], l.outPad, in, 1, l.inPad, dy, l.outPad, l.used, l.outPad, rows)
+			k.SumRows(grad[l.b:l.end], dy, l.outPad, rows)
+		}
 		if frozen || i == 0 && n.conv == nil {
 			return
 		}
@@ -223,9 +257,7 @@ func (n *net) backward(k *kernel.Set, wt, grad []float32, ws *workspace, rows in
 		if i > 0 {
 			dx, y = ws.grads[i-1], ws.acts[i-1]
 		}
-		dx, y = dx[:rows*l.inPad], y[:rows*l.inPad]
-		k.GemmFrom(ws.zeros[:l.inPad], dx, l.inPad, dy, l.outPad, 1, wt[l.wt:l.wt+l.inPad*l.outPad], l.inPad, rows, l.inPad, l.out)
-		k.ReluBackward(dx, y)
+		k.GemmGated(&ws.product, ws.zeros, dx, l.inPad, dy, l.outPad, 1, back, l.inPad, rows, l.inPad, l.out, y)
 	}
 	n.conv.backward(k, grad, ws, rows, n.layers[0].inPad)
 }

@@ -10,6 +10,7 @@ import (
 type greedy struct {
 	l      *Learner
 	params []float32
+	wt     []float32
 	ws     *workspace
 }
 
@@ -22,9 +23,10 @@ func (l *Learner) Policy() market.Policy { return &l.policy }
 func (l *Learner) UntrainedPolicies(n int) []market.Policy {
 	out := make([]market.Policy, n)
 	for i := range out {
-		params := make([]float32, l.net.size)
+		params, wt := make([]float32, l.net.size), make([]float32, l.net.wtSize)
 		l.net.initialise(params, rand.New(rand.NewPCG(l.cfg.Seed, uint64(1000+i))))
-		out[i] = &greedy{l: l, params: params, ws: l.policy.ws}
+		l.net.transpose(l.kernel, wt, params)
+		out[i] = &greedy{l: l, params: params, wt: wt, ws: l.policy.ws}
 	}
 	return out
 }
@@ -38,10 +40,10 @@ func (g *greedy) Act(bars []int32, observations []float32, actions []int8) {
 			i := from + r
 			g.l.net.observe(g.l.world, g.ws, r, bars[i], observations[i*width:(i+1)*width])
 		}
-		out := g.l.net.forward(g.l.kernel, g.params, g.ws, rows)
-		stride := len(out) / rows
+		g.l.net.forward(g.l.kernel, g.params, g.wt, g.ws, g.ws.x, rows)
+		out, _ := g.ws.last()
 		for r := range rows {
-			y, best := out[r*stride:], int8(0)
+			y, best := out[r*heads:], int8(0)
 			for a := int8(1); a < market.Actions; a++ {
 				if y[a] > y[best] {
 					best = a

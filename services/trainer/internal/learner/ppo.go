@@ -1,6 +1,10 @@
 package learner
 
-import "math"
+import (
+	"math"
+
+	"github.com/ultrathink-pilot/trainyard/services/trainer/internal/learner/kernel"
+)
 
 // lossSums are the sums over the rows of a batch; the learner divides.
 type lossSums struct {
@@ -17,54 +21,32 @@ func (s *lossSums) add(o *lossSums) {
 	s.rows += o.rows
 }
 
-// lossWeights are the coefficients of one update.
-type lossWeights struct {
-	clip, value, entropy float64
+// take moves a block's sums over, lane by lane.
+func (s *lossSums) take(k *kernel.LossSums, rows int) {
+	for i := range 16 {
+		s.policy += float64(k.Policy[i])
+		s.value += float64(k.Value[i])
+		s.entropy += float64(k.Entropy[i])
+		s.kl += float64(k.KL[i])
+		s.clipped += float64(k.Clipped[i])
+	}
+	s.rows += rows
+	*k = kernel.LossSums{}
 }
 
-// sample is one transition as the loss sees it.
-type sample struct {
-	action    int8
-	logp      float32 // under the policy that acted
-	advantage float32
-	target    float32 // of the value
+// place puts a transition at its row of the block.
+func (ws *workspace) place(row int, action int8, logp, advantage, target float32) {
+	g, at := &ws.samples[row/16], kernel.Slot(row)
+	g.Action[at], g.Logp[at], g.Advantage[at], g.Target[at], g.Live[at] = float32(action), logp, advantage, target, math.MaxUint32
 }
 
-// loss adds one row's losses to sums and writes the gradient of its outputs: the
-// clipped surrogate, the squared value error and the entropy bonus.
-func (w *lossWeights) loss(out, grad []float32, s *sample, sums *lossSums) {
-	var logp, p [3]float64
-	softmax(out, &logp, &p)
-	a := int(s.action)
-	diff := logp[a] - float64(s.logp)
-	ratio := exp(diff)
-	adv := float64(s.advantage)
-	low, high := 1-w.clip, 1+w.clip
-	bounded := max(low, min(high, ratio))
-	surrogate := min(ratio*adv, bounded*adv)
-	// The gradient vanishes where the bounded branch is the smaller one.
-	g := 0.0
-	if ratio*adv <= bounded*adv {
-		g = -adv * ratio
+// groups returns how many groups of sixteen rows make, after marking the rows of
+// the last one that hold no transition.
+func (ws *workspace) groups(rows int) int {
+	for r := rows; r%16 != 0; r++ {
+		ws.samples[r/16].Live[kernel.Slot(r)] = 0
 	}
-	entropy := -(float64(p[0]*logp[0]) + float64(p[1]*logp[1]) + float64(p[2]*logp[2]))
-	for j := range 3 {
-		onehot := 0.0
-		if j == a {
-			onehot = 1
-		}
-		grad[j] = float32(float64(g*(onehot-p[j])) + float64(w.entropy*p[j]*(logp[j]+entropy)))
-	}
-	delta := float64(out[3]) - float64(s.target)
-	grad[3] = float32(w.value * delta)
-	sums.policy -= surrogate
-	sums.value += 0.5 * delta * delta
-	sums.entropy += entropy
-	sums.kl += (ratio - 1) - diff
-	if math.Abs(ratio-1) > w.clip {
-		sums.clipped++
-	}
-	sums.rows++
+	return (rows + 15) / 16
 }
 
 // advantages runs generalised advantage estimation backwards over each

@@ -31,7 +31,7 @@ func (n *net) tensors(params []float32) []safetensors.Tensor {
 		values := make([]float32, 0, p.outputs*p.layer.in)
 		for o := p.from; o < p.from+p.outputs; o++ {
 			for i := range p.layer.in {
-				values = append(values, params[p.layer.w+i*p.layer.outPad+o])
+				values = append(values, params[p.layer.at(i, o)])
 			}
 		}
 		bias := params[p.layer.b+p.from : p.layer.b+p.from+p.outputs]
@@ -87,7 +87,7 @@ func (l *Learner) SetTensors(tensors []safetensors.Tensor) error {
 		return err
 	}
 	copy(l.params, params)
-	l.net.transpose(l.wt, l.params)
+	l.net.transpose(l.kernel, l.wt, l.params)
 	return nil
 }
 
@@ -139,7 +139,7 @@ func (n *net) setTensors(params []float32, tensors []safetensors.Tensor) error {
 		}
 		for o := range p.outputs {
 			for i := range p.layer.in {
-				params[p.layer.w+i*p.layer.outPad+p.from+o] = values[o*p.layer.in+i]
+				params[p.layer.at(i, p.from+o)] = values[o*p.layer.in+i]
 			}
 		}
 		bias, err := take(p.name+".bias", p.outputs)

@@ -18,7 +18,7 @@ import (
 // every kernel: forward to 1e-5, gradients to 1e-4 of their size.
 func TestAgreesWithPyTorch(t *testing.T) {
 	t.Parallel()
-	agree(t, newNet([]int{128, 128}, Temporal{}, 0), filepath.Join("..", "..", "..", "..", "libs", "pth", "testdata", "specialist.pth"))
+	agree(t, newNet([]int{128, 128}, Temporal{}, market.ObservationWidth), filepath.Join("..", "..", "..", "..", "libs", "pth", "testdata", "specialist.pth"))
 }
 
 // TestTheTemporalTrunkAgreesWithPyTorch does the same with a convolution whose
@@ -63,7 +63,6 @@ func agree(t *testing.T, n *net, path string) {
 	if err := n.setTensors(want, grads); err != nil {
 		t.Fatal(err)
 	}
-	n.transpose(wt, params)
 	x, logits, value := values("x"), values("logits"), values("value")
 	old, adv, target := values("old"), values("adv"), values("target")
 	actions := byName["actions"].Data
@@ -74,7 +73,8 @@ func agree(t *testing.T, n *net, path string) {
 			t.Fatal(err)
 		}
 		ws := n.newWorkspace()
-		stride, last := n.layers[0].inPad, len(n.layers)-1
+		n.transpose(k, wt, params)
+		stride := n.layers[0].inPad
 		for r := range rows {
 			copy(ws.x[r*stride:], x[r*market.ObservationWidth:(r+1)*market.ObservationWidth])
 			if c := n.conv; c != nil {
@@ -84,28 +84,29 @@ func agree(t *testing.T, n *net, path string) {
 				}
 			}
 		}
-		out := n.forward(k, params, ws, rows)
-		stride = len(out) / rows
-		weights := lossWeights{clip: 0.2, value: 0.5, entropy: 0.05}
-		var sums lossSums
+		n.forward(k, params, wt, ws, ws.x, rows)
+		out, dout := ws.last()
+		weights := kernel.NewLossWeights(0.2, 0.5, 0.05)
 		for r := range rows {
 			for a := range market.Actions {
-				if d := math.Abs(float64(out[r*stride+a] - logits[r*market.Actions+a])); d > 1e-5 {
+				if d := math.Abs(float64(out[r*heads+a] - logits[r*market.Actions+a])); d > 1e-5 {
 					t.Fatalf("%s: logit %d of row %d differs by %v", name, a, r, d)
 				}
 			}
-			if d := math.Abs(float64(out[r*stride+heads-1] - value[r])); d > 1e-5 {
+			if d := math.Abs(float64(out[r*heads+heads-1] - value[r])); d > 1e-5 {
 				t.Fatalf("%s: value of row %d differs by %v", name, r, d)
 			}
-			s := sample{action: int8(binary.LittleEndian.Uint64(actions[8*r:])), logp: old[r], advantage: adv[r], target: target[r]}
-			weights.loss(out[r*stride:r*stride+heads], ws.grads[last][r*stride:r*stride+heads], &s, &sums)
+			ws.place(r, int8(binary.LittleEndian.Uint64(actions[8*r:])), old[r], adv[r], target[r])
 		}
-		loss := sums.policy + weights.value*sums.value - weights.entropy*sums.entropy
+		k.Loss(out, dout, ws.samples[:ws.groups(rows)], weights, &ws.sums)
+		var sums lossSums
+		sums.take(&ws.sums, rows)
+		loss := sums.policy + 0.5*sums.value - 0.05*sums.entropy
 		if d := math.Abs(loss - float64(values("loss")[0])); d > 1e-5 {
 			t.Errorf("%s: the loss differs by %v", name, d)
 		}
 		grad := make([]float32, n.size)
-		n.backward(k, wt, grad, ws, rows, false)
+		n.backward(k, params, wt, grad, ws, rows, false)
 		for i := range want {
 			if d := math.Abs(float64(grad[i] - want[i])); d > 1e-5+1e-4*math.Abs(float64(want[i])) {
 				t.Fatalf("%s: gradient %d is %v, PyTorch has %v", name, i, grad[i], want[i])

@@ -13,9 +13,9 @@ import (
 // standardised features, then the position state, then zeros.
 const ObservationWidth = 64
 
-// positionSlots is the number of position values in an observation: position,
+// PositionSlots is the number of position values in an observation: position,
 // its size, bars held, open profit, drawdown of the episode.
-const positionSlots = 5
+const PositionSlots = 5
 
 // Actions is the number of actions: short, flat, long, in this order.
 const Actions = 3
@@ -90,8 +90,8 @@ func NewWorld(t *Table, o WorldOptions) (*World, []Problem) {
 	if c := o.Costs; !(c.CommissionBP >= 0 && c.CommissionBP <= 1000) || !(c.SlippageBP >= 0 && c.SlippageBP <= 1000) {
 		add("costs", "commission %v and slippage %v basis points: each is between 0 and 1000", c.CommissionBP, c.SlippageBP)
 	}
-	if n := len(t.FeatureNames); n+positionSlots > ObservationWidth {
-		add("table.feature_names", "%d features: an observation has room for %d", n, ObservationWidth-positionSlots)
+	if n := len(t.FeatureNames); n+PositionSlots > ObservationWidth {
+		add("table.feature_names", "%d features: an observation has room for %d", n, ObservationWidth-PositionSlots)
 	}
 	split, more := o.Split.Apply(t.Bars())
 	problems = append(problems, more...)
@@ -256,9 +256,14 @@ func (w *World) begin(e *Env, s Segment) {
 
 // Observe writes the observation of e, ObservationWidth values.
 func (w *World) Observe(e *Env, dst []float32) {
-	w.features(dst, int(e.Bar))
-	f := dst[len(w.Scaler.Mean):ObservationWidth]
-	clear(f[positionSlots:])
+	dst = dst[:ObservationWidth]
+	if w.observations != nil {
+		copy(dst, w.observations[int(e.Bar)*ObservationWidth:])
+	} else {
+		w.features(dst, int(e.Bar))
+		clear(dst[len(w.Scaler.Mean):])
+	}
+	f := dst[len(w.Scaler.Mean):][:PositionSlots]
 	f[0] = float32(e.Position)
 	f[1] = float32(e.Position * e.Position)
 	f[2] = min(float32(e.Held)/21, 3)

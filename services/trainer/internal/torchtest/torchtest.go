@@ -46,13 +46,38 @@ func Python(t testing.TB) string {
 	return p
 }
 
+// Peer is how a script is run.
+type Peer struct {
+	// Venv is the folder below .cache with the interpreter.
+	Venv string
+	// Env is added to the environment. OMP_NUM_THREADS is 1 unless it is here.
+	Env []string
+}
+
+// Has reports whether the interpreter is installed.
+func (p Peer) Has(t testing.TB) bool {
+	_, err := os.Stat(p.python(t))
+	return err == nil
+}
+
+func (p Peer) python(t testing.TB) string {
+	return filepath.Join(root(t), ".cache", p.Venv, "bin", "python")
+}
+
 // Script runs a script of services/trainer/bench on one thread and decodes what it
 // printed.
 func Script(t testing.TB, into any, name string, args ...string) {
 	t.Helper()
+	Python(t)
+	Peer{Venv: "torch"}.Script(t, into, name, args...)
+}
+
+// Script runs a script of services/trainer/bench and decodes what it printed.
+func (p Peer) Script(t testing.TB, into any, name string, args ...string) {
+	t.Helper()
 	path := filepath.Join(root(t), "services", "trainer", "bench", name)
-	cmd := exec.Command(Python(t), append([]string{"-B", path}, args...)...) //nolint:gosec // our own script
-	cmd.Env = append(os.Environ(), "OMP_NUM_THREADS=1", "PYTHONWARNINGS=ignore")
+	cmd := exec.Command(p.python(t), append([]string{"-B", path}, args...)...) //nolint:gosec // our own script
+	cmd.Env = append(append(os.Environ(), "OMP_NUM_THREADS=1", "PYTHONWARNINGS=ignore"), p.Env...)
 	out, err := cmd.Output()
 	if err != nil {
 		var e *exec.ExitError

@@ -4,45 +4,70 @@
 
 package kernel
 
-// tile8x32AVX512 writes a 8 x 32 tile of start plus the product to c. Strides count elements.
+// panel8x32AVX512 writes groups tiles of 8 x 32 of start plus the product to c. Strides count elements.
 //
 //go:noescape
-func tile8x32AVX512(c *float32, ldc int, a *float32, ars, aks int, b *float32, ldb, k int, start *float32, lds int)
+func panel8x32AVX512(c *float32, ldc int, a *float32, ars, aks int, b *float32, ldb, k int, start *float32, lds, groups int, gate *float32, finish int)
 
-// tile8x16AVX512 writes a 8 x 16 tile of start plus the product to c. Strides count elements.
+// panel8x16AVX512 writes groups tiles of 8 x 16 of start plus the product to c. Strides count elements.
 //
 //go:noescape
-func tile8x16AVX512(c *float32, ldc int, a *float32, ars, aks int, b *float32, ldb, k int, start *float32, lds int)
+func panel8x16AVX512(c *float32, ldc int, a *float32, ars, aks int, b *float32, ldb, k int, start *float32, lds, groups int, gate *float32, finish int)
 
-// tile4x32AVX512 writes a 4 x 32 tile of start plus the product to c. Strides count elements.
+// panel4x32AVX512 writes groups tiles of 4 x 32 of start plus the product to c. Strides count elements.
 //
 //go:noescape
-func tile4x32AVX512(c *float32, ldc int, a *float32, ars, aks int, b *float32, ldb, k int, start *float32, lds int)
+func panel4x32AVX512(c *float32, ldc int, a *float32, ars, aks int, b *float32, ldb, k int, start *float32, lds, groups int, gate *float32, finish int)
 
-// tile4x16AVX512 writes a 4 x 16 tile of start plus the product to c. Strides count elements.
+// panel4x16AVX512 writes groups tiles of 4 x 16 of start plus the product to c. Strides count elements.
 //
 //go:noescape
-func tile4x16AVX512(c *float32, ldc int, a *float32, ars, aks int, b *float32, ldb, k int, start *float32, lds int)
+func panel4x16AVX512(c *float32, ldc int, a *float32, ars, aks int, b *float32, ldb, k int, start *float32, lds, groups int, gate *float32, finish int)
 
-// tile1x32AVX512 writes a 1 x 32 tile of start plus the product to c. Strides count elements.
+// panel1x32AVX512 writes groups tiles of 1 x 32 of start plus the product to c. Strides count elements.
 //
 //go:noescape
-func tile1x32AVX512(c *float32, ldc int, a *float32, ars, aks int, b *float32, ldb, k int, start *float32, lds int)
+func panel1x32AVX512(c *float32, ldc int, a *float32, ars, aks int, b *float32, ldb, k int, start *float32, lds, groups int, gate *float32, finish int)
 
-// tile1x16AVX512 writes a 1 x 16 tile of start plus the product to c. Strides count elements.
+// panel1x16AVX512 writes groups tiles of 1 x 16 of start plus the product to c. Strides count elements.
 //
 //go:noescape
-func tile1x16AVX512(c *float32, ldc int, a *float32, ars, aks int, b *float32, ldb, k int, start *float32, lds int)
+func panel1x16AVX512(c *float32, ldc int, a *float32, ars, aks int, b *float32, ldb, k int, start *float32, lds, groups int, gate *float32, finish int)
 
-// reluAVX512 replaces negative values by zero. n is a positive multiple of 16.
+// panel6x16AVX2 writes groups tiles of 6 x 16 of start plus the product to c. Strides count elements.
 //
 //go:noescape
-func reluAVX512(x *float32, n int)
+func panel6x16AVX2(c *float32, ldc int, a *float32, ars, aks int, b *float32, ldb, k int, start *float32, lds, groups int, gate *float32, finish int)
 
-// reluBackwardAVX512 zeroes dy where y is not positive. n is a positive multiple of 16.
+// panel4x16AVX2 writes groups tiles of 4 x 16 of start plus the product to c. Strides count elements.
 //
 //go:noescape
-func reluBackwardAVX512(dy, y *float32, n int)
+func panel4x16AVX2(c *float32, ldc int, a *float32, ars, aks int, b *float32, ldb, k int, start *float32, lds, groups int, gate *float32, finish int)
+
+// panel1x16AVX2 writes groups tiles of 1 x 16 of start plus the product to c. Strides count elements.
+//
+//go:noescape
+func panel1x16AVX2(c *float32, ldc int, a *float32, ars, aks int, b *float32, ldb, k int, start *float32, lds, groups int, gate *float32, finish int)
+
+// panel8x4FMA writes groups tiles of 8 x 4 of start plus the product to c. Strides count elements.
+//
+//go:noescape
+func panel8x4FMA(c *float32, ldc int, a *float32, ars, aks int, b *float32, ldb, k int, start *float32, lds, groups int, gate *float32, finish int)
+
+// panel4x4FMA writes groups tiles of 4 x 4 of start plus the product to c. Strides count elements.
+//
+//go:noescape
+func panel4x4FMA(c *float32, ldc int, a *float32, ars, aks int, b *float32, ldb, k int, start *float32, lds, groups int, gate *float32, finish int)
+
+// panel1x4FMA writes groups tiles of 1 x 4 of start plus the product to c. Strides count elements.
+//
+//go:noescape
+func panel1x4FMA(c *float32, ldc int, a *float32, ars, aks int, b *float32, ldb, k int, start *float32, lds, groups int, gate *float32, finish int)
+
+// sumRowsAVX512 adds rows of n values, ldx elements apart, to dst. n is a positive multiple of 16.
+//
+//go:noescape
+func sumRowsAVX512(dst, x *float32, ldx, rows, n int)
 
 // addAVX512 adds src to dst. n is a positive multiple of 16.
 //
@@ -59,30 +84,30 @@ func sumSquaresAVX512(lanes *[16]float32, x *float32, n int)
 //go:noescape
 func adamAVX512(w, grad, m, v *float32, n int, p *AdamStep)
 
-// tile6x16AVX2 writes a 6 x 16 tile of start plus the product to c. Strides count elements.
+// gatherAVX512 copies rows of n values, n elements apart, to rows ldd elements apart. n is a positive multiple of 16.
 //
 //go:noescape
-func tile6x16AVX2(c *float32, ldc int, a *float32, ars, aks int, b *float32, ldb, k int, start *float32, lds int)
+func gatherAVX512(dst *float32, ldd int, src *float32, n int, rows *int32, count int)
 
-// tile4x16AVX2 writes a 4 x 16 tile of start plus the product to c. Strides count elements.
+// noiseAVX512 adds noise to rows of n values. n is a positive multiple of 16.
 //
 //go:noescape
-func tile4x16AVX2(c *float32, ldc int, a *float32, ars, aks int, b *float32, ldb, k int, start *float32, lds int)
+func noiseAVX512(x *float32, ldx, n int, scale *float32, seeds *uint64, rows int)
 
-// tile1x16AVX2 writes a 1 x 16 tile of start plus the product to c. Strides count elements.
+// oddsAVX512 computes log-probabilities and thresholds of sixteen rows at a time.
 //
 //go:noescape
-func tile1x16AVX2(c *float32, ldc int, a *float32, ars, aks int, b *float32, ldb, k int, start *float32, lds int)
+func oddsAVX512(logits *float32, out *Odds, groups int)
 
-// reluAVX2 replaces negative values by zero. n is a positive multiple of 16.
+// lossAVX512 adds up the losses of sixteen rows at a time and writes the gradients of their outputs.
 //
 //go:noescape
-func reluAVX2(x *float32, n int)
+func lossAVX512(out, grad *float32, rows *Samples, w *LossWeights, sums *LossSums, groups int)
 
-// reluBackwardAVX2 zeroes dy where y is not positive. n is a positive multiple of 16.
+// sumRowsAVX2 adds rows of n values, ldx elements apart, to dst. n is a positive multiple of 16.
 //
 //go:noescape
-func reluBackwardAVX2(dy, y *float32, n int)
+func sumRowsAVX2(dst, x *float32, ldx, rows, n int)
 
 // addAVX2 adds src to dst. n is a positive multiple of 16.
 //
@@ -98,3 +123,28 @@ func sumSquaresAVX2(lanes *[16]float32, x *float32, n int)
 //
 //go:noescape
 func adamAVX2(w, grad, m, v *float32, n int, p *AdamStep)
+
+// gatherAVX2 copies rows of n values, n elements apart, to rows ldd elements apart. n is a positive multiple of 16.
+//
+//go:noescape
+func gatherAVX2(dst *float32, ldd int, src *float32, n int, rows *int32, count int)
+
+// noiseAVX2 adds noise to rows of n values. n is a positive multiple of 16.
+//
+//go:noescape
+func noiseAVX2(x *float32, ldx, n int, scale *float32, seeds *uint64, rows int)
+
+// oddsAVX2 computes log-probabilities and thresholds of sixteen rows at a time.
+//
+//go:noescape
+func oddsAVX2(logits *float32, out *Odds, groups int)
+
+// lossAVX2 adds up the losses of sixteen rows at a time and writes the gradients of their outputs.
+//
+//go:noescape
+func lossAVX2(out, grad *float32, rows *Samples, w *LossWeights, sums *LossSums, groups int)
+
+// transposeAVX2 writes src, rows x columns, the other way round to dst. rows is a multiple of 4, columns of 8.
+//
+//go:noescape
+func transposeAVX2(dst, src *float32, rows, columns int)

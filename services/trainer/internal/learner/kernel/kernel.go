@@ -34,14 +34,49 @@ type AdamStep struct {
 
 // Set is one form of the kernels. Sets are immutable and shared.
 type Set struct {
-	name         string
-	gemm         func(c []float32, ldc int, a []float32, ars, aks int, b []float32, ldb, m, n, k int, start []float32, lds int)
-	relu         func(x []float32)
-	reluBackward func(dy, y []float32)
-	add          func(dst, src []float32)
-	sumSquares   func(lanes *[16]float32, x []float32)
-	adam         func(w, g, m, v []float32, p *AdamStep)
+	name       string
+	gemm       func(p *product)
+	sumRows    func(dst, x []float32, ldx, rows int)
+	transpose  func(dst, src []float32, rows, columns int)
+	add        func(dst, src []float32)
+	sumSquares func(lanes *[16]float32, x []float32)
+	adam       func(w, g, m, v []float32, p *AdamStep)
+	gather     func(dst []float32, ldd int, src []float32, n int, rows []int32)
+	noise      func(x []float32, ldx int, scale []float32, seeds []uint64)
+	odds       func(logits []float32, out []Odds)
+	loss       func(out, grad []float32, rows []Samples, w *LossWeights, sums *LossSums)
 }
+
+// Heads is the one width that is no multiple of Width: that of the last layer,
+// three logits and a value.
+const Heads = 4
+
+// product is what a Gemm shall compute. It belongs to the caller's Workspace, as
+// an argument would escape through the function value.
+type product struct {
+	c            []float32
+	ldc          int
+	a            []float32
+	ars, aks     int
+	b            []float32
+	ldb, m, n, k int
+	start        []float32
+	lds          int
+	gate         []float32
+	finish       finish
+}
+
+// finish is what happens to an element before it is stored.
+type finish int
+
+const (
+	plain finish = iota
+	relu         // negative values become zero
+	gated        // zero where gate, shaped like c, is not positive
+)
+
+// Product is a reusable place for the arguments of a Gemm.
+type Product struct{ p product }
 
 // sets lists the forms that this machine can run, the fastest first.
 var sets = available()
@@ -75,50 +110,91 @@ func Names() []string {
 func (s *Set) Name() string { return s.name }
 
 // Gemm adds a product to c: c[i*ldc+j] += sum over k of a[i*ars+k*aks]*b[k*ldb+j]
-// for i < m, j < n, summed in the order of k. n is a multiple of Width. The two
-// strides of a serve X*W, dY*Wᵀ and Xᵀ*dY without packing.
-func (s *Set) Gemm(c []float32, ldc int, a []float32, ars, aks int, b []float32, ldb, m, n, k int) {
-	if bounds(c, ldc, a, ars, aks, b, ldb, m, n, k) {
-		s.gemm(c, ldc, a, ars, aks, b, ldb, m, n, k, c, ldc)
-	}
+// for i < m, j < n, summed in the order of k. n is a multiple of Width, or Heads.
+// The two strides of a serve X*W, dY*Wᵀ and Xᵀ*dY without packing.
+func (s *Set) Gemm(w *Product, c []float32, ldc int, a []float32, ars, aks int, b []float32, ldb, m, n, k int) {
+	w.p = product{c: c, ldc: ldc, a: a, ars: ars, aks: aks, b: b, ldb: ldb, m: m, n: n, k: k, start: c, lds: ldc}
+	s.run(&w.p)
 }
 
 // GemmFrom is Gemm onto start, n values for every row, instead of onto c: what c
 // holds does not matter. k is at least 1.
-func (s *Set) GemmFrom(start, c []float32, ldc int, a []float32, ars, aks int, b []float32, ldb, m, n, k int) {
-	if bounds(c, ldc, a, ars, aks, b, ldb, m, n, k) {
-		_ = start[n-1]
-		s.gemm(c, ldc, a, ars, aks, b, ldb, m, n, k, start, 0)
-	}
+func (s *Set) GemmFrom(w *Product, start, c []float32, ldc int, a []float32, ars, aks int, b []float32, ldb, m, n, k int) {
+	w.p = product{c: c, ldc: ldc, a: a, ars: ars, aks: aks, b: b, ldb: ldb, m: m, n: n, k: k, start: start[:n]}
+	s.run(&w.p)
 }
 
-// bounds reports whether there is anything to do and panics on what the assembly
-// would overrun.
-func bounds(c []float32, ldc int, a []float32, ars, aks int, b []float32, ldb, m, n, k int) bool {
-	if m <= 0 || n <= 0 || k <= 0 {
-		return false
+// GemmRelu is GemmFrom with negative results replaced by zero.
+func (s *Set) GemmRelu(w *Product, start, c []float32, ldc int, a []float32, ars, aks int, b []float32, ldb, m, n, k int) {
+	w.p = product{c: c, ldc: ldc, a: a, ars: ars, aks: aks, b: b, ldb: ldb, m: m, n: n, k: k, start: start[:n], finish: relu}
+	s.run(&w.p)
+}
+
+// GemmGated is GemmFrom with zeros where y, the output of GemmRelu in the shape of
+// c, is not positive.
+func (s *Set) GemmGated(w *Product, start, c []float32, ldc int, a []float32, ars, aks int, b []float32, ldb, m, n, k int, y []float32) {
+	w.p = product{c: c, ldc: ldc, a: a, ars: ars, aks: aks, b: b, ldb: ldb, m: m, n: n, k: k, start: start[:n], gate: y, finish: gated}
+	s.run(&w.p)
+}
+
+// run panics on what the assembly would overrun.
+func (s *Set) run(p *product) {
+	if p.m <= 0 || p.n <= 0 || p.k <= 0 {
+		return
 	}
-	if n%Width != 0 {
-		panic(fmt.Sprintf("kernel: %d columns are not a multiple of %d", n, Width))
+	if p.n%Width != 0 && (p.n != Heads || p.finish != plain) {
+		panic(fmt.Sprintf("kernel: %d columns are not a multiple of %d", p.n, Width))
 	}
 	// The last element of each operand, so that no assembly reads past a slice.
-	_ = c[(m-1)*ldc+n-1]
-	_ = a[(m-1)*ars+(k-1)*aks]
-	_ = b[(k-1)*ldb+n-1]
-	return true
+	_ = p.c[(p.m-1)*p.ldc+p.n-1]
+	_ = p.a[(p.m-1)*p.ars+(p.k-1)*p.aks]
+	_ = p.b[(p.k-1)*p.ldb+p.n-1]
+	if p.finish == gated {
+		_ = p.gate[(p.m-1)*p.ldc+p.n-1]
+	}
+	s.gemm(p)
 }
 
-// Relu replaces negative values by zero, in place. len(x) is a multiple of Width.
-func (s *Set) Relu(x []float32) {
-	if check(len(x), len(x)) {
-		s.relu(x)
+// SumRows adds rows of len(dst) values, which begin ldx elements apart in x, to
+// dst, in their order. len(dst) is a multiple of Width.
+func (s *Set) SumRows(dst, x []float32, ldx, rows int) {
+	if check(len(dst), len(dst)) && rows > 0 {
+		_ = x[(rows-1)*ldx+len(dst)-1]
+		s.sumRows(dst, x, ldx, rows)
 	}
 }
 
-// ReluBackward zeroes dy where y, the output of Relu, is not positive.
-func (s *Set) ReluBackward(dy, y []float32) {
-	if check(len(dy), len(y)) {
-		s.reluBackward(dy, y)
+// Transpose writes src, rows x columns, the other way round. rows is a multiple of
+// 4, columns of 8.
+func (s *Set) Transpose(dst, src []float32, rows, columns int) {
+	if rows%4 != 0 || columns%8 != 0 || len(dst) != rows*columns || len(src) != len(dst) {
+		panic(fmt.Sprintf("kernel: %d x %d of %d to %d elements", rows, columns, len(src), len(dst)))
+	}
+	if len(dst) > 0 {
+		s.transpose(dst, src, rows, columns)
+	}
+}
+
+// Gather copies the chosen rows of src, n values each and n apart, to rows that are
+// ldd apart in dst. n is a multiple of Width.
+func (s *Set) Gather(dst []float32, ldd int, src []float32, n int, rows []int32) {
+	if !check(n, n) || len(rows) == 0 {
+		return
+	}
+	_ = dst[(len(rows)-1)*ldd+n-1]
+	for _, r := range rows {
+		_ = src[int(r)*n : (int(r)+1)*n]
+	}
+	s.gather(dst, ldd, src, n, rows)
+}
+
+// Noise adds a nearly normal number of variance 4*(65536^2-1)/12 times scale[j]^2
+// to each element j of len(seeds) rows that begin ldx elements apart. It is a
+// function of the row's seed and of j. len(scale) is a multiple of Width.
+func (s *Set) Noise(x []float32, ldx int, scale []float32, seeds []uint64) {
+	if check(len(scale), len(scale)) && len(seeds) > 0 {
+		_ = x[(len(seeds)-1)*ldx+len(scale)-1]
+		s.noise(x, ldx, scale, seeds)
 	}
 }
 

@@ -75,7 +75,7 @@ func TestGemmAgainstFloat64(t *testing.T) {
 				ars, aks = 1, m
 			}
 			c := append([]float32(nil), c0...)
-			s.Gemm(c, n, a, ars, aks, b, n, m, n, k)
+			s.Gemm(new(Product), c, n, a, ars, aks, b, n, m, n, k)
 			for i := range m {
 				for j := range n {
 					want := float64(c0[i*n+j])
@@ -98,20 +98,37 @@ func TestSetsGiveTheSameBits(t *testing.T) {
 		t.Skip("SKIPPED: this machine has only the portable kernels, nothing to compare")
 	}
 	rng := rand.New(rand.NewPCG(5, 6))
-	for _, n := range []int{16, 32, 48, 128} {
-		for _, m := range []int{1, 3, 4, 5, 8, 11, 14, 31} {
+	w := new(Product)
+	for _, n := range []int{Heads, 16, 32, 48, 128} {
+		for _, m := range []int{1, 3, 4, 5, 8, 11, 14, 31, 32} {
 			for _, k := range []int{1, 2, 7, 64} {
-				a, b, c0 := random(rng, m*k), random(rng, k*n), random(rng, m*n)
-				want := append([]float32(nil), c0...)
-				portable.Gemm(want, n, a, k, 1, b, n, m, n, k)
-				wantFrom := make([]float32, m*n)
-				portable.GemmFrom(c0[:n], wantFrom, n, a, k, 1, b, n, m, n, k)
+				// Rows of c, a and b are further apart than they are long.
+				ldc, lda, ldb := n+5, k+3, n+1
+				a, b, c0, y := random(rng, m*lda), random(rng, k*ldb), random(rng, m*ldc), random(rng, m*ldc)
+				y[0] = float32(math.NaN())
+				results := func(s *Set) [][]float32 {
+					all := make([][]float32, 4)
+					for i := range all {
+						all[i] = append([]float32(nil), c0...)
+					}
+					s.Gemm(w, all[0], ldc, a, lda, 1, b, ldb, m, n, k)
+					s.GemmFrom(w, c0, all[1], ldc, a, lda, 1, b, ldb, m, n, k)
+					if n != Heads {
+						s.GemmRelu(w, c0, all[2], ldc, a, lda, 1, b, ldb, m, n, k)
+						s.GemmGated(w, c0, all[3], ldc, a, lda, 1, b, ldb, m, n, k, y)
+					}
+					return all
+				}
+				want := results(portable)
+				for i, v := range want[1] {
+					if j := i % ldc; j < n && n != Heads && (want[2][i] != max(v, 0) || want[3][i] != map[bool]float32{true: v}[y[i] > 0]) {
+						t.Fatalf("the portable finish of %v by %v gives %v and %v", v, y[i], want[2][i], want[3][i])
+					}
+				}
 				for _, s := range sets[:len(sets)-1] {
-					got := append([]float32(nil), c0...)
-					s.Gemm(got, n, a, k, 1, b, n, m, n, k)
-					equalBits(t, fmt.Sprintf("%s gemm %dx%dx%d", s.name, m, n, k), got, want)
-					s.GemmFrom(c0[:n], got, n, a, k, 1, b, n, m, n, k)
-					equalBits(t, fmt.Sprintf("%s gemm from a row %dx%dx%d", s.name, m, n, k), got, wantFrom)
+					for i, got := range results(s) {
+						equalBits(t, fmt.Sprintf("%s gemm %d, %dx%dx%d", s.name, i, m, n, k), got, want[i])
+					}
 				}
 			}
 		}
@@ -120,11 +137,8 @@ func TestSetsGiveTheSameBits(t *testing.T) {
 	x, y := random(rng, n), random(rng, n)
 	x[0], x[1], x[2] = float32(math.NaN()), float32(math.Copysign(0, -1)), float32(math.Inf(-1))
 	y[3], y[4] = float32(math.NaN()), 0
+	seeds := []uint64{1, math.MaxUint64, 0x9e3779b97f4a7c15}
 	apply := func(s *Set) []float32 {
-		relu := append([]float32(nil), x...)
-		s.Relu(relu)
-		back := append([]float32(nil), x...)
-		s.ReluBackward(back, y)
 		sum := append([]float32(nil), x...)
 		s.Add(sum, y)
 		w, g, mo, v := random(rand.New(rand.NewPCG(7, 8)), n), append([]float32(nil), y[16:]...), make([]float32, n), make([]float32, n)
@@ -136,8 +150,16 @@ func TestSetsGiveTheSameBits(t *testing.T) {
 			s.Adam(w, g, mo, v, &AdamStep{GradientScale: 0.37, Beta1: 0.9, OneLessBeta1: 0.1, Beta2: 0.999,
 				OneLessBeta2: 0.001, RootScale: 3, Epsilon: 1e-5, Rate: 0.01 * float32(t), Keep: 0.999})
 		}
-		out := append(relu, back...)
-		out = append(append(append(append(append(out, sum...), w...), mo...), v...), lanes[:]...)
+		columns := append([]float32(nil), y[32:32+80]...)
+		s.SumRows(columns, x[16:], 81, 5)
+		rows := make([]float32, 12*33)
+		s.Gather(rows, 33, x, 32, []int32{3, 0, 17, 17, 2, 9, 1, 4, 5, 6, 8, 16})
+		noisy := append([]float32(nil), x...)
+		s.Noise(noisy, 50, y[16:64], seeds)
+		turned := make([]float32, 12*24)
+		s.Transpose(turned, y[5:5+12*24], 12, 24)
+		out := append(append(sum, turned...), w...)
+		out = append(append(append(append(append(append(out, mo...), v...), lanes[:]...), columns...), rows...), noisy...)
 		return append(out, float32(norm))
 	}
 	want := apply(portable)
@@ -150,12 +172,16 @@ func TestLengthsAreChecked(t *testing.T) {
 	t.Parallel()
 	for name, f := range map[string]func(){
 		"short":    func() { Best().Add(make([]float32, 16), make([]float32, 32)) },
-		"unpadded": func() { Best().Relu(make([]float32, 17)) },
+		"unpadded": func() { Best().Add(make([]float32, 17), make([]float32, 17)) },
+		"gather":   func() { Best().Gather(make([]float32, 16), 16, make([]float32, 40), 16, []int32{2}) },
+		"gate": func() {
+			Best().GemmGated(new(Product), make([]float32, 16), make([]float32, 16), 16, make([]float32, 1), 1, 1, make([]float32, 16), 16, 1, 16, 1, nil)
+		},
 		"columns": func() {
-			Best().Gemm(make([]float32, 99), 9, make([]float32, 99), 1, 1, make([]float32, 99), 9, 1, 9, 1)
+			Best().Gemm(new(Product), make([]float32, 99), 9, make([]float32, 99), 1, 1, make([]float32, 99), 9, 1, 9, 1)
 		},
 		"past b": func() {
-			Best().Gemm(make([]float32, 16), 16, make([]float32, 4), 4, 1, make([]float32, 60), 16, 1, 16, 4)
+			Best().Gemm(new(Product), make([]float32, 16), 16, make([]float32, 4), 4, 1, make([]float32, 60), 16, 1, 16, 4)
 		},
 	} {
 		func() {
@@ -186,7 +212,7 @@ func BenchmarkGemm128(b *testing.B) {
 		}{{"XW", 128, 1}, {"XtY", 1, 128}} {
 			b.Run(name+"/"+shape.name, func(b *testing.B) {
 				for b.Loop() {
-					s.Gemm(c, 128, x, shape.ars, shape.aks, w, 128, 128, 128, 128)
+					s.Gemm(new(Product), c, 128, x, shape.ars, shape.aks, w, 128, 128, 128, 128)
 				}
 				b.ReportMetric(2*128*128*128*float64(b.N)/b.Elapsed().Seconds()/1e9, "GFLOP/s")
 			})

@@ -3,13 +3,17 @@ package kernel
 import "math"
 
 var portable = &Set{
-	name:         "portable",
-	gemm:         gemmPortable,
-	relu:         reluPortable,
-	reluBackward: reluBackwardPortable,
-	add:          addPortable,
-	sumSquares:   sumSquaresPortable,
-	adam:         adamPortable,
+	name:       "portable",
+	gemm:       gemmPortable,
+	sumRows:    sumRowsPortable,
+	transpose:  transposePortable,
+	add:        addPortable,
+	sumSquares: sumSquaresPortable,
+	adam:       adamPortable,
+	gather:     gatherPortable,
+	noise:      noisePortable,
+	odds:       oddsPortable,
+	loss:       lossPortable,
 }
 
 // fma returns x*y+z rounded once to float32, as the vector instruction does.
@@ -52,13 +56,13 @@ func fmaSlow(p, c, s float64) float32 {
 	return float32(math.Float64frombits(bits))
 }
 
-func gemmPortable(c []float32, ldc int, a []float32, ars, aks int, b []float32, ldb, m, n, k int, start []float32, lds int) {
-	for i := range m {
-		row := c[i*ldc : i*ldc+n]
-		copy(row, start[i*lds:i*lds+n])
-		for p := range k {
-			x := float64(a[i*ars+p*aks])
-			br := b[p*ldb : p*ldb+n][:len(row)]
+func gemmPortable(p *product) {
+	for i := range p.m {
+		row := p.c[i*p.ldc : i*p.ldc+p.n]
+		copy(row, p.start[i*p.lds:i*p.lds+p.n])
+		for k := range p.k {
+			x := float64(p.a[i*p.ars+k*p.aks])
+			br := p.b[k*p.ldb : k*p.ldb+p.n][:len(row)]
 			// fma by hand: it is too large to be inlined, and the call doubles the time.
 			for j, y := range br {
 				prod, z := x*float64(y), float64(row[j])
@@ -70,21 +74,58 @@ func gemmPortable(c []float32, ldc int, a []float32, ars, aks int, b []float32, 
 				}
 			}
 		}
-	}
-}
-
-func reluPortable(x []float32) {
-	for i, v := range x {
-		if v < 0 {
-			x[i] = 0
+		switch p.finish {
+		case relu:
+			for j, v := range row {
+				if v < 0 {
+					row[j] = 0
+				}
+			}
+		case gated:
+			for j, y := range p.gate[i*p.ldc : i*p.ldc+p.n] {
+				if !(y > 0) {
+					row[j] = 0
+				}
+			}
 		}
 	}
 }
 
-func reluBackwardPortable(dy, y []float32) {
-	for i, v := range y {
-		if !(v > 0) {
-			dy[i] = 0
+func sumRowsPortable(dst, x []float32, ldx, rows int) {
+	for r := range rows {
+		for j, v := range x[r*ldx : r*ldx+len(dst)] {
+			dst[j] += v
+		}
+	}
+}
+
+func transposePortable(dst, src []float32, rows, columns int) {
+	for c := range columns {
+		for r := range rows {
+			dst[c*rows+r] = src[r*columns+c]
+		}
+	}
+}
+
+func gatherPortable(dst []float32, ldd int, src []float32, n int, rows []int32) {
+	for i, r := range rows {
+		copy(dst[i*ldd:i*ldd+n], src[int(r)*n:])
+	}
+}
+
+func noisePortable(x []float32, ldx int, scale []float32, seeds []uint64) {
+	// A counter and a hash (two multiplications, by C. Wellons), so that lanes do not wait for each other.
+	hash := func(x uint32) uint32 {
+		x = (x ^ x>>16) * 0x7feb352d
+		x = (x ^ x>>15) * 0x846ca68b
+		return x ^ x>>16
+	}
+	for r, seed := range seeds {
+		row := x[r*ldx : r*ldx+len(scale)]
+		for j := range row {
+			a, b := hash(uint32(seed)+uint32(j)*0x9e3779b9), hash(uint32(seed>>32)+uint32(j)*0x9e3779b9)
+			sum := int32(a&0xffff) + int32(a>>16) + int32(b&0xffff) + int32(b>>16) - 131070
+			row[j] += float32(float32(sum) * scale[j])
 		}
 	}
 }
