@@ -9,6 +9,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"time"
 
@@ -25,6 +26,8 @@ type Config struct {
 	Schema string
 	// MaxConns bounds the pool; zero means 8.
 	MaxConns int32
+	// Settings are the server's parameters that the connections set for themselves.
+	Settings map[string]string
 	// Wait is how long Open waits for a server that does not answer yet; zero means 30 s.
 	Wait time.Duration
 }
@@ -50,6 +53,7 @@ func Open(ctx context.Context, cfg Config, log *zap.Logger) (*pgxpool.Pool, erro
 	pc.ConnConfig.RuntimeParams["application_name"] = "trainyard-" + cfg.Schema
 	// A client that hangs inside a transaction must not hold its locks for ever.
 	pc.ConnConfig.RuntimeParams["idle_in_transaction_session_timeout"] = "60000"
+	maps.Copy(pc.ConnConfig.RuntimeParams, cfg.Settings)
 	pc.MaxConns = cfg.MaxConns
 	if pc.MaxConns == 0 {
 		pc.MaxConns = defaultMaxConns

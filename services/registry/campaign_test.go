@@ -46,6 +46,9 @@ func TestCampaignKills(t *testing.T) {
 			t.Errorf("%d acknowledged points are lost, %d are there twice", got.lost, got.doubled)
 		}
 	})
+	if got.acked == 0 || control.acked == 0 {
+		t.Skip("SKIPPED, NOT TESTED: a part was skipped, and its zeros are no figures")
+	}
 	t.Logf("%+v, control %+v", got, control)
 	count := func(n int64) benchtable.Sample { return benchtable.Of("", float64(n)) }
 	benchtable.Section{Page: resultsPage, Title: "SIGKILL of Postgres and registry under 20 writers", Command: "make campaign ONLY=services/registry CAMPAIGN=TestCampaignKills",

@@ -73,7 +73,7 @@ func build(ctx context.Context, cfg Config, tel *telemetry.Telemetry, group *lif
 	if err := pg.Migrate(ctx, cfg.DSN, postgres.Schema, postgres.Migrations); err != nil {
 		return err
 	}
-	pool, err := pg.Open(ctx, pg.Config{DSN: cfg.DSN, Schema: postgres.Schema, MaxConns: int32(cfg.MaxConns)}, tel.Log)
+	pool, err := pg.Open(ctx, pg.Config{DSN: cfg.DSN, Schema: postgres.Schema, MaxConns: int32(cfg.MaxConns), Settings: postgres.Settings}, tel.Log)
 	if err != nil {
 		return err
 	}

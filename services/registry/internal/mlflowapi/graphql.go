@@ -80,7 +80,11 @@ func (s *Server) graphRun(ctx context.Context, in args) (any, error) {
 	if err != nil {
 		return nil, runError(err, id)
 	}
-	runs, err := s.graphRuns(ctx, []catalog.Run{r})
+	inputs, outputs, err := s.Store.RunLinks(ctx, []string{id})
+	if err != nil {
+		return nil, err
+	}
+	runs, err := s.graphRuns(ctx, []catalog.Run{r}, []runDTO{runOf(r, inputs[id], outputs[id])})
 	if err != nil {
 		return nil, err
 	}
@@ -94,19 +98,23 @@ type graphRunDTO struct {
 }
 
 func (s *Server) graphSearch(ctx context.Context, in args) (any, error) {
-	runs, next, err := s.foundRuns(ctx, in)
+	rows, next, err := s.foundRuns(ctx, in)
 	if err != nil {
 		return nil, err
 	}
-	all, err := s.graphRuns(ctx, runs)
+	if err := s.Store.FillRuns(ctx, rows); err != nil {
+		return nil, err
+	}
+	runs, plain := make([]catalog.Run, len(rows)), make([]runDTO, len(rows))
+	for i := range rows {
+		runs[i], plain[i] = rows[i].Run, rowOf(&rows[i])
+	}
+	all, err := s.graphRuns(ctx, runs, plain)
 	return map[string]any{"runs": all, "next_page_token": next}, err
 }
 
-func (s *Server) graphRuns(ctx context.Context, runs []catalog.Run) ([]graphRunDTO, error) {
-	plain, err := s.shownRuns(ctx, runs)
-	if err != nil {
-		return nil, err
-	}
+// graphRuns adds to runs, and to their documents, what the interface asks for beside them.
+func (s *Server) graphRuns(ctx context.Context, runs []catalog.Run, plain []runDTO) ([]graphRunDTO, error) {
 	experiments := map[int64]experimentDTO{}
 	out := make([]graphRunDTO, 0, len(runs))
 	for i, r := range runs {

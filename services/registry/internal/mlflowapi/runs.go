@@ -14,7 +14,6 @@ import (
 	"time"
 
 	"github.com/ultrathink-pilot/trainyard/services/registry/internal/catalog"
-	"github.com/ultrathink-pilot/trainyard/services/registry/internal/filter"
 	"github.com/ultrathink-pilot/trainyard/services/registry/internal/postgres"
 )
 
@@ -188,65 +187,6 @@ func (s *Server) updateRun(ctx context.Context, in args) (any, error) {
 		return nil, runError(err, id)
 	}
 	return map[string]any{"run_info": runInfoOf(r)}, nil
-}
-
-// foundRuns searches as the request says, and makes the token of the next page.
-func (s *Server) foundRuns(ctx context.Context, in args) (runs []catalog.Run, next string, err error) {
-	page, err := in.page(paging{1000, searchRunsMost, positive})
-	if err != nil {
-		return nil, "", err
-	}
-	names, err := in.list("experiment_ids")
-	if err != nil {
-		return nil, "", err
-	}
-	clauses, orders, err := in.search(filter.Runs)
-	if err != nil {
-		return nil, "", err
-	}
-	for i, c := range clauses {
-		if c.Entity == filter.Attribute && c.Key == "status" {
-			if state, ok := runStateOf(c.Text); ok {
-				clauses[i].Text = string(state)
-			}
-		}
-	}
-	runs, err = s.Store.SearchRuns(ctx, experimentNumbers(names), clauses, orders, in.view("run_view_type"), page)
-	if err != nil {
-		return nil, "", err
-	}
-	runs, next = cut(runs, page)
-	return runs, next, nil
-}
-
-// shownRuns are runs in MLflow's form, with their inputs and outputs.
-func (s *Server) shownRuns(ctx context.Context, runs []catalog.Run) ([]runDTO, error) {
-	ids := make([]string, len(runs))
-	for i, r := range runs {
-		ids[i] = r.ID
-	}
-	inputs, outputs, err := s.Store.RunLinks(ctx, ids)
-	if err != nil {
-		return nil, err
-	}
-	out := make([]runDTO, 0, len(runs))
-	for _, r := range runs {
-		out = append(out, runOf(r, inputs[r.ID], outputs[r.ID]))
-	}
-	return out, nil
-}
-
-func (s *Server) searchRuns(ctx context.Context, in args) (any, error) {
-	runs, next, err := s.foundRuns(ctx, in)
-	if err != nil {
-		return nil, err
-	}
-	out := struct {
-		Runs []runDTO `json:"runs,omitempty"`
-		Next string   `json:"next_page_token,omitempty"`
-	}{Next: next}
-	out.Runs, err = s.shownRuns(ctx, runs)
-	return out, err
 }
 
 // experimentNumbers reads experiment ids. One that is no number exists as little as one

@@ -151,6 +151,10 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		s.fail(w, r, err)
 		return
 	}
+	if page, ok := answer.(runPage); ok {
+		page.send(r.Context(), w, s.Log)
+		return
+	}
 	if answer == nil {
 		answer = struct{}{}
 	}

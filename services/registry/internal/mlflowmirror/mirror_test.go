@@ -157,7 +157,7 @@ func points(n int) []catalog.MetricPoint {
 // drained waits until nothing waits and everything was compared.
 func (p *pair) drained() postgres.MirrorState {
 	p.Helper()
-	runs, err := p.here.SearchRuns(p.Context(), []int64{0}, nil, nil, []catalog.Lifecycle{catalog.Active, catalog.Deleted}, postgres.Page{Limit: 10})
+	runs, err := p.here.SearchRunPage(p.Context(), postgres.RunSearch{Lifecycles: []catalog.Lifecycle{catalog.Active, catalog.Deleted}, Limit: 10})
 	p.must(err)
 	models, err := p.here.ListModels(p.Context(), "")
 	p.must(err)
@@ -180,12 +180,12 @@ func (p *pair) drained() postgres.MirrorState {
 // only returns the one run that the other side has, and refuses two.
 func (p *pair) only() catalog.Run {
 	p.Helper()
-	runs, err := p.there.SearchRuns(p.Context(), []int64{0}, nil, nil, []catalog.Lifecycle{catalog.Active, catalog.Deleted}, postgres.Page{Limit: 10})
+	runs, err := p.there.SearchRunPage(p.Context(), postgres.RunSearch{Lifecycles: []catalog.Lifecycle{catalog.Active, catalog.Deleted}, Limit: 10})
 	p.must(err)
 	if len(runs) != 1 {
 		p.Fatalf("%d runs over there", len(runs))
 	}
-	return runs[0]
+	return runs[0].Run
 }
 
 // equal fails unless both sides show the same run.

@@ -83,6 +83,7 @@ type group struct {
 type runRow struct {
 	fence     uint64
 	attempt   int32
+	place     place
 	state     catalog.RunState
 	modelName string
 	trace     string
@@ -110,7 +111,7 @@ func (g *group) load(ctx context.Context, batches []catalog.Batch) error {
 		}
 	}
 	sorted := catalog.SortedKeys(ids)
-	rows, err := g.tx.Query(ctx, `SELECT run_id, fence, attempt, state, model_name, trace_parent
+	rows, err := g.tx.Query(ctx, `SELECT run_id, fence, attempt, state, model_name, trace_parent, experiment_id, run_key
 		FROM runs WHERE run_id = ANY($1) ORDER BY run_id FOR NO KEY UPDATE`, sorted)
 	if err != nil {
 		return err
@@ -120,7 +121,7 @@ func (g *group) load(ctx context.Context, batches []catalog.Batch) error {
 		r  runRow
 		f  int64
 	)
-	_, err = pgx.ForEachRow(rows, []any{&id, &f, &r.attempt, &r.state, &r.modelName, &r.trace}, func() error {
+	_, err = pgx.ForEachRow(rows, []any{&id, &f, &r.attempt, &r.state, &r.modelName, &r.trace, &r.place.experiment, &r.place.run}, func() error {
 		row := r
 		row.fence = uint64(f)
 		row.attempts = map[int32]*attemptRow{}
@@ -206,7 +207,7 @@ func (g *group) apply(ctx context.Context, b *catalog.Batch) (catalog.BatchResul
 	for key, value := range b.Tags {
 		set(g.newTag, k.RunID, key, value)
 	}
-	g.points.add(k.RunID, k.Attempt, b.Points)
+	g.points.add(k.RunID, run.place, k.Attempt, b.Points)
 	if g.store.mirrored {
 		g.told = append(g.told, outbox.Metrics(outbox.RunLane(k.RunID), b.Points)...)
 	}
@@ -235,15 +236,16 @@ func (g *group) open(ctx context.Context, k catalog.BatchKey, o catalog.RunOpene
 		if err != nil {
 			return err
 		}
-		_, err = g.tx.Exec(ctx, `INSERT INTO runs (run_id, experiment_id, display_name, state, tenant, user_id, model_name,
+		var key int64
+		err = g.tx.QueryRow(ctx, `INSERT INTO runs (run_id, experiment_id, display_name, state, tenant, user_id, model_name,
 			attempt, fence, agent_name, spec, trace_parent, start_time, create_time, update_time)
-			VALUES ($1, $2, $3, 'RUNNING', $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $13)`,
+			VALUES ($1, $2, $3, 'RUNNING', $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $13) RETURNING run_key`,
 			k.RunID, experiment, o.DisplayName, o.Tenant, o.UserID, o.ModelName, k.Attempt, int64(k.Fence), o.Agent,
-			o.Spec, o.TraceParent, start, g.now)
+			o.Spec, o.TraceParent, start, g.now).Scan(&key)
 		if err != nil {
 			return fmt.Errorf("create run: %w", err)
 		}
-		run = &runRow{modelName: o.ModelName, trace: o.TraceParent, attempts: map[int32]*attemptRow{}}
+		run = &runRow{place: place{experiment, key}, modelName: o.ModelName, trace: o.TraceParent, attempts: map[int32]*attemptRow{}}
 		g.runs[k.RunID] = run
 		if g.store.mirrored {
 			if err := openLane(ctx, g.tx, g.now, outbox.Run(outbox.RunLane(k.RunID))); err != nil {
@@ -311,9 +313,9 @@ func supersede(ctx context.Context, tx pgx.Tx, runID string, attempt int32, chec
 	if err != nil {
 		return 0, fmt.Errorf("drop superseded latest values: %w", err)
 	}
-	_, err = tx.Exec(ctx, `INSERT INTO metric_latest (series_id, step, time, attempt, value)
-		SELECT DISTINCT ON (p.series_id) p.series_id, p.step, p.time, p.attempt, p.value
-		FROM metric_points p JOIN run_attempts a ON a.run_id = $1 AND a.attempt = p.attempt
+	_, err = tx.Exec(ctx, `INSERT INTO metric_latest (series_id, step, time, attempt, value, experiment_id, run_key, key)
+		SELECT DISTINCT ON (p.series_id) p.series_id, p.step, p.time, p.attempt, p.value, r.experiment_id, r.run_key, s.key
+		FROM metric_points p JOIN metric_series s USING (series_id) JOIN runs r ON r.run_id = $1 JOIN run_attempts a ON a.run_id = $1 AND a.attempt = p.attempt
 		WHERE p.series_id = ANY($2) AND p.step <= $3 AND (a.hidden_above IS NULL OR p.step <= a.hidden_above)
 		ORDER BY p.series_id, p.step DESC, p.time DESC, (p.value <> 'NaN') DESC, p.value DESC`, runID, behind, cut)
 	if err != nil {

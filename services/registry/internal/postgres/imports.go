@@ -96,7 +96,8 @@ func (t *Tx) CommitImport(ctx context.Context, id string, by By) (v catalog.Vers
 		return v, stored, err
 	}
 	// Before the checkpoint, which is locked after models everywhere.
-	if _, err := t.lockRun(ctx, in.RunID, Guard{Fence: importFence, HasFence: true}); err != nil {
+	run, err := t.lockRun(ctx, in.RunID, Guard{Fence: importFence, HasFence: true})
+	if err != nil {
 		return v, stored, err
 	}
 	if _, err := t.EnsureModel(ctx, in.Model); err != nil {
@@ -114,7 +115,7 @@ func (t *Tx) CommitImport(ctx context.Context, id string, by By) (v catalog.Vers
 		points = append(points, catalog.MetricPoint{Key: k, Time: t.now, Value: in.Metrics[k]})
 	}
 	p := pendingPoints{effects: t.effects}
-	p.add(in.RunID, 1, points)
+	p.add(in.RunID, run.place, 1, points)
 	if err := p.flush(ctx, t.tx, t.series); err != nil {
 		return v, stored, err
 	}

@@ -29,14 +29,14 @@ func (s *Store) LogMetrics(ctx context.Context, runID string, g Guard, points []
 }
 
 // writable is lockRun's guard in SQL; $2 says whether the caller shows a fence of this run, $3 which.
-const writable = `SELECT attempt FROM runs WHERE run_id = $1 AND lifecycle = 'ACTIVE' AND (fence = 0 OR ($2 AND $3 >= fence))`
+const writable = `SELECT attempt, experiment_id, run_key FROM runs WHERE run_id = $1 AND lifecycle = 'ACTIVE' AND (fence = 0 OR ($2 AND $3 >= fence))`
 
 // logAtOnce reports false, and has written nothing, when a series is not known yet, or when the
 // run refuses the write: the long way then says why. The statements are one transaction,
 // because the messages of a batch share one sync.
 func (s *Store) logAtOnce(ctx context.Context, runID string, g Guard, points []catalog.MetricPoint) (bool, error) {
 	p := pendingPoints{effects: newEffects()}
-	p.add(runID, 0, points)
+	p.add(runID, place{}, 0, points)
 	for i := range p.rows {
 		id, ok := s.series.get(p.rows[i].name)
 		if !ok {
@@ -60,13 +60,12 @@ func (s *Store) logAtOnce(ctx context.Context, runID string, g Guard, points []c
 			FROM run, unnest($4::bigint[], $5::bigint[], $6::timestamptz[], $7::float8[]) AS u(series_id, step, time, value) ON CONFLICT DO NOTHING),
 		rollups AS (DELETE FROM metric_rollups r USING run, unnest($8::bigint[], $12::bigint[]) AS u(series_id, step)
 			WHERE r.series_id = u.series_id AND r.last_step >= u.step)
-		INSERT INTO metric_latest AS l (series_id, step, time, attempt, value)
-		SELECT u.series_id, u.step, u.time, run.attempt, u.value
-		FROM run, unnest($8::bigint[], $9::bigint[], $10::timestamptz[], $11::float8[]) AS u(series_id, step, time, value)`+raiseLatest,
-		runID, shown, fence, all.ids, all.steps, all.times, all.values, latest.ids, latest.steps, latest.times, latest.values, lowest)
+		INSERT INTO metric_latest AS l (series_id, step, time, attempt, value, experiment_id, run_key, key)
+		SELECT u.series_id, u.step, u.time, run.attempt, u.value, run.experiment_id, run.run_key, u.key
+		FROM run, unnest($8::bigint[], $9::bigint[], $10::timestamptz[], $11::float8[], $13::text[]) AS u(series_id, step, time, value, key)`+raiseLatest,
+		runID, shown, fence, all.ids, all.steps, all.times, all.values, latest.ids, latest.steps, latest.times, latest.values, lowest, latest.keys)
 	results := s.pool.SendBatch(ctx, &batch)
-	var attempt int32
-	locked := results.QueryRow().Scan(&attempt)
+	locked := results.QueryRow().Scan(nil, nil, nil)
 	_, wrote := results.Exec()
 	err := errors.Join(wrote, results.Close())
 	switch refused := new(pgconn.PgError); {

@@ -50,13 +50,17 @@ type pendingPoints struct {
 type pendingPoint struct {
 	name  seriesName
 	id    int64
+	place place
 	point series.Point
 }
 
-func (p *pendingPoints) add(runID string, attempt int32, points []catalog.MetricPoint) {
+// place is where searches look for a run: its experiment, and its short name.
+type place struct{ experiment, run int64 }
+
+func (p *pendingPoints) add(runID string, at place, attempt int32, points []catalog.MetricPoint) {
 	for _, m := range points {
 		p.rows = append(p.rows, pendingPoint{
-			name: seriesName{runID, m.Key},
+			name: seriesName{runID, m.Key}, place: at,
 			// Microseconds are what the database keeps; cutting here keeps the pure
 			// order and the stored order the same.
 			point: series.Point{Step: m.Step, Time: m.Time.UTC().Truncate(time.Microsecond), Value: m.Value, Attempt: attempt},
@@ -88,8 +92,9 @@ func (p *pendingPoints) flush(ctx context.Context, tx pgx.Tx, cache *seriesCache
 	}
 	latest, lowest := p.touch()
 	var batch pgx.Batch
-	batch.Queue(`INSERT INTO metric_latest AS l (series_id, step, time, attempt, value)
-		SELECT * FROM unnest($1::bigint[], $2::bigint[], $3::timestamptz[], $4::int[], $5::float8[])`+raiseLatest, latest.arguments()...)
+	batch.Queue(`INSERT INTO metric_latest AS l (series_id, step, time, attempt, value, experiment_id, run_key, key)
+		SELECT * FROM unnest($1::bigint[], $2::bigint[], $3::timestamptz[], $4::int[], $5::float8[], $6::bigint[], $7::bigint[], $8::text[])`+raiseLatest,
+		append(latest.arguments(), latest.experiments, latest.runs, latest.keys)...)
 	batch.Queue(`DELETE FROM metric_rollups r USING unnest($1::bigint[], $2::bigint[]) AS u(series_id, step)
 		WHERE r.series_id = u.series_id AND r.last_step >= u.step`, latest.ids, lowest)
 	if err := tx.SendBatch(ctx, &batch).Close(); err != nil {
@@ -109,7 +114,7 @@ func (p *pendingPoints) sort() {
 
 // touch notes what the sorted rows add to each series, and returns each one's latest row and
 // lowest step: the last and the first of its rows.
-func (p *pendingPoints) touch() (latest columns, lowest []int64) {
+func (p *pendingPoints) touch() (latest latestColumns, lowest []int64) {
 	first := 0
 	for i, r := range p.rows {
 		if i+1 < len(p.rows) && p.rows[i+1].id == r.id {
@@ -172,6 +177,18 @@ type columns struct {
 func (c *columns) add(r pendingPoint) {
 	c.ids, c.steps, c.times = append(c.ids, r.id), append(c.steps, r.point.Step), append(c.times, r.point.Time)
 	c.attempts, c.values = append(c.attempts, r.point.Attempt), append(c.values, r.point.Value)
+}
+
+// latestColumns are latest values turned for unnest, with what searches find them by.
+type latestColumns struct {
+	columns
+	experiments, runs []int64
+	keys              []string
+}
+
+func (c *latestColumns) add(r pendingPoint) {
+	c.columns.add(r)
+	c.experiments, c.runs, c.keys = append(c.experiments, r.place.experiment), append(c.runs, r.place.run), append(c.keys, r.name.key)
 }
 
 func (c *columns) arguments() []any { return []any{c.ids, c.steps, c.times, c.attempts, c.values} }

@@ -47,6 +47,20 @@ const orderText = 128
 type orderTerm struct {
 	class, value, cast string
 	descending         bool
+	// alone: every row has class 0.
+	alone bool
+}
+
+// by is the term in an ORDER BY.
+func (t orderTerm) by() string {
+	direction := " ASC"
+	if t.descending {
+		direction = " DESC"
+	}
+	if t.alone {
+		return t.value + direction
+	}
+	return t.class + ", " + t.value + direction
 }
 
 func (q *query) orderTerms(orders []filter.Order) []orderTerm {
@@ -56,7 +70,7 @@ func (q *query) orderTerms(orders []filter.Order) []orderTerm {
 		t := orderTerm{value: e, class: "CASE WHEN " + e + " IS NULL THEN 2 ELSE 0 END", cast: "float8", descending: o.Descending}
 		switch {
 		case o.Entity == filter.Metric:
-			t.class = "CASE WHEN " + e + " IS NULL THEN 2 WHEN " + e + " = 'NaN' THEN 1 ELSE 0 END"
+			t.class, t.alone = "CASE WHEN "+e+" IS NULL THEN 2 WHEN "+e+" = 'NaN' THEN 1 ELSE 0 END", q.keyed.leads(o)
 		case o.Entity == filter.Attribute && (o.Key == "start_time" || o.Key == "end_time"):
 		default:
 			t.value, t.cast = fmt.Sprintf("left(%s, %d)", e, orderText), "text"
@@ -96,13 +110,20 @@ func (q *query) after(terms []orderTerm, place RunPlace) string {
 // SearchRunPage returns a page of the runs that match, in order, with params, tags and latest
 // metrics.
 func (s *Store) SearchRunPage(ctx context.Context, in RunSearch) ([]FoundRun, error) {
-	q := runQuery()
+	const scope = "experiment_id = ANY(ARRAY(SELECT e.experiment_id FROM experiments e WHERE starts_with(e.name, %s)))"
+	q := runQuery(scope, in.ExperimentPrefix)
 	q.add("r.lifecycle = ANY(" + q.arg(texts(in.Lifecycles)) + ")")
 	if in.ExperimentPrefix != "" {
-		q.add("starts_with(e.name, " + q.arg(in.ExperimentPrefix) + ")")
+		q.add("r." + q.keyed.within(q))
 	}
 	if in.Parent != "" {
 		q.add("EXISTS (SELECT 1 FROM run_tags t WHERE t.run_id = r.run_id AND t.key = '" + ParentTag + "' AND t.value = " + q.arg(in.Parent) + ")")
+	}
+	if err := s.narrow(ctx, q, in.Clauses); err != nil {
+		return nil, err
+	}
+	if orderedByClause(in.Orders, in.Clauses) {
+		q.keyed.lead(q, in.Orders[0].Key)
 	}
 	for _, c := range in.Clauses {
 		q.clause(c)
@@ -116,14 +137,10 @@ func (s *Store) SearchRunPage(ctx context.Context, in RunSearch) ([]FoundRun, er
 	}
 	columns, order := "r.run_id, r.start_time", ""
 	for _, t := range terms {
-		direction := " ASC"
-		if t.descending {
-			direction = " DESC"
-		}
 		columns += ", (" + t.class + ")::text, COALESCE((" + t.value + ")::text, '')"
-		order += t.class + ", " + t.value + direction + ", "
+		order += t.by() + ", "
 	}
-	rows, err := s.pool.Query(ctx, "SELECT "+columns+" FROM runs r JOIN experiments e USING (experiment_id)"+q.from()+q.where()+
+	rows, err := s.pool.Query(ctx, "SELECT "+columns+" FROM runs r"+q.keyed.sql()+q.where()+
 		" ORDER BY "+order+"r.start_time DESC, r.run_id LIMIT "+q.arg(in.Limit), q.args...)
 	if err != nil {
 		return nil, err

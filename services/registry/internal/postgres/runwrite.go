@@ -58,29 +58,34 @@ type Guard struct {
 // ErrFenceNeeded is returned for a write to a job's run that shows no fence.
 var ErrFenceNeeded = errors.New("the run belongs to a job: only its current attempt may write")
 
-// lockRun locks an active run for a write and checks the guard. It returns the attempt
-// that the write belongs to.
-func (t *Tx) lockRun(ctx context.Context, runID string, g Guard) (int32, error) {
+// lockedRun is what a write to a run needs to know: the attempt that it belongs to, and the run's place.
+type lockedRun struct {
+	attempt int32
+	place   place
+}
+
+// lockRun locks an active run for a write and checks the guard.
+func (t *Tx) lockRun(ctx context.Context, runID string, g Guard) (r lockedRun, err error) {
 	var (
 		lifecycle catalog.Lifecycle
 		fence     int64
-		attempt   int32
 	)
-	err := t.tx.QueryRow(ctx, `SELECT lifecycle, fence, attempt FROM runs WHERE run_id = $1 FOR NO KEY UPDATE`, runID).Scan(&lifecycle, &fence, &attempt)
+	err = t.tx.QueryRow(ctx, `SELECT lifecycle, fence, attempt, experiment_id, run_key FROM runs WHERE run_id = $1 FOR NO KEY UPDATE`, runID).
+		Scan(&lifecycle, &fence, &r.attempt, &r.place.experiment, &r.place.run)
 	if err != nil {
-		return 0, found(err, "runs/"+runID)
+		return r, found(err, "runs/"+runID)
 	}
 	if lifecycle != catalog.Active {
-		return 0, catalog.Refuse(catalog.ProblemState, "runs/"+runID, "The run %s must be in the 'active' state. Current state is deleted.", runID)
+		return r, catalog.Refuse(catalog.ProblemState, "runs/"+runID, "The run %s must be in the 'active' state. Current state is deleted.", runID)
 	}
 	switch {
 	case fence == 0:
 	case !g.HasFence, g.Job != "" && g.Job != runID:
-		return 0, ErrFenceNeeded
+		return r, ErrFenceNeeded
 	case g.Fence < uint64(fence):
-		return 0, catalog.Fenced(runID, g.Fence, uint64(fence))
+		return r, catalog.Fenced(runID, g.Fence, uint64(fence))
 	}
-	return attempt, nil
+	return r, nil
 }
 
 // CheckRun refuses a run that the guard may not write.
@@ -105,7 +110,7 @@ func (s *Store) CheckFence(ctx context.Context, job string, fence uint64, write 
 
 // LogBatch writes points, params and tags of one run in one transaction: all or nothing.
 func (t *Tx) LogBatch(ctx context.Context, runID string, g Guard, points []catalog.MetricPoint, params []catalog.Param, tags map[string]string) error {
-	attempt, err := t.lockRun(ctx, runID, g)
+	run, err := t.lockRun(ctx, runID, g)
 	if err != nil {
 		return err
 	}
@@ -125,7 +130,7 @@ func (t *Tx) LogBatch(ctx context.Context, runID string, g Guard, points []catal
 		}
 	}
 	p := pendingPoints{effects: t.effects}
-	p.add(runID, attempt, points)
+	p.add(runID, run.place, run.attempt, points)
 	if err := p.flush(ctx, t.tx, t.series); err != nil {
 		return err
 	}
@@ -269,7 +274,7 @@ func (s *Store) RunLinks(ctx context.Context, runIDs []string) (inputs map[strin
 		inputs, err = scanInputs(rows)
 		return err
 	})
-	batch.Queue(`SELECT run_id, model_id, step FROM run_outputs WHERE run_id = ANY($1) ORDER BY run_id, step, model_id`, runIDs).Query(func(rows pgx.Rows) error {
+	batch.Queue(selectOutputs, runIDs).Query(func(rows pgx.Rows) error {
 		var (
 			id string
 			o  Output
@@ -286,7 +291,10 @@ func (s *Store) RunLinks(ctx context.Context, runIDs []string) (inputs map[strin
 	return inputs, outputs, nil
 }
 
-const selectInputs = `SELECT run_id, input FROM run_inputs WHERE run_id = ANY($1) ORDER BY run_id, name, digest`
+const (
+	selectInputs  = `SELECT run_id, input FROM run_inputs WHERE run_id = ANY($1) ORDER BY run_id, name, digest`
+	selectOutputs = `SELECT run_id, model_id, step FROM run_outputs WHERE run_id = ANY($1) ORDER BY run_id, step, model_id`
+)
 
 func readInputs(ctx context.Context, q querier, runIDs []string) (map[string][]json.RawMessage, error) {
 	rows, err := q.Query(ctx, selectInputs, runIDs)

@@ -3,8 +3,10 @@ package postgres
 import (
 	"context"
 	"fmt"
+	"math"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/ultrathink-pilot/trainyard/services/registry/internal/catalog"
 	"github.com/ultrathink-pilot/trainyard/services/registry/internal/filter"
@@ -17,21 +19,12 @@ type query struct {
 	// tag, param and metric are expressions with one %s for the key's placeholder; each
 	// yields NULL where the row has no such key.
 	tag, param, metric string
-	// attach has, for entities whose values are joined in instead, a table expression with one
-	// %s for the key's placeholder and the columns of_run and value.
-	attach map[filter.Entity]string
-	joined map[attachment]string
-	joins  []string
+	// keyed stands for these three where it is set.
+	keyed *keys
 	// missing lists tags whose absence satisfies !=.
 	missing map[string]bool
 	conds   []string
 	args    []any
-}
-
-// attachment is one key of an entity: a filter and an order on it share a join.
-type attachment struct {
-	entity filter.Entity
-	key    string
 }
 
 func (q *query) arg(v any) string {
@@ -48,19 +41,10 @@ func (q *query) where() string {
 	return " WHERE " + strings.Join(q.conds, " AND ")
 }
 
-// from is the joins that the conditions and orders need: build those first.
-func (q *query) from() string { return strings.Join(q.joins, "") }
-
 // expression returns the SQL of a clause's left side.
 func (q *query) expression(entity filter.Entity, key string) string {
-	if table, ok := q.attach[entity]; ok {
-		a := attachment{entity, key}
-		if _, ok := q.joined[a]; !ok {
-			name := "k" + strconv.Itoa(len(q.joins))
-			q.joins = append(q.joins, " LEFT JOIN ("+fmt.Sprintf(table, q.arg(key))+") "+name+" ON "+name+".of_run = r.run_id")
-			q.joined[a] = name + ".value"
-		}
-		return q.joined[a]
+	if q.keyed != nil && (entity == filter.Metric || entity == filter.Param || entity == filter.Tag) {
+		return q.keyed.join(q, entity, key).value()
 	}
 	switch entity {
 	case filter.Metric:
@@ -79,6 +63,14 @@ func (q *query) clause(c filter.Clause) {
 		// The key is one of three names that the grammar knows.
 		column := map[string]string{"name": "i.name", "digest": "i.digest", "context": "i.context"}[c.Key]
 		q.add("EXISTS (SELECT 1 FROM run_inputs i WHERE i.run_id = r.run_id AND " + q.compare(column, c) + ")")
+		return
+	}
+	if q.keyed != nil && c.Entity == filter.Attribute && c.Key == "start_time" && c.Number == math.Trunc(c.Number) && math.Abs(c.Number) < mostMillis {
+		q.add(q.startTime(c))
+		return
+	}
+	if q.keyed != nil && c.Entity != filter.Attribute {
+		q.keyed.clause(q, c)
 		return
 	}
 	left := q.expression(c.Entity, c.Key)
@@ -119,7 +111,14 @@ func (q *query) order(orders []filter.Order, last string) string {
 		if o.Descending {
 			direction = " DESC"
 		}
-		if o.Entity == filter.Metric {
+		switch {
+		case q.keyed != nil && o.Entity == filter.Attribute && o.Key == "start_time":
+			terms = append(terms, "r.start_time"+direction) // never NULL, and what an index is ordered by
+			continue
+		case q.keyed.leads(o):
+			terms = append(terms, e+direction) // the same
+			continue
+		case o.Entity == filter.Metric:
 			terms = append(terms, "CASE WHEN "+e+" IS NULL THEN 2 WHEN "+e+" = 'NaN' THEN 1 ELSE 0 END")
 		}
 		terms = append(terms, e+direction+" NULLS LAST")
@@ -136,43 +135,33 @@ func millis(column string) string {
 	return "floor(extract(epoch FROM " + column + ") * 1000)::float8"
 }
 
+// mostMillis bounds the milliseconds that are a time of the database.
+const mostMillis = 250_000_000_000_000
+
+// startTime compares the column itself, which an index is ordered by, where a clause compares whole milliseconds.
+func (q *query) startTime(c filter.Clause) string {
+	from, to := time.UnixMilli(int64(c.Number)), time.UnixMilli(int64(c.Number)+1)
+	switch c.Op {
+	case ">=":
+		return "r.start_time >= " + q.arg(from)
+	case ">":
+		return "r.start_time >= " + q.arg(to)
+	case "<":
+		return "r.start_time < " + q.arg(from)
+	case "<=":
+		return "r.start_time < " + q.arg(to)
+	case "!=":
+		return "(r.start_time < " + q.arg(from) + " OR r.start_time >= " + q.arg(to) + ")"
+	}
+	return "r.start_time >= " + q.arg(from) + " AND r.start_time < " + q.arg(to)
+}
+
 func texts[S ~string](in []S) []string {
 	out := make([]string, 0, len(in))
 	for _, v := range in {
 		out = append(out, string(v))
 	}
 	return out
-}
-
-// runQuery knows the columns of runs. Values by key are joined in, each once: as subqueries they
-// were looked up per run for the filter, again for the NaN test and twice for the order.
-func runQuery() *query {
-	return &query{
-		columns: map[string]string{
-			"run_id": "r.run_id", "run_name": "r.display_name", "status": "r.state", "user_id": "r.user_id",
-			"run_id_digits": "replace(r.run_id, '-', '')",
-			"artifact_uri":  "'mlflow-artifacts:/' || r.experiment_id || '/' || replace(r.run_id, '-', '') || '/artifacts'",
-			"start_time":    millis("r.start_time"), "end_time": millis("r.end_time"),
-		},
-		attach: map[filter.Entity]string{
-			filter.Tag:    `SELECT run_id AS of_run, value FROM run_tags WHERE key = %s`,
-			filter.Param:  `SELECT run_id AS of_run, value FROM run_params WHERE key = %s`,
-			filter.Metric: `SELECT s.run_id AS of_run, l.value FROM metric_series s JOIN metric_latest l USING (series_id) WHERE s.key = %s`,
-		},
-		joined: map[attachment]string{},
-	}
-}
-
-// SearchRuns returns runs of the experiments that match, with params, tags and latest metrics.
-func (s *Store) SearchRuns(ctx context.Context, experiments []int64, clauses []filter.Clause, orders []filter.Order, lifecycles []catalog.Lifecycle, page Page) ([]catalog.Run, error) {
-	q := runQuery()
-	q.add("r.experiment_id = ANY(" + q.arg(experiments) + ")")
-	q.add("r.lifecycle = ANY(" + q.arg(texts(lifecycles)) + ")")
-	for _, c := range clauses {
-		q.clause(c)
-	}
-	tail := q.where() + q.order(orders, "r.start_time DESC, r.run_id") + q.page(page)
-	return s.readRuns(ctx, q.from()+tail, q.args...)
 }
 
 // SearchModels returns models that match.

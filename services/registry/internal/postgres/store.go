@@ -31,6 +31,10 @@ const Schema = "registry"
 // ModelChannel is the NOTIFY channel that carries the name of a changed model.
 const ModelChannel = "registry_models"
 
+// Settings are the parameters that the registry's connections want. A search hashes the sets of its clauses, up to a
+// million runs each; and it is short, so that more processes for it would only cost their start.
+var Settings = map[string]string{"work_mem": "32MB", "max_parallel_workers_per_gather": "0"}
+
 // Store is the registry's database.
 type Store struct {
 	pool   *pgxpool.Pool
