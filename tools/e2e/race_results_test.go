@@ -12,6 +12,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"math/rand/v2"
 	"net/http"
 	"os"
@@ -111,7 +112,7 @@ func TestCampaignLiveRace(t *testing.T) {
 	benchtable.Section{
 		Page: "janitor.md", Title: "Live race", Command: "make build && go test -tags=e2e,results,arrow_json_stdlib -run TestCampaignLiveRace -timeout 30m ./tools/e2e/",
 		Intro: "The real programs: registry, janitor, Postgres, S3 server. Every Production version is resolved and downloaded all the time, each byte compared by digest; " +
-			"the janitor is killed by SIGKILL every few seconds.",
+			"the janitor is killed by SIGKILL every few seconds. Models are stored in chunks, and eight runs at a time share a trunk.",
 		Rows: rows,
 	}.Write(t)
 	if n := r.lost.Load(); n > 0 {
@@ -209,15 +210,16 @@ func (r *race) oneRun(ctx context.Context, model string, n int, g *rand.Rand) er
 	if err := send(&registryv1.IngestRequest{Batch: &registryv1.IngestRequest_Opened{Opened: &registryv1.RunOpened{Spec: spec, AgentName: "race", Time: timestamppb.Now()}}}); err != nil {
 		return err
 	}
-	weights := make([]byte, 20_000)
-	for i := range weights {
-		weights[i] = byte(g.NormFloat64() * 20)
-	}
+	// A trunk that four runs of both models share and leave alone, until the last step; a head of the run's own.
+	trunk, head := noise(rand.New(rand.NewPCG(uint64(n/4), 3)), 12_000), noise(g, 8_000)
 	for step := range 4 {
 		for range 200 {
-			weights[g.IntN(len(weights))]++
+			head[g.IntN(len(head))]++
 		}
-		if err := r.commit(ctx, job, int64(step), g.NormFloat64(), map[string][]byte{"model.safetensors": weights, "trainer_state.bin": fmt.Appendf(nil, "%s %d", job, step)}); err != nil {
+		if step == 3 {
+			trunk[g.IntN(len(trunk))]++
+		}
+		if err := r.commit(ctx, job, int64(step), g.NormFloat64(), map[string][][]byte{"model.safetensors": {trunk, head}, "trainer_state.bin": {fmt.Appendf(nil, "%s %d", job, step)}}); err != nil {
 			return err
 		}
 	}
@@ -227,21 +229,40 @@ func (r *race) oneRun(ctx context.Context, model string, n int, g *rand.Rand) er
 	return stream.CloseSend()
 }
 
-func (r *race) commit(ctx context.Context, job string, step int64, sharpe float64, files map[string][]byte) error {
-	begin := &registryv1.BeginCheckpointRequest{RequestId: uuid.NewString(), JobId: job, Attempt: 1, Fence: 1, Step: step}
-	for path, b := range files {
-		sum := sha256.Sum256(b)
-		begin.Files = append(begin.Files, &registryv1.CheckpointFile{Path: path, Sha256: sum[:], SizeBytes: int64(len(b))})
-		r.mu.Lock()
-		r.contents[hex.EncodeToString(sum[:])] = bytes.Clone(b)
-		r.mu.Unlock()
+func noise(g *rand.Rand, n int) []byte {
+	out := make([]byte, n)
+	for i := range out {
+		out[i] = byte(g.NormFloat64() * 20)
 	}
+	return out
+}
+
+// commit stores files as their chunks; one chunk is the file.
+func (r *race) commit(ctx context.Context, job string, step int64, sharpe float64, files map[string][][]byte) error {
+	begin := &registryv1.BeginCheckpointRequest{RequestId: uuid.NewString(), JobId: job, Attempt: 1, Fence: 1, Step: step}
+	mine := map[string][]byte{}
+	for path, chunks := range files {
+		whole := sha256.New()
+		file := &registryv1.CheckpointFile{Path: path}
+		for _, b := range chunks {
+			sum := sha256.Sum256(b)
+			mine[hex.EncodeToString(sum[:])] = bytes.Clone(b)
+			file.Chunks = append(file.Chunks, &registryv1.Chunk{Sha256: sum[:], SizeBytes: int64(len(b))})
+			file.SizeBytes += int64(len(b))
+			_, _ = whole.Write(b) // a hash never fails
+		}
+		file.Sha256 = whole.Sum(nil)
+		begin.Files = append(begin.Files, file)
+	}
+	r.mu.Lock()
+	maps.Copy(r.contents, mine)
+	r.mu.Unlock()
 	staged, err := r.agent.BeginCheckpoint(ctx, begin)
 	if err != nil {
 		return err
 	}
 	for _, u := range staged.GetUploads() {
-		if _, err := r.transfer(ctx, u, files[u.GetPaths()[0]]); err != nil {
+		if _, err := r.transfer(ctx, u, mine[hex.EncodeToString(u.GetSha256())]); err != nil {
 			return err
 		}
 	}
@@ -317,16 +338,27 @@ func (r *race) readProduction(ctx context.Context, model string) error {
 	if err != nil {
 		return nil //nolint:nilerr // nothing is in Production yet, or the registry says why not
 	}
+	stored := map[string][]byte{}
 	for _, u := range answer.GetDownloads() {
 		got, err := r.transfer(ctx, u, nil)
 		if err != nil {
-			return fmt.Errorf("%s version %d, %v: %w", model, answer.GetVersion().GetVersion(), u.GetPaths(), err)
+			return fmt.Errorf("%s version %d, %x: %w", model, answer.GetVersion().GetVersion(), u.GetSha256(), err)
 		}
+		stored[string(u.GetSha256())] = got
 		r.mu.Lock()
 		want := r.contents[hex.EncodeToString(u.GetSha256())]
 		r.mu.Unlock()
 		if !bytes.Equal(got, want) {
-			return fmt.Errorf("%s version %d, %v: %d other bytes", model, answer.GetVersion().GetVersion(), u.GetPaths(), len(got))
+			return fmt.Errorf("%s version %d, %x: %d other bytes", model, answer.GetVersion().GetVersion(), u.GetSha256(), len(got))
+		}
+	}
+	for _, f := range answer.GetCheckpoint().GetFiles() {
+		whole := stored[string(f.GetSha256())]
+		for _, c := range f.GetChunks() {
+			whole = append(whole, stored[string(c.GetSha256())]...)
+		}
+		if sum := sha256.Sum256(whole); !bytes.Equal(sum[:], f.GetSha256()) {
+			return fmt.Errorf("%s version %d, %s: its chunks are another file", model, answer.GetVersion().GetVersion(), f.GetPath())
 		}
 	}
 	r.count("resolves")

@@ -152,7 +152,7 @@ func (y *yard) digests(ctx context.Context, t *testing.T, version *registryv1.Mo
 		t.Fatal(err)
 	}
 	defer client.CloseIdleConnections()
-	paths := map[string]bool{}
+	stored := map[string][]byte{}
 	for _, d := range answer.GetDownloads() {
 		req, err := http.NewRequestWithContext(ctx, d.GetMethod(), d.GetUrl(), nil)
 		if err != nil {
@@ -165,25 +165,28 @@ func (y *yard) digests(ctx context.Context, t *testing.T, version *registryv1.Mo
 		if err != nil {
 			t.Fatal(err)
 		}
-		h := sha256.New()
-		n, err := io.Copy(h, resp.Body)
+		body, err := io.ReadAll(resp.Body)
 		if cerr := resp.Body.Close(); err != nil || cerr != nil {
 			t.Fatal(err, cerr)
 		}
-		if resp.StatusCode != http.StatusOK || n != d.GetSizeBytes() || !bytes.Equal(h.Sum(nil), d.GetSha256()) {
-			t.Errorf("download of %v: status %s, %d bytes, want %d with digest %x", d.GetPaths(), resp.Status, n, d.GetSizeBytes(), d.GetSha256())
+		if sum := sha256.Sum256(body); resp.StatusCode != http.StatusOK || int64(len(body)) != d.GetSizeBytes() || !bytes.Equal(sum[:], d.GetSha256()) {
+			t.Errorf("download of %v: status %s, %d bytes, want %d with digest %x", d.GetPaths(), resp.Status, len(body), d.GetSizeBytes(), d.GetSha256())
 		}
-		for _, p := range d.GetPaths() {
-			paths[p] = true
-		}
+		stored[string(d.GetSha256())] = body
 	}
+	model := false
 	for _, f := range answer.GetCheckpoint().GetFiles() {
-		if !paths[f.GetPath()] {
-			t.Errorf("no download has %s", f.GetPath())
+		whole := stored[string(f.GetSha256())]
+		for _, c := range f.GetChunks() {
+			whole = append(whole, stored[string(c.GetSha256())]...)
 		}
+		if sum := sha256.Sum256(whole); !bytes.Equal(sum[:], f.GetSha256()) {
+			t.Errorf("the downloads are not %s", f.GetPath())
+		}
+		model = model || f.GetPath() == "model.safetensors"
 	}
-	if !paths["model.safetensors"] {
-		t.Errorf("the checkpoint has no model.safetensors: %v", paths)
+	if !model {
+		t.Errorf("the checkpoint has no model.safetensors: %v", answer.GetCheckpoint().GetFiles())
 	}
 }
 

@@ -120,7 +120,19 @@ func checkpoint(item *registryv1.InventoryItem) retention.Checkpoint {
 		out.References = append(out.References, retention.Reference{Kind: retention.RefPin})
 	}
 	for _, f := range c.GetFiles() {
-		out.Files = append(out.Files, retention.File{Digest: hex.EncodeToString(f.GetSha256()), Bytes: f.GetSizeBytes()})
+		out.Files = append(out.Files, contents(f)...)
+	}
+	return out
+}
+
+// contents are what a file is stored as: objects are what is shared, archived and deleted.
+func contents(f *registryv1.CheckpointFile) []retention.File {
+	if len(f.GetChunks()) == 0 {
+		return []retention.File{{Digest: hex.EncodeToString(f.GetSha256()), Bytes: f.GetSizeBytes()}}
+	}
+	var out []retention.File
+	for _, chunk := range f.GetChunks() {
+		out = append(out, retention.File{Digest: hex.EncodeToString(chunk.GetSha256()), Bytes: chunk.GetSizeBytes()})
 	}
 	return out
 }

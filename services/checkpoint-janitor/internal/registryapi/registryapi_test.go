@@ -1,6 +1,9 @@
 package registryapi
 
 import (
+	"bytes"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -55,5 +58,19 @@ func TestAPinWithoutARootStillPins(t *testing.T) {
 	c := checkpoint(&registryv1.InventoryItem{Checkpoint: &registryv1.Checkpoint{Pinned: true}})
 	if len(c.References) != 1 || c.References[0].Kind != retention.RefPin {
 		t.Fatalf("got %+v", c.References)
+	}
+}
+
+// What is shared, archived and deleted are contents: a file in chunks counts as those, never as itself.
+func TestChunksAreTheContents(t *testing.T) {
+	t.Parallel()
+	digest := func(b byte) []byte { return bytes.Repeat([]byte{b}, 32) }
+	c := checkpoint(&registryv1.InventoryItem{Checkpoint: &registryv1.Checkpoint{Files: []*registryv1.CheckpointFile{
+		{Path: "model.safetensors", Sha256: digest(1), SizeBytes: 30, Chunks: []*registryv1.Chunk{{Sha256: digest(2), SizeBytes: 10}, {Sha256: digest(3), SizeBytes: 20}}},
+		{Path: "meta.json", Sha256: digest(4), SizeBytes: 5},
+	}}})
+	want := []retention.File{{Digest: strings.Repeat("02", 32), Bytes: 10}, {Digest: strings.Repeat("03", 32), Bytes: 20}, {Digest: strings.Repeat("04", 32), Bytes: 5}}
+	if !slices.Equal(c.Files, want) || c.Bytes() != 35 {
+		t.Fatalf("got %+v", c.Files)
 	}
 }

@@ -126,8 +126,8 @@ type Reference struct {
 	Until time.Time
 }
 
-// File is one object of a checkpoint. Objects are content-addressed, so several
-// checkpoints may share one.
+// File is one object of a checkpoint: a file, or a chunk of one. Objects are
+// content-addressed, so several checkpoints may share one.
 type File struct {
 	// Digest is the content's SHA-256 in hex.
 	Digest string
