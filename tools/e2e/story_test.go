@@ -49,6 +49,7 @@ func TestOneJobLeavesARecordAtEveryStage(t *testing.T) {
 	y.mlflow(ctx, t, run, version)
 	y.history(ctx, t, version)
 	y.retention(ctx, t, version)
+	y.sharedTrunk(ctx, t, version)
 	y.connectedTrace(t, done.GetTraceparent())
 }
 
