@@ -36,9 +36,11 @@ func (a *app) importCommand() *cobra.Command {
 			"With --check it says what is inside: tensors, types, shapes, SHA-256 of the values, and what was refused and why.\n" +
 			"The exit code is 1 when a file was refused or read only in part.\n\n" +
 			"With --model it registers the weights as a version of that model, with their provenance. The network is inferred from\n" +
-			"names and shapes; a YAML file for --map names the layers when that fails:\n\n" +
-			"  layers: {encoder.fc1: trunk.0, encoder.fc2: trunk.1, out_a: policy, out_v: value}\n" +
-			"  ignore: [\"stats.*\"]",
+			"names and shapes: policy and value may share layers or have their own. A YAML file for --map says what that cannot tell:\n\n" +
+			"  layers: {encoder.fc1: trunk.0, pi1: actor.0, pi2: policy, v1: critic.0, v2: value, conv: history}\n" +
+			"  ignore: [\"stats.*\"]\n" +
+			"  activation: tanh                  # a file does not say it; relu is presumed, tanh for Stable-Baselines3's names\n" +
+			"  temporal: {bars: 16, stride: 4}   # of a convolution over the last bars",
 		Args: arguments(cobra.MinimumNArgs(1)),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			switch {
@@ -46,6 +48,8 @@ func (a *app) importCommand() *cobra.Command {
 				return usageError{errors.New("--check only looks, --model registers: say one of them")}
 			case check:
 				return a.checkModels(args, modelfile.Options{Lenient: o.lenient})
+			case o.asIs && (o.member != "" || o.mapping != ""):
+				return usageError{errors.New("--as-is keeps every tensor: --member and --map are for a network that is taken apart")}
 			case o.model == "" || len(args) > 1:
 				return usageError{errors.New("say --check to look at files, or --model NAME to register one")}
 			}
@@ -65,6 +69,7 @@ func (a *app) importCommand() *cobra.Command {
 	f.StringVar(&o.model, "model", "", "register the weights as a version of this model")
 	f.StringVar(&o.experiment, "experiment", "", "experiment of the import's run (default imports/MODEL)")
 	f.StringVar(&o.mapping, "map", "", "YAML file that names the layers")
+	f.StringVar(&o.member, "member", "", "the network of an ensemble to take, as --check names it")
 	f.BoolVar(&o.asIs, "as-is", false, "keep every tensor with its name and type")
 	f.StringVar(&o.schema, "feature-schema", "", "feature schema that the weights were trained on")
 	f.StringVar(&o.window, "evaluation-window", "", "dates behind the metrics, such as 2010-01-04/2014-12-31")
@@ -76,10 +81,10 @@ func (a *app) importCommand() *cobra.Command {
 
 // importOptions are the flags of a registration.
 type importOptions struct {
-	model, experiment, mapping, schema, window, request string
-	asIs, lenient                                       bool
-	notes, metrics                                      map[string]string
-	figures                                             map[string]float64
+	model, experiment, mapping, member, schema, window, request string
+	asIs, lenient                                               bool
+	notes, metrics                                              map[string]string
+	figures                                                     map[string]float64
 }
 
 // prepare checks the flags and makes a model of the file.
@@ -95,7 +100,7 @@ func (o *importOptions) prepare(path string) (*modelfile.Prepared, error) {
 	if o.experiment == "" {
 		o.experiment = "imports/" + o.model
 	}
-	how := modelfile.ImportOptions{Options: modelfile.Options{Lenient: o.lenient}, AsIs: o.asIs, FeatureSchema: o.schema}
+	how := modelfile.ImportOptions{Options: modelfile.Options{Lenient: o.lenient}, AsIs: o.asIs, Member: o.member, FeatureSchema: o.schema}
 	if o.mapping != "" {
 		text, err := os.ReadFile(o.mapping)
 		if err != nil {
@@ -274,11 +279,16 @@ func writeContents(w io.Writer, r *modelfile.Report) error {
 			return err
 		}
 	}
-	if n := r.Architecture; n != nil {
-		if _, err := fmt.Fprintf(w, "  network: %d inputs, hidden %v, %d actions\n", n.Inputs, n.Hidden, n.Actions); err != nil {
-			return err
-		}
+	var networks []string
+	switch {
+	case r.Architecture != nil:
+		networks = append(networks, fmt.Sprintf("  network: %s\n", r.Architecture))
+	case r.Unclear != "":
+		networks = append(networks, fmt.Sprintf("  no network inferred: %s\n", r.Unclear))
 	}
-	_, err := fmt.Fprintln(w)
+	for _, m := range r.Members {
+		networks = append(networks, fmt.Sprintf("  member %s: %s\n", m.Name, m.Architecture))
+	}
+	_, err := fmt.Fprintln(w, strings.Join(networks, ""))
 	return err
 }

@@ -3,234 +3,64 @@ package modelfile
 import (
 	"errors"
 	"fmt"
-	"path"
+	"math"
 	"slices"
 	"strings"
-
-	"go.yaml.in/yaml/v3"
 
 	"github.com/ultrathink-pilot/trainyard/libs/pth"
 	"github.com/ultrathink-pilot/trainyard/libs/safetensors"
 )
 
-// Architecture is a shared trunk of dense layers with a policy and a value on top:
-// what the built-in learner trains and serves.
+// Architecture is what a file's weights compute: a policy and a value over dense
+// layers, which they share, have of their own, or both, and perhaps a convolution
+// over the last bars. Convert makes the one form of it that the built-in learner
+// trains and serves: a shared trunk with a policy and a value on top.
 type Architecture struct {
-	Inputs  int   `json:"inputs"`
+	Inputs int `json:"inputs"`
+	// Hidden are the widths of the converted trunk: layers that policy and value
+	// had of their own stand side by side in it.
 	Hidden  []int `json:"hidden"`
 	Actions int   `json:"actions"`
-	// Layers are in the order of the computation, policy and value last.
+	// Activation follows every layer but the last ones: "relu" or "tanh". A file
+	// does not say it.
+	Activation string    `json:"activation"`
+	Temporal   *Temporal `json:"temporal,omitempty"`
+	// Layers are in the order of the computation, the shared ones first.
 	Layers []Layer `json:"layers"`
 	// Ignored are the tensors that are not part of it, such as the optimizer's.
 	Ignored []string `json:"ignored,omitempty"`
+
+	history               *Layer
+	shared, actor, critic []*Layer // actor and critic end with the heads; critic may be empty
 }
+
+// Temporal is a 1-D convolution over the features of the last bars, whose outputs
+// join the observation.
+type Temporal struct {
+	Bars     int `json:"bars" yaml:"bars"`
+	Stride   int `json:"stride" yaml:"stride"`
+	Width    int `json:"width" yaml:"-"`
+	Channels int `json:"channels" yaml:"-"`
+	Features int `json:"features" yaml:"-"`
+}
+
+func (t *Temporal) positions() int { return (t.Bars-t.Width)/t.Stride + 1 }
 
 // Layer is one affine map.
 type Layer struct {
-	// From is its name in the file, To its name here: trunk.0, ..., policy, value.
+	// From is its name in the file, To its role: trunk.N is shared, actor.N and
+	// critic.N are of one of them, then policy, value, and history for a convolution.
 	From    string `json:"from"`
 	To      string `json:"to"`
 	Inputs  int    `json:"inputs"`
 	Outputs int    `json:"outputs"`
 	weight  *safetensors.Tensor
 	bias    *safetensors.Tensor // nil means zeros
+	w, b    []float32           // their values, once they are needed
 }
 
-// Mapping names layers whose roles their names do not tell.
-type Mapping struct {
-	// Layers maps a layer's name in the file to trunk.N, policy or value.
-	Layers map[string]string `yaml:"layers"`
-	// Ignore are patterns (* matches anything but a slash) of tensors to leave out.
-	Ignore []string `yaml:"ignore"`
-}
-
-// ParseMapping reads a mapping file. All problems come at once.
-func ParseMapping(text []byte) (*Mapping, error) {
-	m := &Mapping{}
-	d := yaml.NewDecoder(strings.NewReader(string(text)))
-	d.KnownFields(true)
-	if err := d.Decode(m); err != nil {
-		return nil, fmt.Errorf("the mapping is not what it should be (layers: {NAME: trunk.N | policy | value}, ignore: [PATTERN]): %w", err)
-	}
-	var problems []error
-	for from, to := range m.Layers {
-		if to != "policy" && to != "value" {
-			var n int
-			if _, err := fmt.Sscanf(to, "trunk.%d", &n); err != nil || n < 0 || to != fmt.Sprintf("trunk.%d", n) {
-				problems = append(problems, fmt.Errorf("layers.%s: %q is none of trunk.N, policy, value", from, to))
-			}
-		}
-	}
-	for _, pattern := range m.Ignore {
-		if _, err := path.Match(pattern, ""); err != nil {
-			problems = append(problems, fmt.Errorf("ignore: %q is not a pattern", pattern))
-		}
-	}
-	return m, errors.Join(problems...)
-}
-
-// Words of a layer's name that tell its role, and of subtrees that are no weights.
-var (
-	policyWords = []string{"policy", "actor", "pi", "action", "actions", "logits", "act"}
-	valueWords  = []string{"value", "critic", "vf", "v"}
-	otherWords  = []string{"optimizer", "optim", "opt", "scheduler", "ema", "target", "rng"}
-)
-
-// Infer finds the architecture in the tensors. The error says what a mapping has
-// to name.
-func Infer(tensors []safetensors.Tensor, m *Mapping) (*Architecture, error) {
-	if m == nil {
-		m = &Mapping{}
-	}
-	layers, ignored, err := affine(tensors, m)
-	if err != nil {
-		return nil, err
-	}
-	if len(m.Layers) > 0 {
-		err = assign(layers, m)
-	} else {
-		err = guess(layers)
-	}
-	if err != nil {
-		return nil, err
-	}
-	a := &Architecture{Ignored: ignored}
-	return a, a.join(layers)
-}
-
-// affine collects the layers: a matrix NAME.weight and its vector NAME.bias.
-func affine(tensors []safetensors.Tensor, m *Mapping) (layers []*Layer, ignored []string, err error) {
-	byName := map[string]*safetensors.Tensor{}
-	for i := range tensors {
-		byName[tensors[i].Name] = &tensors[i]
-	}
-	used := map[string]bool{}
-	for i := range tensors {
-		t := &tensors[i]
-		name, ok := strings.CutSuffix(t.Name, ".weight")
-		if !ok || len(t.Shape) != 2 || !floating(t.DType) || leftOut(t.Name, m) {
-			continue
-		}
-		l := &Layer{From: name, Inputs: t.Shape[1], Outputs: t.Shape[0], weight: t}
-		used[t.Name] = true
-		if b := byName[name+".bias"]; b != nil && slices.Equal(b.Shape, []int{l.Outputs}) && floating(b.DType) {
-			l.bias = b
-			used[b.Name] = true
-		}
-		layers = append(layers, l)
-	}
-	var stray []string
-	for i := range tensors {
-		switch name := tensors[i].Name; {
-		case used[name]:
-		case leftOut(name, m):
-			ignored = append(ignored, name)
-		default:
-			stray = append(stray, name)
-		}
-	}
-	switch {
-	case len(layers) == 0:
-		return nil, nil, errors.New("no tensor NAME.weight with two dimensions: not a network of dense layers")
-	case len(stray) > 0:
-		return nil, nil, fmt.Errorf("these tensors belong to no dense layer: %s", list(stray))
-	}
-	return layers, ignored, nil
-}
-
-// leftOut reports whether a tensor is not part of the network.
-func leftOut(name string, m *Mapping) bool {
-	for _, pattern := range m.Ignore {
-		if ok, _ := path.Match(pattern, name); ok {
-			return true
-		}
-	}
-	if len(m.Layers) > 0 {
-		for from := range m.Layers {
-			if name == from+".weight" || name == from+".bias" {
-				return false
-			}
-		}
-	}
-	return hasWord(name, otherWords)
-}
-
-// hasWord looks for a word in the parts of a dotted name.
-func hasWord(name string, words []string) bool {
-	for _, part := range strings.FieldsFunc(strings.ToLower(name), func(r rune) bool { return r == '.' || r == '_' || r == '-' }) {
-		if slices.Contains(words, strings.TrimRight(part, "0123456789")) {
-			return true
-		}
-	}
-	return false
-}
-
-// assign follows the mapping.
-func assign(layers []*Layer, m *Mapping) error {
-	var problems []error
-	seen := map[string]bool{}
-	for _, l := range layers {
-		l.To = m.Layers[l.From]
-		seen[l.From] = true
-		if l.To == "" {
-			problems = append(problems, fmt.Errorf("the mapping says nothing of the layer %q", l.From))
-		}
-	}
-	for from := range m.Layers {
-		if !seen[from] {
-			problems = append(problems, fmt.Errorf("the mapping names a layer %q that the file does not have", from))
-		}
-	}
-	return errors.Join(problems...)
-}
-
-// guess finds the heads by their names, else by their widths; the rest is the trunk
-// in the order of the file, which is the order in which PyTorch was given it.
-func guess(layers []*Layer) error {
-	policy, value := heads(layers)
-	if policy == nil {
-		return fmt.Errorf("which layer is the policy? %s: none of their names tells, nor has exactly one of them three outputs", names(layers))
-	}
-	policy.To = "policy"
-	if value != nil {
-		value.To = "value"
-	}
-	n := 0
-	for _, l := range layers {
-		if l.To == "" {
-			l.To = fmt.Sprintf("trunk.%d", n)
-			n++
-		}
-	}
-	return nil
-}
-
-func heads(layers []*Layer) (policy, value *Layer) {
-	only := func(is func(l *Layer) bool) *Layer {
-		var found *Layer
-		for _, l := range layers {
-			if is(l) {
-				if found != nil {
-					return nil
-				}
-				found = l
-			}
-		}
-		return found
-	}
-	policy = only(func(l *Layer) bool { return hasWord(l.From, policyWords) && !hasWord(l.From, valueWords) })
-	if policy == nil {
-		policy = only(func(l *Layer) bool { return l.Outputs == 3 })
-	}
-	value = only(func(l *Layer) bool { return l != policy && l.Outputs == 1 && hasWord(l.From, valueWords) })
-	if value == nil {
-		value = only(func(l *Layer) bool { return l != policy && l.Outputs == 1 })
-	}
-	return policy, value
-}
-
-// join orders the layers and checks that each fits on the one before.
-func (a *Architecture) join(layers []*Layer) error {
+// join orders the layers by their roles and checks that each fits on the one before.
+func (a *Architecture) join(layers []*Layer, m *Mapping) error {
 	byRole := map[string]*Layer{}
 	for _, l := range layers {
 		if other := byRole[l.To]; other != nil {
@@ -238,64 +68,277 @@ func (a *Architecture) join(layers []*Layer) error {
 		}
 		byRole[l.To] = l
 	}
-	policy := byRole["policy"]
+	policy, value := byRole["policy"], byRole["value"]
 	if policy == nil {
 		return errors.New("no layer is the policy")
 	}
-	width := 0
-	for i := 0; ; i++ {
-		l := byRole[fmt.Sprintf("trunk.%d", i)]
-		if l == nil {
-			break
+	taken := 0
+	series := func(role string) (out []*Layer) {
+		for i := 0; byRole[fmt.Sprintf("%s.%d", role, i)] != nil; i++ {
+			out = append(out, byRole[fmt.Sprintf("%s.%d", role, i)])
 		}
-		if i == 0 {
-			a.Inputs = l.Inputs
-		} else if l.Inputs != width {
+		taken += len(out)
+		return out
+	}
+	a.shared, a.actor, a.critic = series("trunk"), append(series("actor"), policy), series("critic")
+	taken++
+	if value != nil {
+		a.critic = append(a.critic, value)
+		taken++
+	}
+	if a.history = byRole["history"]; a.history != nil {
+		taken++
+	}
+	switch {
+	case taken != len(layers):
+		return errors.New("layers are not numbered without a gap from trunk.0, actor.0 or critic.0")
+	case value == nil && len(a.critic) > 0:
+		return errors.New("there are critic layers, but no layer is the value")
+	}
+	a.Inputs = append(slices.Clone(a.shared), a.actor...)[0].Inputs
+	width := a.Inputs
+	for i, l := range a.shared {
+		if i > 0 && l.Inputs != width {
 			return fmt.Errorf("%q takes %d inputs, but the layer before it gives %d: the order or the roles are other ones", l.From, l.Inputs, width)
 		}
 		width = l.Outputs
-		a.Hidden = append(a.Hidden, width)
-		a.Layers = append(a.Layers, *l)
 	}
-	if len(a.Hidden) == 0 {
-		a.Inputs, width = policy.Inputs, policy.Inputs
-	}
-	for _, role := range []string{"policy", "value"} {
-		l := byRole[role]
-		if l == nil {
-			continue
+	for _, tower := range [][]*Layer{a.actor, a.critic} {
+		at := width
+		for i, l := range tower {
+			switch {
+			case i == 0 && l.Inputs != at && len(tower) == 1:
+				return fmt.Errorf("the %s %q takes %d inputs, but the trunk gives %d: they do not share one trunk", l.To, l.From, l.Inputs, at)
+			case l.Inputs != at:
+				return fmt.Errorf("%q takes %d inputs, but the layer before it gives %d: the order or the roles are other ones", l.From, l.Inputs, at)
+			}
+			at = l.Outputs
 		}
-		if l.Inputs != width {
-			return fmt.Errorf("the %s %q takes %d inputs, but the trunk gives %d: they do not share one trunk", role, l.From, l.Inputs, width)
-		}
-		a.Layers = append(a.Layers, *l)
 	}
-	if v := byRole["value"]; v != nil && v.Outputs != 1 {
-		return fmt.Errorf("the value %q has %d outputs, not one", v.From, v.Outputs)
-	}
-	if len(a.Layers) != len(layers) {
-		return errors.New("the trunk's layers are not numbered without a gap from trunk.0")
+	if value != nil && value.Outputs != 1 {
+		return fmt.Errorf("the value %q has %d outputs, not one", value.From, value.Outputs)
 	}
 	a.Actions = policy.Outputs
+	a.Activation = m.Activation
+	if a.Activation == "" {
+		a.Activation = presumed(layers)
+	}
+	if err := a.joinHistory(m); err != nil {
+		return err
+	}
+	for _, l := range slices.Concat(a.shared, a.actor, a.critic) {
+		a.Layers = append(a.Layers, *l)
+	}
+	return a.widths()
+}
+
+// mostBars bounds what a history takes, mostWidth a layer in which policy and value
+// stand side by side: it is as wide as the learner's may be.
+const (
+	mostBars  = 4096
+	mostWidth = 4096
+)
+
+// joinHistory checks the convolution against the first layer that it feeds.
+func (a *Architecture) joinHistory(m *Mapping) error {
+	l := a.history
+	switch {
+	case l == nil && m.Temporal != nil:
+		return errors.New("the mapping has a temporal part, but no layer is the history")
+	case l == nil:
+		return nil
+	case m.Temporal == nil:
+		return fmt.Errorf("%q is a convolution: how many bars it sees and its stride are not in the file; say them in a mapping: temporal: {bars: N, stride: N}", l.From)
+	}
+	shape := l.weight.Shape
+	t := &Temporal{Bars: m.Temporal.Bars, Stride: m.Temporal.Stride, Channels: shape[0], Features: shape[1], Width: shape[2]}
+	if t.Bars < t.Width || t.Stride < 1 {
+		return fmt.Errorf("temporal: filters of %d bars do not fit on %d bars with a stride of %d", t.Width, t.Bars, t.Stride)
+	}
+	if t.Bars > mostBars || t.Features > mostBars {
+		return fmt.Errorf("temporal: %d bars of %d features: at most %d of each", t.Bars, t.Features, mostBars)
+	}
+	if len(a.shared) == 0 {
+		return fmt.Errorf("the convolution %q feeds no shared layer: the learner has one convolution for both policy and value", l.From)
+	}
+	observation := a.Inputs - t.positions()*t.Channels
+	if observation < 1 {
+		return fmt.Errorf("temporal: %d positions of %d channels are more than the %d inputs of %q", t.positions(), t.Channels, a.Inputs, a.shared[0].From)
+	}
+	a.Temporal, a.Inputs = t, observation
+	a.Layers = append(a.Layers, *l)
 	return nil
 }
 
-// Convert returns the weights under their names here, as float32. A layer without
-// a bias gets zeros.
-func (a *Architecture) Convert() ([]safetensors.Tensor, error) {
-	var out []safetensors.Tensor
-	for _, l := range a.Layers {
-		w, err := float32s(l.weight)
-		if err != nil {
-			return nil, err
+// widths computes the converted trunk's, and says why there is none.
+func (a *Architecture) widths() error {
+	for _, l := range a.shared {
+		a.Hidden = append(a.Hidden, l.Outputs)
+	}
+	if len(a.critic) == 0 {
+		for _, l := range a.actor[:len(a.actor)-1] {
+			a.Hidden = append(a.Hidden, l.Outputs)
 		}
-		b := make([]float32, l.Outputs)
+		return nil
+	}
+	deep := max(len(a.actor), len(a.critic)) - 1
+	if len(a.actor) != len(a.critic) {
+		short := min(len(a.actor), len(a.critic)) - 1
+		if a.Activation != "relu" {
+			return fmt.Errorf("policy and value have %d and %d layers of their own: only under relu can the shorter be carried along", len(a.actor)-1, len(a.critic)-1)
+		}
+		if short == 0 && len(a.shared) == 0 {
+			return errors.New("policy or value takes the observation directly, the other through layers: a shared trunk cannot carry the observation along")
+		}
+	}
+	for i := range deep {
+		width := a.side(a.actor, i) + a.side(a.critic, i)
+		if width > mostWidth {
+			return fmt.Errorf("policy and value side by side are %d wide: the learner has at most %d", width, mostWidth)
+		}
+		a.Hidden = append(a.Hidden, width)
+	}
+	return nil
+}
+
+// side is the width of a tower at a level of the trunk: that of its last layer
+// where it is shorter.
+func (a *Architecture) side(tower []*Layer, level int) int {
+	if own := len(tower) - 1; own > 0 {
+		return tower[min(level, own-1)].Outputs
+	}
+	return a.shared[len(a.shared)-1].Outputs
+}
+
+// read converts the weights to float32.
+func (a *Architecture) read() error {
+	all := slices.Concat(a.shared, a.actor, a.critic)
+	if a.history != nil {
+		all = append(all, a.history)
+	}
+	for _, l := range all {
+		var err error
+		if l.w, err = float32s(l.weight); err != nil {
+			return err
+		}
+		l.b = make([]float32, l.Outputs)
 		if l.bias != nil {
-			if b, err = float32s(l.bias); err != nil {
-				return nil, err
+			if l.b, err = float32s(l.bias); err != nil {
+				return err
 			}
 		}
-		out = append(out, safetensors.Float32(l.To+".weight", w, l.Outputs, l.Inputs), safetensors.Float32(l.To+".bias", b, l.Outputs))
+	}
+	return nil
+}
+
+// dense is a layer of the converted network.
+type dense struct {
+	name            string
+	inputs, outputs int
+	w, b            []float32
+}
+
+func newDense(name string, inputs, outputs int) dense {
+	return dense{name, inputs, outputs, make([]float32, inputs*outputs), make([]float32, outputs)}
+}
+
+// put copies a layer to a corner of the matrix; a nil layer passes width values on.
+func (d *dense) put(l *Layer, width, row, column int) {
+	if l == nil {
+		for i := range width {
+			d.w[(row+i)*d.inputs+column+i] = 1
+		}
+		return
+	}
+	for o := range l.Outputs {
+		copy(d.w[(row+o)*d.inputs+column:], l.w[o*l.Inputs:(o+1)*l.Inputs])
+		d.b[row+o] = l.b[o]
+	}
+}
+
+// merged puts layers of policy and value beside each other. What a shorter tower
+// gives is not negative, so that a relu passes it on unchanged.
+func (a *Architecture) merged() []dense {
+	var out []dense
+	at := 0
+	add := func(outputs int, build func(d *dense)) {
+		d := newDense(fmt.Sprintf("trunk.%d", len(out)), at, outputs)
+		build(&d)
+		out, at = append(out, d), outputs
+	}
+	at = append(slices.Clone(a.shared), a.actor...)[0].Inputs
+	for _, l := range a.shared {
+		add(l.Outputs, func(d *dense) { d.put(l, 0, 0, 0) })
+	}
+	own := func(tower []*Layer, i int) *Layer {
+		if i < len(tower)-1 {
+			return tower[i]
+		}
+		return nil
+	}
+	right := 0 // the column of the critic's side; at first it shares all of them
+	for i := range len(a.Hidden) - len(a.shared) {
+		if len(a.critic) == 0 {
+			add(a.actor[i].Outputs, func(d *dense) { d.put(a.actor[i], 0, 0, 0) })
+			continue
+		}
+		p, v := a.side(a.actor, i), a.side(a.critic, i)
+		add(p+v, func(d *dense) {
+			d.put(own(a.actor, i), p, 0, 0)
+			d.put(own(a.critic, i), v, p, right)
+		})
+		right = p
+	}
+	policy := a.actor[len(a.actor)-1]
+	d := newDense("policy", at, policy.Outputs)
+	d.put(policy, 0, 0, 0)
+	out = append(out, d)
+	if len(a.critic) > 0 {
+		value := a.critic[len(a.critic)-1]
+		d := newDense("value", at, 1)
+		d.put(value, 0, 0, right)
+		out = append(out, d)
+	}
+	a.turnHistory(out)
+	return out
+}
+
+// turnHistory brings the columns of what the convolution gives to the learner's
+// order: position by position, where PyTorch's flatten goes channel by channel.
+func (a *Architecture) turnHistory(layers []dense) {
+	t := a.Temporal
+	if t == nil {
+		return
+	}
+	first, n := &layers[0], t.positions()
+	for o := range first.outputs {
+		row := first.w[o*first.inputs+a.Inputs:][:n*t.Channels]
+		old := slices.Clone(row)
+		for c := range t.Channels {
+			for p := range n {
+				row[p*t.Channels+c] = old[c*n+p]
+			}
+		}
+	}
+}
+
+// Convert returns the weights under the learner's names, as float32. A layer
+// without a bias gets zeros. The conversion is tried out: that it computes what the
+// file's layers compute is not taken for granted.
+func (a *Architecture) Convert() ([]safetensors.Tensor, error) {
+	if err := a.read(); err != nil {
+		return nil, err
+	}
+	layers := a.merged()
+	if err := a.prove(layers); err != nil {
+		return nil, err
+	}
+	var out []safetensors.Tensor
+	if t := a.Temporal; t != nil {
+		out = append(out, safetensors.Float32("history.weight", a.history.w, t.Channels, t.Features, t.Width), safetensors.Float32("history.bias", a.history.b, t.Channels))
+	}
+	for _, l := range layers {
+		out = append(out, safetensors.Float32(l.name+".weight", l.w, l.outputs, l.inputs), safetensors.Float32(l.name+".bias", l.b, l.outputs))
 	}
 	return out, nil
 }
@@ -305,11 +348,32 @@ func float32s(t *safetensors.Tensor) ([]float32, error) {
 	if n := notFinite(t.DType, t.Data); n > 0 {
 		return nil, fmt.Errorf("the tensor %q has %d values that are NaN or infinite", t.Name, n)
 	}
-	return p.Float32s()
+	values, err := p.Float32s()
+	if err != nil {
+		return nil, err
+	}
+	for _, v := range values {
+		if math.IsInf(float64(v), 0) {
+			return nil, fmt.Errorf("the tensor %q has values that a float32 cannot hold", t.Name)
+		}
+	}
+	return values, nil
 }
 
 func floating(dtype string) bool {
 	return dtype == "F32" || dtype == "F64" || dtype == "F16" || dtype == "BF16"
+}
+
+// String describes the network in a line.
+func (a *Architecture) String() string {
+	text := fmt.Sprintf("%d inputs, hidden %v, %d actions, %s", a.Inputs, a.Hidden, a.Actions, a.Activation)
+	if t := a.Temporal; t != nil {
+		text += fmt.Sprintf(", %d filters of %d bars at every %d of %d", t.Channels, t.Width, t.Stride, t.Bars)
+	}
+	if own := func(tower []*Layer) int { return max(len(tower)-1, 0) }; own(a.critic) > 0 || len(a.critic) > 0 && own(a.actor) > 0 {
+		text += fmt.Sprintf(" (%d layers shared, %d of the policy and %d of the value side by side)", len(a.shared), own(a.actor), own(a.critic))
+	}
+	return text
 }
 
 func names(layers []*Layer) string {

@@ -36,8 +36,11 @@ type Report struct {
 	// Refused names what was left out, and why; Error is why nothing was read.
 	Refused []string `json:"refused,omitempty"`
 	Error   string   `json:"error,omitempty"`
-	// Architecture is what the tensors' shapes say; nil when they say nothing.
+	// Architecture is what the tensors' names and shapes say; nil when they say
+	// nothing, and Unclear is why not. Members are the networks of an ensemble.
 	Architecture *Architecture `json:"architecture,omitempty"`
+	Unclear      string        `json:"unclear,omitempty"`
+	Members      []Member      `json:"members,omitempty"`
 }
 
 // OK reports whether the whole file was read.
@@ -150,7 +153,11 @@ func (r *Report) read(b []byte, o Options) error {
 	for _, s := range m.values {
 		r.Values = append(r.Values, Value{s.Name, shown(s.Value)})
 	}
-	r.Architecture, _ = Infer(m.tensors, nil)
+	if r.Members = Members(m.tensors, nil); r.Members == nil {
+		if r.Architecture, err = Infer(m.tensors, nil); err != nil {
+			r.Architecture, r.Unclear = nil, err.Error()
+		}
+	}
 	return nil
 }
 

@@ -42,6 +42,8 @@ type ImportOptions struct {
 	Options
 	// Mapping names layers; nil infers them.
 	Mapping *Mapping
+	// Member is the network of an ensemble to take.
+	Member string
 	// AsIs keeps every tensor with its name and type: a model that is no shared
 	// trunk with a policy and a value.
 	AsIs          bool
@@ -95,6 +97,15 @@ func (m *model) prepare(path string, b []byte, o ImportOptions) (*Prepared, erro
 			}
 		}
 	} else {
+		var err error
+		if o.Member != "" {
+			if tensors, err = member(tensors, o.Member, o.Mapping); err != nil {
+				return nil, err
+			}
+			p.Provenance["member"] = o.Member
+		} else if all := Members(tensors, o.Mapping); len(all) > 0 {
+			return nil, fmt.Errorf("%s: say which one with --member, or keep all of them with --as-is", memberNames(all))
+		}
 		network, err := Infer(tensors, o.Mapping)
 		if err != nil {
 			return nil, fmt.Errorf("%w (name the layers in a file for --map, or keep everything as it is with --as-is)", err)
@@ -103,7 +114,7 @@ func (m *model) prepare(path string, b []byte, o ImportOptions) (*Prepared, erro
 			return nil, err
 		}
 		p.Network = network
-		p.Provenance["network"] = fmt.Sprintf("%d inputs, hidden %v, %d actions", network.Inputs, network.Hidden, network.Actions)
+		p.Provenance["network"] = network.String()
 		var layers []string
 		for _, l := range network.Layers {
 			layers = append(layers, l.From+" -> "+l.To)

@@ -34,6 +34,10 @@ func (t *training) model(dir string) (meta Meta, file []byte, weights []safetens
 		return meta, nil, nil, fmt.Errorf("it was trained on feature schema %q (%d features), the data service serves %s (%d features)",
 			meta.FeatureSchema, len(meta.FeatureNames), table.SchemaVersion, len(table.FeatureNames))
 	}
+	if n := meta.Network; n != nil && n.Activation != "" && n.Activation != "relu" {
+		return meta, nil, nil, fmt.Errorf("it was imported as a network with %s between its layers, and the learner has relu: the numbers would fit and mean nothing. "+
+			"If it does use relu, import it again with a --map file that says activation: relu", n.Activation)
+	}
 	tensors, _, err := safetensors.Decode(file)
 	if err != nil {
 		return meta, nil, nil, err

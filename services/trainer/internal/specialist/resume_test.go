@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -174,7 +175,14 @@ func TestWarmStart(t *testing.T) {
 	}
 	resumed(t, job, whole, interruption{epoch: 7, kill: true})
 
+	// An imported network may have another activation: its numbers would fit.
+	imported := checkpointDir(t, trunk.files)
+	text := fmt.Appendf(nil, `{"format": "trainyard-import/1", "feature_schema": %q, "network": {"activation": "tanh"}}`, table.SchemaVersion)
+	if err := os.WriteFile(filepath.Join(imported, checkpoint.MetaFile), text, 0o600); err != nil {
+		t.Fatal(err)
+	}
 	for problem, change := range map[string]func(*Job){
+		"activation: relu": func(j *Job) { j.Assignment.WarmStartDir = imported },
 		"did not bring it": func(j *Job) { j.Assignment.WarmStartDir = "" },
 		"has shape":        func(j *Job) { j.Assignment.Native.Learner.HiddenSizes = []int{32, 16} },
 		"no such file":     func(j *Job) { j.Assignment.WarmStartDir = t.TempDir() },

@@ -38,6 +38,14 @@ type Meta struct {
 	Actions  []string           `json:"actions"`
 	Kernel   string             `json:"kernel"`
 	Metrics  map[string]float64 `json:"metrics"`
+	// Network is of an imported model alone.
+	Network *ImportedNetwork `json:"network,omitempty"`
+}
+
+// ImportedNetwork is what "trainyard import" found out about a model that was made
+// elsewhere.
+type ImportedNetwork struct {
+	Activation string `json:"activation"`
 }
 
 // TemporalMeta shapes the convolution: filters of Width bars at every Stride-th.
