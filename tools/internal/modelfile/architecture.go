@@ -185,7 +185,7 @@ func (a *Architecture) widths() error {
 	if len(a.actor) != len(a.critic) {
 		short := min(len(a.actor), len(a.critic)) - 1
 		if a.Activation != "relu" {
-			return fmt.Errorf("policy and value have %d and %d layers of their own: only under relu can the shorter be carried along", len(a.actor)-1, len(a.critic)-1)
+			return fmt.Errorf("policy and value have %d and %d layers of their own: only under relu can the shorter be carried along (if they do use it, say activation: relu in a mapping)", len(a.actor)-1, len(a.critic)-1)
 		}
 		if short == 0 && len(a.shared) == 0 {
 			return errors.New("policy or value takes the observation directly, the other through layers: a shared trunk cannot carry the observation along")

@@ -1,6 +1,8 @@
 package modelfile
 
 import (
+	"archive/zip"
+	"bytes"
 	"cmp"
 	"encoding/json"
 	"math"
@@ -195,6 +197,44 @@ func TestAnEnsembleNamesItsMembers(t *testing.T) {
 	}
 	if _, err := Prepare(filepath.Join("testdata", "separate.pth"), ImportOptions{Member: "x.0"}); err == nil || !strings.Contains(err.Error(), "not an ensemble") {
 		t.Errorf("%v", err)
+	}
+}
+
+// TestAStableBaselines3Archive is read through to its weights; one that is damaged
+// says what to do.
+func TestAStableBaselines3Archive(t *testing.T) {
+	t.Parallel()
+	weights, err := os.ReadFile(filepath.Join("testdata", "sb3_tanh.pth"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	archive := func(method uint16) []byte {
+		var b bytes.Buffer
+		z := zip.NewWriter(&b)
+		for name, content := range map[string][]byte{"data": []byte("{}"), "policy.pth": weights, "_stable_baselines3_version": []byte("2.9.2")} {
+			w, err := z.CreateHeader(&zip.FileHeader{Name: name, Method: method})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := w.Write(content); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := z.Close(); err != nil {
+			t.Fatal(err)
+		}
+		return b.Bytes()
+	}
+	whole := archive(zip.Store)
+	if r := Check(write(t, "model.zip", whole), Options{}); !r.OK() || r.Architecture == nil || r.Architecture.Hidden[0] != 16 {
+		t.Errorf("%+v", r)
+	}
+	bad := slices.Clone(whole)
+	bad[bytes.Index(whole, weights)+len(weights)/2] ^= 1
+	for want, b := range map[string][]byte{"compressed or damaged": archive(zip.Deflate), "does not have its checksum": bad} {
+		if r := Check(write(t, "model.zip", b), Options{}); r.OK() || !strings.Contains(r.Error, want) {
+			t.Errorf("%q: %+v", want, r)
+		}
 	}
 }
 

@@ -4,12 +4,14 @@
 package modelfile
 
 import (
+	"archive/zip"
 	"bytes"
 	"crypto/sha256"
 	"encoding/binary"
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"hash/crc32"
 	"maps"
 	"math"
 	"os"
@@ -181,7 +183,11 @@ func parse(name string, b []byte, o Options) (*model, error) {
 		}
 		return m, nil
 	}
-	f, err := pth.Read(b, pth.Options{Lenient: o.Lenient, Share: true})
+	inner, err := policyOf(b)
+	if err != nil {
+		return nil, err
+	}
+	f, err := pth.Read(inner, pth.Options{Lenient: o.Lenient, Share: true})
 	if err != nil {
 		return nil, err
 	}
@@ -190,6 +196,35 @@ func parse(name string, b []byte, o Options) (*model, error) {
 		m.tensors = append(m.tensors, safetensors.Tensor{Name: t.Name, DType: t.DType, Shape: t.Shape, Data: t.Data})
 	}
 	return m, nil
+}
+
+// policyOf returns the weights within what Stable-Baselines3's save wrote, a zip
+// around policy.pth; any other file is returned as it is.
+func policyOf(b []byte) ([]byte, error) {
+	const name = "policy.pth"
+	if !bytes.HasPrefix(b, []byte("PK")) || !bytes.Contains(b, []byte(name)) {
+		return b, nil
+	}
+	z, err := zip.NewReader(bytes.NewReader(b), int64(len(b)))
+	if err != nil {
+		return b, nil //nolint:nilerr // the reader of PyTorch's zips says what is wrong
+	}
+	for _, f := range z.File {
+		if f.Name != name {
+			continue
+		}
+		at, err := f.DataOffset()
+		size := f.UncompressedSize64
+		if err != nil || f.Method != zip.Store || at > int64(len(b)) || size > uint64(int64(len(b))-at) {
+			return nil, fmt.Errorf("a Stable-Baselines3 archive whose %s is compressed or damaged: unpack it and import %s", name, name)
+		}
+		inner := b[at : at+int64(size)]
+		if crc32.ChecksumIEEE(inner) != f.CRC32 {
+			return nil, fmt.Errorf("a Stable-Baselines3 archive whose %s does not have its checksum", name)
+		}
+		return inner, nil
+	}
+	return b, nil
 }
 
 // isSafetensors goes by the content, so that a wrong name is no riddle, and by the
