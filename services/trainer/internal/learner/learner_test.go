@@ -98,7 +98,8 @@ func checkGradients(t *testing.T, n *net) {
 		t.Fatal(err)
 	}
 	grad, wt := make([]float32, n.size), make([]float32, n.wtSize)
-	weights := kernel.NewLossWeights(0.2, 0.5, 0.05)
+	weights := new(kernel.LossWeights)
+	weights.Set(0.2, 0.5, 0.05)
 	groups := ws.groups(rows)
 	total := func() float64 {
 		n.transpose(k, wt, params)

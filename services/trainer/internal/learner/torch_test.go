@@ -86,7 +86,8 @@ func agree(t *testing.T, n *net, path string) {
 		}
 		n.forward(k, params, wt, ws, ws.x, rows)
 		out, dout := ws.last()
-		weights := kernel.NewLossWeights(0.2, 0.5, 0.05)
+		weights := new(kernel.LossWeights)
+		weights.Set(0.2, 0.5, 0.05)
 		for r := range rows {
 			for a := range market.Actions {
 				if d := math.Abs(float64(out[r*heads+a] - logits[r*market.Actions+a])); d > 1e-5 {

@@ -30,14 +30,7 @@ type LossWeights struct {
 	Low, High, Clip, Value, Entropy [16]float32
 }
 
-// NewLossWeights fills every lane.
-func NewLossWeights(clip, value, entropy float64) *LossWeights {
-	w := &LossWeights{}
-	w.Set(clip, value, entropy)
-	return w
-}
-
-// Set changes the coefficients: the policy ratio stays within 1 ± clip.
+// Set fills every lane: the policy ratio stays within 1 ± clip.
 func (w *LossWeights) Set(clip, value, entropy float64) {
 	for i := range 16 {
 		w.Low[i], w.High[i], w.Clip[i] = float32(1-clip), float32(1+clip), float32(clip)

@@ -64,7 +64,8 @@ func TestPolicySetsGiveTheSameBits(t *testing.T) {
 	}
 	rows[2].Logp[3], rows[2].Logp[4] = -200, 200
 	logits[3*64+1], logits[3*64+6], logits[3*64+11] = float32(math.NaN()), float32(math.Inf(1)), float32(math.Inf(-1))
-	w := NewLossWeights(0.2, 0.5, 0.05)
+	w := new(LossWeights)
+	w.Set(0.2, 0.5, 0.05)
 	apply := func(s *Set) []float32 {
 		odds, grad, sums := make([]Odds, groups), make([]float32, len(logits)), LossSums{}
 		s.Odds(logits, odds)
@@ -92,7 +93,8 @@ func TestLossAgainstFloat64(t *testing.T) {
 	const groups = 8
 	logits, rows := batch(rng, groups)
 	const clip, value, entropy = 0.2, 0.5, 0.05
-	w := NewLossWeights(clip, value, entropy)
+	w := new(LossWeights)
+	w.Set(clip, value, entropy)
 	for _, s := range sets {
 		grad, sums := make([]float32, len(logits)), LossSums{}
 		s.Loss(logits, grad, rows, w, &sums)
