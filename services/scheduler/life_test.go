@@ -226,6 +226,18 @@ func TestAQuotaBoundsUnfinishedJobs(t *testing.T) {
 	if e := rpcerr.FromError(err); status.Code(err) != codes.ResourceExhausted || e.Reason() != errorv1.Reason_REASON_QUOTA_EXCEEDED || e.Retry() <= 0 {
 		t.Errorf("beyond the quota: %v", err)
 	}
+	nine := &jobv1.Quota{Tenant: "desk"}
+	for i := range 9 {
+		nine.Devices = append(nine.Devices, &jobv1.DeviceQuota{Kind: fmt.Sprint(i), Nominal: 1})
+	}
+	nine.Devices[0].Kind = "a|b"
+	if _, err = quotas.SetQuota(ctx, &jobv1.SetQuotaRequest{RequestId: uuid.NewString(), Quota: nine}); !strings.Contains(fmt.Sprint(rpcerr.Violations(err)), "several kinds") {
+		t.Errorf("two kinds in one entry: %v", err)
+	}
+	nine.Devices[0].Kind = "a"
+	if _, err = quotas.SetQuota(ctx, &jobv1.SetQuotaRequest{RequestId: uuid.NewString(), Quota: nine}); !strings.Contains(fmt.Sprint(rpcerr.Violations(err)), "at most 8 kinds") {
+		t.Errorf("nine kinds: %v", err)
+	}
 	got, err := quotas.GetQuota(ctx, &jobv1.GetQuotaRequest{Tenant: "default"})
 	if err != nil || got.GetUsage().GetQueued() != 2 || got.GetQuota().GetMaxJobs() != 2 {
 		t.Errorf("%v, %v", got, err)

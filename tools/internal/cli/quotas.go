@@ -63,14 +63,14 @@ func (a *app) quotaSetCommand() *cobra.Command {
 	var cohort string
 	var weight float64
 	var most uint32
-	var devices string
+	var devices []string
 	cmd := &cobra.Command{
 		Use: "set TENANT", Short: "Replace a tenant's quota", Args: arguments(cobra.ExactArgs(1)),
-		Example: "  trainyard quota set desk --max-jobs 500 --weight 2 --cohort research --devices 4+2",
+		Example: "  trainyard quota set desk --max-jobs 500 --weight 2 --cohort research --devices 4+2\n  trainyard quota set desk --devices H100=2 --devices A100=4+4 --devices 8",
 		RunE: a.with(func(ctx context.Context, s *session, args []string) error {
 			q := &jobv1.Quota{Tenant: args[0], Cohort: cohort, Weight: weight, MaxJobs: most}
-			if devices != "" {
-				d, err := deviceQuota(devices)
+			for _, text := range devices {
+				d, err := deviceQuota(text)
 				if err != nil {
 					return usageError{err}
 				}
@@ -90,14 +90,20 @@ func (a *app) quotaSetCommand() *cobra.Command {
 	cmd.Flags().StringVar(&cohort, "cohort", "", "tenants of one cohort lend each other what is idle")
 	cmd.Flags().Float64Var(&weight, "weight", 0, "fair share against others; 0 means 1")
 	cmd.Flags().Uint32Var(&most, "max-jobs", 0, "most jobs that are not final; 0 means no limit")
-	cmd.Flags().StringVar(&devices, "devices", "", "own devices, as N, or N+M with at most M borrowed from the cohort")
+	cmd.Flags().StringArrayVar(&devices, "devices", nil, "own devices, as N, or N+M with at most M borrowed from the cohort; KIND=N for those of one kind, counted apart; may be repeated")
 	return cmd
 }
 
-// deviceQuota reads "4" or "4+2".
+// deviceQuota reads "4", "4+2" or "H100=4+2".
 func deviceQuota(text string) (*jobv1.DeviceQuota, error) {
 	d := &jobv1.DeviceQuota{}
-	own, borrow, bounded := strings.Cut(text, "+")
+	amount := text
+	if at := strings.LastIndex(text, "="); at >= 0 {
+		if d.Kind, amount = text[:at], text[at+1:]; d.Kind == "" {
+			return nil, fmt.Errorf("--devices %q names no kind before the =", text)
+		}
+	}
+	own, borrow, bounded := strings.Cut(amount, "+")
 	var err error
 	if d.Nominal, err = strconv.ParseFloat(own, 64); err == nil && bounded {
 		var most float64
@@ -105,7 +111,7 @@ func deviceQuota(text string) (*jobv1.DeviceQuota, error) {
 		d.BorrowLimit = &most
 	}
 	if err != nil {
-		return nil, fmt.Errorf("--devices %q is not of the form N or N+M", text)
+		return nil, fmt.Errorf("--devices %q is not of the form N, N+M or KIND=N+M", text)
 	}
 	return d, nil
 }

@@ -2,6 +2,8 @@ package cycle
 
 import (
 	"math"
+	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -189,15 +191,20 @@ func (s *state) parties(weights map[string]float64) []placement.Tenant {
 		if t.Weight == 0 {
 			t.Weight = weights[name]
 		}
-		t.Nominal = placement.Amount{CPUMillis: boundless, HostBytes: boundless}
+		// Devices of kinds that no entry names have no bound.
+		t.Nominal = placement.Amount{Millis: boundless, CPUMillis: boundless, HostBytes: boundless}
 		for _, d := range q.Devices {
-			t.Nominal.Millis += millis(d.Nominal)
-			if d.Borrow == nil {
-				t.Borrow.Millis = boundless
+			own, borrow := millis(d.Nominal), boundless
+			if d.Borrow != nil {
+				borrow = millis(*d.Borrow)
+			}
+			if d.Kind == "" {
+				t.Nominal.Millis, t.Borrow.Millis = own, borrow
 			} else {
-				t.Borrow.Millis += millis(*d.Borrow)
+				t.Kinds = append(t.Kinds, placement.KindQuota{Kind: d.Kind, Nominal: own, Borrow: borrow})
 			}
 		}
+		slices.SortFunc(t.Kinds, func(a, b placement.KindQuota) int { return strings.Compare(a.Kind, b.Kind) })
 		seen[name] = t
 	}
 	out := make([]placement.Tenant, 0, len(seen))

@@ -2,10 +2,12 @@ package cycle
 
 import (
 	"context"
+	"fmt"
 	"maps"
 	"slices"
 
 	"github.com/ultrathink-pilot/trainyard/services/scheduler/internal/job"
+	"github.com/ultrathink-pilot/trainyard/services/scheduler/internal/placement"
 )
 
 // KindUse is a tenant's use of one device kind, in devices: a reservation counts
@@ -47,6 +49,9 @@ func (e *Engine) SetQuota(ctx context.Context, r Request, tenant string, q *Quot
 			t.quotas = map[string]*Quota{}
 		}
 		if q != nil {
+			if err := t.kindsFit(q); err != nil {
+				return View{}, err
+			}
 			q.Revision = t.next()
 		}
 		t.quotas[tenant] = q
@@ -54,6 +59,34 @@ func (e *Engine) SetQuota(ctx context.Context, r Request, tenant string, q *Quot
 		view.Tenant, view.Quota = tenant, q
 		return View{}, nil
 	})
+}
+
+// KindsError says that quotas would name more kinds of device than the planner counts.
+type KindsError struct{ Most int }
+
+func (e *KindsError) Error() string {
+	return fmt.Sprintf("all quotas together may name at most %d kinds of device", e.Most)
+}
+
+// kindsFit refuses a quota with which too many kinds would be named.
+func (t *tx) kindsFit(q *Quota) error {
+	kinds := map[string]bool{}
+	add := func(q Quota) {
+		for _, d := range q.Devices {
+			if d.Kind != "" {
+				kinds[d.Kind] = true
+			}
+		}
+	}
+	for tenant := range t.base.quotas {
+		if now, ok := t.quota(tenant); ok && tenant != q.Tenant {
+			add(now)
+		}
+	}
+	if add(*q); len(kinds) > placement.MaxKinds {
+		return &KindsError{placement.MaxKinds}
+	}
+	return nil
 }
 
 // Tenant reads one tenant.

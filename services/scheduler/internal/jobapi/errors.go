@@ -21,6 +21,7 @@ const quotaRetry = 10 * time.Second
 func wire(err error, what string) error {
 	var illegal *job.IllegalError
 	var quota *cycle.QuotaError
+	var kinds *cycle.KindsError
 	switch {
 	case err == nil:
 		return nil
@@ -31,6 +32,8 @@ func wire(err error, what string) error {
 	case errors.As(err, &quota):
 		return rpcerr.New(codes.ResourceExhausted, errorv1.Reason_REASON_QUOTA_EXCEEDED, "%s; wait until some have ended, or ask for a larger quota", quota.Error()).
 			With("tenant", quota.Tenant).With("max_jobs", strconv.Itoa(quota.Max)).WithRetry(quotaRetry)
+	case errors.As(err, &kinds):
+		return rpcerr.Invalid(rpcerr.Violation{Field: "quota.devices", Description: kinds.Error() + "; bound the others together, by an entry without a kind"})
 	case errors.Is(err, cycle.ErrExists):
 		return rpcerr.Exists("%s exists", what)
 	case errors.Is(err, cycle.ErrReused):

@@ -3,6 +3,7 @@ package jobapi
 import (
 	"context"
 	"fmt"
+	"strings"
 
 	"google.golang.org/protobuf/proto"
 
@@ -35,8 +36,8 @@ func (s *Quotas) SetQuota(ctx context.Context, in *jobv1.SetQuotaRequest) (*jobv
 		if d.GetBorrowLimit() > 0 && q.Cohort == "" {
 			bad = append(bad, rpcerr.Violation{Field: at + ".borrow_limit", Description: "there is nobody to borrow from: name a cohort"})
 		}
-		if d.GetKind() != "" {
-			bad = append(bad, rpcerr.Violation{Field: at + ".kind", Description: "quotas count devices of every kind; leave it empty and label hosts to tell kinds apart"})
+		if strings.Contains(d.GetKind(), "|") {
+			bad = append(bad, rpcerr.Violation{Field: at + ".kind", Description: "is several kinds; give each an entry of its own"})
 		}
 		seen[d.GetKind()] = true
 		q.Devices = append(q.Devices, cycle.DeviceQuota{Kind: d.GetKind(), Nominal: d.GetNominal(), Borrow: d.BorrowLimit})

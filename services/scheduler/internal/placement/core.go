@@ -25,6 +25,8 @@ type Core struct {
 	stale    bool // hosts have come or gone since the fleet was built
 	capacity Capacity
 	each     float64 // usable memory of an average device
+	// kinds are the device kinds that quotas count apart, sorted.
+	kinds []string
 
 	jobs     map[string]*entry
 	accounts map[string]*account
@@ -117,6 +119,12 @@ func (c *Core) SetTenants(tenants []Tenant) {
 			a.cohort.members = append(a.cohort.members, a)
 		}
 		a.changes++
+	}
+	c.countApart(tenants)
+	for _, e := range c.jobs {
+		if e.nodes != nil {
+			c.recharge(e)
+		}
 	}
 }
 
@@ -406,11 +414,11 @@ func (c *Core) charge(e *entry, parts []Part) {
 	for _, p := range parts {
 		for _, s := range p.Shares {
 			bytes += float64(s.Bytes)
-			if s.Whole {
-				e.amount.Millis += 1000
-			} else {
-				e.amount.Millis += millisOf(s.Bytes, c.each)
+			millis := int64(1000)
+			if !s.Whole {
+				millis = millisOf(s.Bytes, c.each)
 			}
+			e.acct.count(&e.amount, c.slot(s.Kind), millis)
 		}
 	}
 	e.share = c.capacity.part(bytes, float64(e.amount.CPUMillis), float64(e.amount.HostBytes))

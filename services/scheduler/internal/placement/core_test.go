@@ -40,12 +40,17 @@ func newWorld(t *rapid.T) *world {
 	}
 	if rapid.Bool().Draw(t, "quotas") {
 		var tenants []placement.Tenant
+		kinds := rapid.Bool().Draw(t, "quotas by kind")
 		for _, name := range []string{"x", "y", "z"} {
-			tenants = append(tenants, placement.Tenant{
+			tenant := placement.Tenant{
 				Name: name, Weight: rapid.SampledFrom([]float64{0, 1, 3}).Draw(t, "weight"), Quota: name != "z", Cohort: "c",
 				Nominal: placement.Amount{Millis: int64(rapid.IntRange(0, 4).Draw(t, "quota")) * 1000, CPUMillis: 1 << 40, HostBytes: 1 << 60},
 				Borrow:  placement.Amount{Millis: int64(rapid.IntRange(0, 4).Draw(t, "borrow")) * 1000},
-			})
+			}
+			if kinds && rapid.Bool().Draw(t, "by kind") {
+				tenant.Kinds = []placement.KindQuota{{Kind: "a", Nominal: int64(rapid.IntRange(0, 3).Draw(t, "own")) * 1000, Borrow: int64(rapid.IntRange(0, 3).Draw(t, "more")) * 1000}}
+			}
+			tenants = append(tenants, tenant)
 		}
 		w.core.SetTenants(tenants)
 	}

@@ -427,7 +427,7 @@ func (c *Core) reclaim(e *entry, want Amount, v verdict) bool {
 		lentOut = a.cohort.used.plus(rests.cohort)
 	}
 	weigh := func(from *account, foreign bool) {
-		for _, id := range from.names() {
+		for _, id := range from.running() {
 			x := from.runs[id]
 			h := c.holderOf(x)
 			switch {
@@ -453,15 +453,22 @@ func (c *Core) reclaim(e *entry, want Amount, v verdict) bool {
 	slices.SortStableFunc(all, func(x, y candidate) int {
 		return cmp.Or(cmp.Compare(x.price.class, y.price.class), cmp.Compare(x.price.lost, y.price.lost), cmp.Compare(x.e.req.Job, y.e.req.Job))
 	})
-	enough := func() bool {
-		return used.plus(want).within(a.Nominal.plus(a.Borrow)) && (a.cohort == nil || lentOut.plus(want).within(a.cohort.nominal))
+	// lacking has what is still too little, more than 0 where it is.
+	lacking := func() (Amount, bool) {
+		lack, most := used.plus(want).minus(a.own.plus(a.extra)), Amount{}
+		if a.cohort != nil {
+			most = lentOut.plus(want).minus(a.cohort.nominal)
+		}
+		lack = lack.most(most)
+		return lack, lack.short(Amount{}, want) >= 0
 	}
 	var victims []string
 	for _, x := range all {
-		if enough() {
+		lack, more := lacking()
+		if !more {
 			break
 		}
-		if x.e.acct != a && x.e.acct.used.within(x.e.acct.Nominal) {
+		if !x.e.acct.relieves(x.e.amount, lack, want, x.e.acct != a) {
 			continue
 		}
 		if x.e.acct == a {
@@ -470,7 +477,7 @@ func (c *Core) reclaim(e *entry, want Amount, v verdict) bool {
 		lentOut = lentOut.minus(x.e.amount)
 		victims = append(victims, x.e.req.Job)
 	}
-	if !enough() {
+	if _, more := lacking(); more {
 		return false
 	}
 	e.line.enough = true

@@ -102,7 +102,10 @@ type turn struct {
 func (t *turn) look(c *Core) {
 	if t.acct != nil {
 		t.due = t.acct.due()
-		t.borrows = t.acct.Quota && !t.acct.used.plus(c.wants(t.lines.items[0].e)).within(t.acct.Nominal)
+		if t.borrows = t.acct.Quota; t.borrows {
+			want := c.wants(t.lines.items[0].e)
+			t.borrows = !t.acct.own.enough(t.acct.used.plus(want), want)
+		}
 	}
 }
 
@@ -246,7 +249,7 @@ func (c *Core) seat(e *entry) outcome {
 }
 
 // wants is what a job will count for.
-func (c *Core) wants(e *entry) Amount { return amountOf(&e.req.Demand, c.hostsOf(e.rank), c.each) }
+func (c *Core) wants(e *entry) Amount { return c.amountOf(e.acct, &e.req.Demand, c.hostsOf(e.rank)) }
 
 // tryPlace gives a job the best places that are free.
 func (c *Core) tryPlace(e *entry) bool {

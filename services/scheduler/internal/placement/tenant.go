@@ -4,33 +4,8 @@ import (
 	"fmt"
 	"maps"
 	"slices"
-
-	"github.com/ultrathink-pilot/trainyard/services/scheduler/internal/job"
+	"strings"
 )
-
-// Amount is what a quota counts. A share of a device counts as the part of the
-// device's usable memory that it reserves.
-type Amount struct {
-	// Millis are thousandths of a device.
-	Millis    int64 `json:"device_millis"`
-	CPUMillis int64 `json:"cpu_millis"`
-	HostBytes int64 `json:"host_bytes"`
-}
-
-// Unlimited is an amount that nobody reaches.
-var Unlimited = Amount{1 << 60, 1 << 60, 1 << 60}
-
-func (a Amount) plus(b Amount) Amount {
-	return Amount{a.Millis + b.Millis, a.CPUMillis + b.CPUMillis, a.HostBytes + b.HostBytes}
-}
-
-func (a Amount) minus(b Amount) Amount {
-	return Amount{a.Millis - b.Millis, a.CPUMillis - b.CPUMillis, a.HostBytes - b.HostBytes}
-}
-
-func (a Amount) within(b Amount) bool {
-	return a.Millis <= b.Millis && a.CPUMillis <= b.CPUMillis && a.HostBytes <= b.HostBytes
-}
 
 // Tenant is one party that shares the fleet.
 type Tenant struct {
@@ -44,6 +19,9 @@ type Tenant struct {
 	Nominal Amount
 	// Borrow is how much more it may use while others of its cohort do not.
 	Borrow Amount
+	// Kinds bound devices of some kinds apart; Nominal and Borrow then count the others.
+	// A demand that one of them could serve has to name one kind.
+	Kinds []KindQuota `json:",omitempty"`
 	// Cohort names the tenants that lend to each other; empty lends to nobody.
 	Cohort string
 }
@@ -53,6 +31,11 @@ type account struct {
 	Tenant
 	cohort *cohort
 	used   Amount
+	// own and extra are Nominal and Borrow with the kinds in them. apart has the bits of
+	// the kinds that are counted apart, names their names.
+	own, extra Amount
+	apart      uint8
+	names      []string
 	// share is the sum of dominant shares of the fleet, in parts per billion:
 	// whole numbers, so that the order of additions does not matter.
 	share  int64
@@ -114,7 +97,7 @@ func (c *Core) claim(e *entry, want Amount, v verdict, certain bool) {
 		return
 	}
 	firm := Amount{}
-	if certain || a.used.plus(want).within(a.Nominal) {
+	if certain || a.own.enough(a.used.plus(want), want) {
 		firm = want
 	}
 	book := func(x *claims) {
@@ -188,16 +171,17 @@ func (a *account) admits(d Amount) verdict {
 		return allowed
 	}
 	after := a.used.plus(a.claims.amount).plus(d)
-	if !d.within(a.Nominal.plus(a.Borrow)) || a.cohort == nil && !d.within(a.Nominal) || a.cohort != nil && !d.within(a.cohort.nominal) {
+	if !d.within(a.own.plus(a.extra)) || a.cohort == nil && !d.within(a.own) || a.cohort != nil && !d.within(a.cohort.nominal) {
 		return beyond
 	}
-	fits := a.cohort == nil || a.cohort.used.plus(a.cohort.held(after.within(a.Nominal))).plus(d).within(a.cohort.nominal)
+	own := a.own.enough(after, d)
+	fits := a.cohort == nil || a.cohort.nominal.enough(a.cohort.used.plus(a.cohort.held(own)).plus(d), d)
 	switch {
-	case after.within(a.Nominal) && fits:
+	case own && fits:
 		return allowed
-	case after.within(a.Nominal):
+	case own:
 		return lent
-	case a.cohort == nil || !after.within(a.Nominal.plus(a.Borrow)):
+	case a.cohort == nil || !a.own.plus(a.extra).enough(after, d):
 		return overQuota
 	case !fits:
 		return overCohort
@@ -206,7 +190,7 @@ func (a *account) admits(d Amount) verdict {
 }
 
 // borrows reports whether the tenant uses more than its own quota.
-func (a *account) borrows() bool { return a.Quota && !a.used.within(a.Nominal) }
+func (a *account) borrows() bool { return a.Quota && !a.used.within(a.own) }
 
 func (a *account) add(d Amount, share int64) {
 	a.changed()
@@ -240,44 +224,32 @@ func (a *account) tell(v verdict, d Amount) string {
 	case lent:
 		return fmt.Sprintf("tenant %s has quota for it, but its cohort %s has borrowed it; it is taken back when those attempts may be stopped", a.Name, a.Cohort)
 	case overQuota:
-		return fmt.Sprintf("tenant %s uses %s of its quota of %s (and may borrow %s)", a.Name, a.used.text(d), a.Nominal.text(d), a.Borrow.text(d))
+		r := a.short(d, a.own.plus(a.extra))
+		return fmt.Sprintf("tenant %s uses %s of its quota of %s (and may borrow %s)", a.Name, a.text(a.used, r), a.text(a.own, r), a.text(a.extra, r))
 	case overCohort:
-		return fmt.Sprintf("tenant %s uses %s of its quota of %s, and cohort %s has nothing left to lend", a.Name, a.used.text(d), a.Nominal.text(d), a.Cohort)
+		r := a.short(d, a.own)
+		return fmt.Sprintf("tenant %s uses %s of its quota of %s, and cohort %s has nothing left to lend", a.Name, a.text(a.used, r), a.text(a.own, r), a.Cohort)
 	case beyond:
-		return fmt.Sprintf("it asks for %s, more than tenant %s may ever use (quota %s, may borrow %s)", d.text(d), a.Name, a.Nominal.text(d), a.Borrow.text(d))
+		if d.Millis >= undecided {
+			return fmt.Sprintf("it may run on devices of several kinds, and tenant %s has a quota of its own for %s: name one kind", a.Name, strings.Join(a.apartText(), ", "))
+		}
+		r := d.over(a.own.plus(a.extra))
+		if r < 0 {
+			r = d.first()
+		}
+		return fmt.Sprintf("it asks for %s, more than tenant %s may ever use (quota %s, may borrow %s)", a.text(d, r), a.Name, a.text(a.own, r), a.text(a.extra, r))
 	case allowed:
 	}
 	return ""
 }
 
-// text names the resources that a demand wants.
-func (a Amount) text(want Amount) string {
-	switch {
-	case want.Millis > 0:
-		return trim(float64(a.Millis)/1000) + " devices"
-	case want.CPUMillis > 0:
-		return cpuText(a.CPUMillis) + " CPUs"
+// short is the resource that a demand lacks against a bound.
+func (a *account) short(d, bound Amount) int {
+	if r := a.used.plus(d).short(bound, d); r >= 0 {
+		return r
 	}
-	return Size(a.HostBytes)
+	return d.first()
 }
 
-// names lists what runs, in a fixed order.
-func (a *account) names() []string { return slices.Sorted(maps.Keys(a.runs)) }
-
-// amountOf is what a demand will count for; each is the usable memory of an
-// average device.
-func amountOf(d *job.Demand, hosts int, each float64) Amount {
-	a := Amount{CPUMillis: d.CPUMillis * int64(hosts), HostBytes: d.HostBytes * int64(hosts)}
-	for _, g := range d.Devices {
-		a.Millis += int64(g.Count) * millisOf(g.Bytes, each)
-	}
-	return a
-}
-
-// millisOf is what a reservation counts for; 0 bytes are a whole device.
-func millisOf(bytes int64, usable float64) int64 {
-	if bytes == 0 || usable <= 0 {
-		return 1000
-	}
-	return min(int64(1000*float64(bytes)/usable+0.5), 1000)
-}
+// running lists what runs, in a fixed order.
+func (a *account) running() []string { return slices.Sorted(maps.Keys(a.runs)) }

@@ -25,7 +25,9 @@ const (
 // DeviceQuota bounds the devices of one kind. A reservation on a shared device counts as its part of that device's memory.
 type DeviceQuota struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Device kind; empty means every kind without an entry of its own.
+	// Device kind; empty means every kind without an entry of its own. A job that an entry's kind could serve among others must
+	// name one kind. In a cohort the kinds of all members are counted apart; a member without an entry of such a kind can only
+	// borrow it. All quotas together may name 8 kinds.
 	Kind string `protobuf:"bytes,1,opt,name=kind,proto3" json:"kind,omitempty"`
 	// Devices that are the tenant's own. Others of the cohort may borrow them while they are idle and give them back when asked.
 	Nominal float64 `protobuf:"fixed64,2,opt,name=nominal,proto3" json:"nominal,omitempty"`

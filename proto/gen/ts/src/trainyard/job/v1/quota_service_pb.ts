@@ -20,7 +20,9 @@ export const file_trainyard_job_v1_quota_service: GenFile = /*@__PURE__*/
  */
 export type DeviceQuota = Message<"trainyard.job.v1.DeviceQuota"> & {
   /**
-   * Device kind; empty means every kind without an entry of its own.
+   * Device kind; empty means every kind without an entry of its own. A job that an entry's kind could serve among others must
+   * name one kind. In a cohort the kinds of all members are counted apart; a member without an entry of such a kind can only
+   * borrow it. All quotas together may name 8 kinds.
    *
    * @generated from field: string kind = 1;
    */
